@@ -1,0 +1,3 @@
+"""Event logs in, user embeddings, user graphs and ad candidates out, on Spark (see README.md)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,395 @@
+"""The configuration: frozen dataclasses with defaults and range checks; conf/*.yml holds values only.
+
+`load("conf/demo.yml", ["graph.k2=10"])` reads YAML, applies dotted overrides and checks every key and value.
+An unknown key is an error that names the nearest known one. `digest` is the config hash that `runs` and MLflow carry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .errors import ConfigError, nearest
+from .tables import ATTRIBUTE_TYPES, EVENTS
+
+T = TypeVar("T")
+DAY_MS = 86_400_000
+
+
+def _require(condition: bool, path: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{path} is {value!r}; allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class LakeConfig:
+    root: str = "./lake"  # a folder of Delta tables (contains '/' or ':'), or `catalog.schema`
+
+    def __post_init__(self) -> None:
+        folder = "/" in self.root or ":" in self.root
+        _require(folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
+
+
+@dataclass(frozen=True)
+class SparkConfig:
+    """How to get a session. An active session (Databricks, spark-submit's own) always wins."""
+
+    master: str = "local[2]"
+    remote: str = ""  # a Spark Connect address such as sc://host:15002, instead of master
+    driver_memory: str = "4g"
+    shuffle_partitions: int = 8
+    settings: Mapping[str, str] = field(default_factory=dict)  # any further spark.* setting
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "alure_spark"
+    artifact_root: str = "./mlartifacts"  # '' leaves it to the tracking server
+    offline_root: str = "./out/untracked"  # where a run's figures go when the tracking store fails
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    kind: str = "completejourney"  # completejourney, synthetic or tables
+    options: Mapping[str, Any] = field(default_factory=dict)  # checked by the adapter's own Options
+
+
+@dataclass(frozen=True)
+class TimeConfig:
+    as_of: str = ""  # ISO 8601, UTC where no offset is given; histories and labels end here, exclusive
+    horizon_days: float = 30.0  # evaluation looks at [as_of, as_of + horizon_days)
+    not_before: str = "1990-01-01T00:00:00Z"  # earlier event times are quarantined
+    not_after: str = ""  # later event times are quarantined as future; '' is the clock of the job
+
+    def __post_init__(self) -> None:
+        for name in ("as_of", "not_before", "not_after"):
+            if getattr(self, name):
+                parse_time(getattr(self, name), f"time.{name}")
+        _require(self.horizon_days > 0, "time.horizon_days", self.horizon_days, "a number above 0")
+
+    @property
+    def as_of_ms(self) -> int:
+        """Epoch milliseconds of as_of. Raises ConfigError when it is not set."""
+        if not self.as_of:
+            raise ConfigError("time.as_of is not set: give the cut as ISO 8601, e.g. --set time.as_of=2017-11-01T00:00:00Z")
+        return parse_time(self.as_of, "time.as_of")
+
+    @property
+    def horizon_end_ms(self) -> int:
+        return self.as_of_ms + int(self.horizon_days * DAY_MS)
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """One source (named stream) of events and what of it goes into the sequences."""
+
+    attributes: Mapping[str, str] = field(default_factory=dict)  # name -> categorical | numeric | text | embedding
+    max_events: int = 512  # the last N events of a user that a sequence keeps
+
+    def __post_init__(self) -> None:
+        _require(self.max_events >= 1, "max_events", self.max_events, "an integer of at least 1")
+        for name, kind in self.attributes.items():
+            _require(kind in ATTRIBUTE_TYPES, f"attributes.{name}", kind, ", ".join(ATTRIBUTE_TYPES))
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Which streams make labelled impressions, and how long after one a response still counts (both ends included)."""
+
+    impression_source: str = "ad_impression"
+    click_source: str = "ad_click"
+    conversion_source: str = "conversion"
+    click_window_hours: float = 24.0
+    conversion_window_hours: float = 168.0
+    validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
+    max_impressions: int = 1024  # the last impressions of a user that a training row keeps
+
+    def __post_init__(self) -> None:
+        for name in ("click_window_hours", "conversion_window_hours", "validation_days", "max_impressions"):
+            _require(getattr(self, name) > 0, f"labels.{name}", getattr(self, name), "a number above 0")
+
+
+@dataclass(frozen=True)
+class FeaturePolicy:
+    """What a segment's users are given: sources, attributes and events (DynamiX, section 3). None and {} mean all."""
+
+    sources: tuple[str, ...] | None = None
+    drop_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # source -> attributes left out
+    max_events: Mapping[str, int] = field(default_factory=dict)  # source -> the last N events read
+
+    def select(self, streams: Mapping[str, StreamConfig]) -> dict[str, StreamConfig]:
+        """The streams as this policy leaves them. Raises ConfigError on a source or attribute that conf does not declare."""
+        for name in (*(self.sources or ()), *self.drop_attributes, *self.max_events):
+            if name not in streams:
+                raise ConfigError(f"feature_policy names the source '{name}'{nearest(name, streams)}")
+        selected = {}
+        for name, stream in streams.items():
+            if self.sources is not None and name not in self.sources:
+                continue
+            dropped = self.drop_attributes.get(name, ())
+            for attribute in dropped:
+                if attribute not in stream.attributes:
+                    raise ConfigError(f"feature_policy drops '{name}.{attribute}'{nearest(attribute, stream.attributes)}")
+            kept = {key: kind for key, kind in stream.attributes.items() if key not in dropped}
+            last = min(self.max_events.get(name, stream.max_events), stream.max_events)
+            selected[name] = StreamConfig(attributes=kept, max_events=last)
+        return selected
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """The classic user embedding: truncated SVD of the idf-weighted user-item matrix, or item2vec."""
+
+    method: str = "svd"  # svd or item2vec
+    sources: tuple[str, ...] = ()  # streams whose items describe a user; empty means all
+    dimension: int = 64
+    window: int = 4  # item2vec: items this near in the time-ordered history co-occur
+    min_items: int = 1  # users with fewer distinct items get no embedding
+    fit_users: int = 200_000  # the factorisation sees at most so many users (smallest hash first); all are embedded
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        _require(self.method in ("svd", "item2vec"), "embedding.method", self.method, "svd, item2vec")
+        for name in ("dimension", "window", "min_items", "fit_users", "seed"):
+            _require(getattr(self, name) >= 1, f"embedding.{name}", getattr(self, name), "an integer of at least 1")
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """User similarity graph (ALURE, section 3); names as in the paper."""
+
+    k1: int = 400  # clusters per country, at most users / users_per_cluster
+    users_per_cluster: int = 50
+    k1_probed: int = 50  # k1': nearest clusters that a user searches
+    k2: int = 15  # neighbours per user
+    search: str = "auto"  # auto (the cheaper road), exact or probed
+    compare_roads: bool = False  # run both roads and log their cost and agreement
+    kmeans_iterations: int = 20
+    kmeans_points_per_cluster: int = 256  # centroids are fitted on at most so many users per cluster
+    recall_queries: int = 200  # users per country whose neighbours are checked against exact search
+    recall_floor: float = 0.0  # a lower recall in any country refuses to publish
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        _require(self.search in ("auto", "exact", "probed"), "graph.search", self.search, "auto, exact, probed")
+        positive = ("k1", "users_per_cluster", "k1_probed", "k2", "kmeans_iterations", "kmeans_points_per_cluster", "seed")
+        for name in positive:
+            _require(getattr(self, name) >= 1, f"graph.{name}", getattr(self, name), "an integer of at least 1")
+        _require(0 <= self.recall_floor <= 1, "graph.recall_floor", self.recall_floor, "0 to 1")
+        _require(self.recall_queries >= 0, "graph.recall_queries", self.recall_queries, "0 (off) or more")
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """User-to-user retrieval of ads (ALURE, section 4)."""
+
+    cap: int = 1500  # candidates per user
+    event_weights: Mapping[str, float] = field(default_factory=lambda: {"ad_click": 1.0, "conversion": 2.0})  # for ads
+    account_weights: Mapping[str, float] = field(default_factory=lambda: {"ad_click": 0.1, "conversion": 0.2})  # for accounts
+    half_life_days: float = 30.0  # an engagement counts half after so many days
+    max_engagements_per_user: int = 200  # the strongest ads (and accounts) of a neighbour that are passed on
+
+    def __post_init__(self) -> None:
+        for name in ("cap", "half_life_days", "max_engagements_per_user"):
+            _require(getattr(self, name) > 0, f"retrieval.{name}", getattr(self, name), "a number above 0")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    k: int = 50  # Recall@k and NDCG@k
+    neighbours: int = 10  # of the user-graph protocol
+    item_sources: tuple[str, ...] = ()  # streams whose later items judge the user graph; empty: embedding.sources
+    min_items: int = 5  # users with fewer items before as_of are not judged by items
+    max_users: int = 20_000  # judged users (smallest hash first)
+    new_user_events: int = 20  # fewer events before as_of make a user new
+    bootstrap: int = 1000
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("k", "neighbours", "max_users", "bootstrap", "seed"):
+            _require(getattr(self, name) >= 1, f"evaluate.{name}", getattr(self, name), "an integer of at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a job needs to know. Sections that only say where a job runs are not part of `digest`."""
+
+    name: str = "run"
+    lake: LakeConfig = field(default_factory=LakeConfig)
+    spark: SparkConfig = field(default_factory=SparkConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
+    time: TimeConfig = field(default_factory=TimeConfig)
+    streams: Mapping[str, StreamConfig] = field(default_factory=dict)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy; 'all' until dynamix
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise ConfigError("streams is empty: declare at least one source, e.g. streams: {purchase: {}}")
+        for name in self.streams:
+            _require(name.isidentifier() and "__" not in name, "streams", name, "a name of letters, digits and single '_'")
+        kinds: dict[str, str] = {}
+        for stream, config in self.streams.items():
+            for attribute, kind in config.attributes.items():
+                known = {column.name: column.type for column in EVENTS.columns}.get(attribute)
+                if kinds.setdefault(attribute, kind) != kind:
+                    raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}' but '{kinds[attribute]}' in another stream")
+                if known and kind == "embedding" != (known == "ARRAY<FLOAT>"):
+                    raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}', but its type is {known}")
+        for where, names in (
+            ("embedding.sources", self.embedding.sources),
+            ("evaluate.item_sources", self.evaluate.item_sources),
+            ("retrieval.event_weights", self.retrieval.event_weights),
+            ("retrieval.account_weights", self.retrieval.account_weights),
+        ):
+            defaults = {"ad_click", "conversion"} if where.startswith("retrieval") else set()
+            for name in names:
+                if name not in self.streams and name not in defaults:
+                    raise ConfigError(f"{where} names the source '{name}'{nearest(name, self.streams)}")
+        for policy in self.feature_policy.values():
+            policy.select(self.streams)
+
+    def policy(self, segment: str = "all") -> FeaturePolicy:
+        return self.feature_policy.get(segment, FeaturePolicy())
+
+    @property
+    def item_sources(self) -> tuple[str, ...]:
+        """The streams whose items describe a user."""
+        return self.embedding.sources or tuple(self.streams)
+
+    def attribute_kinds(self) -> dict[str, str]:
+        """Attribute name -> kind over all streams."""
+        return {name: kind for stream in self.streams.values() for name, kind in stream.attributes.items()}
+
+    def digest(self) -> str:
+        """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""
+        content = {key: value for key, value in as_dict(self).items() if key not in ("lake", "spark", "tracking", "name")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def parse_time(text: str, path: str = "time") -> int:
+    """Epoch milliseconds of an ISO 8601 time; UTC where it carries no offset. Raises ConfigError."""
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        raise ConfigError(f"{path} is {text!r}; allowed: ISO 8601, e.g. 2017-11-01T00:00:00Z") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def format_time(epoch_ms: int) -> str:
+    """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it."""
+    moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)
+    return moment.isoformat(sep=" ", timespec="milliseconds")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as plain YAML-able values."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(config)
+    return result
+
+
+def build(cls: type[T], values: Mapping[str, Any] | None, path: str = "") -> T:
+    """An instance of the dataclass from nested plain values.
+
+    Raises ConfigError on an unknown key (naming the nearest known one) or a value of the wrong type.
+    """
+    values = values or {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path or 'the configuration'} is {values!r}; allowed: a mapping")
+    hints = typing.get_type_hints(cls)
+    known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            raise ConfigError(f"unknown configuration key '{where}'{nearest(str(key), known)}")
+        arguments[key] = _convert(hints[key], value, where)
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}" if path and not str(error).startswith(path.split(".")[0]) else str(error)) from None
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _convert(next(item for item in arguments if item is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{path} is {value!r}; allowed: a list")
+        return tuple(_convert(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} is {value!r}; allowed: a mapping")
+        return {str(key): _convert(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, datetime):
+        return value.isoformat()
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} is {value!r}; allowed: {hint.__name__}")
+    return value
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in a YAML file, with overrides of the form 'a.b=c' applied (values are read as YAML)."""
+    file = Path(path)
+    if not file.is_file():
+        found = ", ".join(sorted(item.name for item in file.parent.glob("*.yml"))) if file.parent.is_dir() else ""
+        raise ConfigError(f"there is no configuration file {file}" + (f"; found there: {found}" if found else ""))
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds {type(values).__name__}; allowed: a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    return build(Config, values)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise ConfigError(f"--set {override!r}: the form is a.b=value")
+    *parents, last = dotted.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: '{parent}' holds a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    if values[last] is None:
+        values[last] = ""

@@ -1,0 +1,41 @@
+"""What can go wrong, by who has to act.
+
+Every error says what was wrong, the value, what is allowed and what to do next. Callers catch `AlureError`;
+a job that catches one ends with exit code 2 and the sentence, not a stack trace.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlureError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(AlureError):
+    """A value or key of the configuration is wrong: the person who wrote the conf acts."""
+
+
+class DataError(AlureError):
+    """A table or frame does not hold what its contract says: the owner of the data acts."""
+
+
+class LakeError(AlureError):
+    """A table cannot be read or published: missing, empty for the scope, or of another schema version."""
+
+
+class SessionError(AlureError):
+    """Spark cannot be started here (no Java, a wrong Java) or lacks what the jobs need (Delta)."""
+
+
+class QualityError(AlureError):
+    """A result is worse than the floor in conf, so it is not published."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as "; did you mean 'as_of'?" for a misspelt name, or the allowed names when none is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names) or 'none'}"

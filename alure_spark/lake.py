@@ -1,0 +1,288 @@
+"""Delta tables at fixed versions: read what was published, replace exactly a job's scope, publish all or nothing.
+
+A lake is a folder of Delta tables or a `catalog.schema`. A job writes its tables inside `lake.run(...)`; the last thing it
+does is append one row to `runs` that names the Delta version of every table it wrote. Readers read the newest version that
+a published row names, so a job that fails or is killed half-way is never seen: on failure the run restores the tables, and
+after a kill the next writer does (it finds commits that no published row names). One job writes to a lake at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from .config import Config, LakeConfig, format_time
+from .errors import LakeError
+from .tables import RUNS, SCHEMA_VERSION, Table, table
+
+logger = logging.getLogger(__name__)
+VERSION_PROPERTY = "alure.schema_version"
+
+
+def timestamp(epoch_ms: int) -> Column:
+    """The moment as a TIMESTAMP literal (the session runs in UTC)."""
+    return F.lit(format_time(epoch_ms)).cast("timestamp")
+
+
+def as_of_scope(as_of_ms: int) -> str:
+    """The SQL predicate of one as_of: the scope that most jobs replace."""
+    return f"as_of = TIMESTAMP '{format_time(as_of_ms)}'"
+
+
+def latest_rows(frame: DataFrame, as_of_ms: int, key: str = "user_id") -> DataFrame:
+    """Each key's newest row at or before as_of (rows exist only for touched users: house rule 3)."""
+    newest = Window.partitionBy(key).orderBy(F.col("as_of").desc())
+    rows = frame.where(F.col("as_of") <= timestamp(as_of_ms)).withColumn("_newest", F.row_number().over(newest))
+    return rows.where("_newest = 1").drop("_newest")
+
+
+def row_hash(frame: DataFrame, columns: list[str]) -> Column:
+    """BIGINT hash of a row that also tells nulls and array borders apart (xxhash64 alone skips both)."""
+    types = {item.name: item.dataType for item in frame.schema.fields}
+    parts: list[Column] = []
+    for name in columns:
+        parts += [F.col(name), F.col(name).isNull()]
+        if isinstance(types[name], T.ArrayType):
+            parts.append(F.size(name))
+    return F.xxhash64(*parts)
+
+
+def content_hash(frame: DataFrame, of: Table | None = None) -> str:
+    """Order-free hash of the rows, 16 hex digits; leaves out the table's run ids and clocks, so equal content has equal hash."""
+    left_out = of.not_content if of else ()
+    columns = sorted(name for name in frame.columns if name not in left_out)
+    hashed = frame.select(row_hash(frame, columns).alias("h"))
+    row = hashed.agg(
+        F.count("*").alias("n"),
+        F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("s"),
+        F.coalesce(F.bit_xor("h"), F.lit(0)).alias("x"),
+    )
+    digest = row.select(F.sha2(F.concat_ws(":", F.lit(",".join(columns)), "n", "s", "x"), 256)).first()
+    assert digest is not None
+    return str(digest[0])[:16]
+
+
+@dataclass
+class JobRun:
+    """One job's reads and writes. `read` pins versions; `write` commits a scope; nothing is visible until the run is published."""
+
+    lake: Lake
+    job: str
+    config_hash: str
+    scope: str
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    content_hashes: dict[str, str] = field(default_factory=dict)
+    _before: dict[str, int | None] = field(default_factory=dict)
+
+    def read(self, name: str) -> DataFrame:
+        """The published rows of the table, at one version for the whole run."""
+        if name not in self.inputs:
+            self.inputs[name] = self.lake.require_version(name)
+        return self.lake.read(name, self.inputs[name])
+
+    def write(self, name: str, frame: DataFrame, scope: str = "true", append: bool = False) -> int:
+        """Replace the rows of the scope (a SQL predicate) by the frame, or append; returns the row count of what was written.
+
+        The frame must have the table's required columns, non-null; every row must lie in the scope.
+        """
+        if name not in self._before:
+            self._before[name] = self.lake.recover(name)
+        of = table(name)
+        self.outputs[name] = self.lake.commit(of, frame, scope, self.run_id, append)
+        written = self.lake.read(name, self.outputs[name]).where(scope)
+        self.content_hashes[name] = content_hash(written, of)
+        return written.count()
+
+    def rollback(self) -> None:
+        for name, version in self._before.items():
+            self.lake.restore(name, version)
+
+
+class Lake:
+    """The tables under one root."""
+
+    def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
+        self.spark = spark
+        self.is_folder = "/" in config.root or ":" in config.root
+        # Delta's SQL names folders by absolute path only.
+        self.root = os.path.abspath(config.root) if self.is_folder and ":" not in config.root else config.root.rstrip("/")
+        self._published: dict[str, int] | None = None
+        if not self.is_folder:
+            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
+
+    def location(self, name: str) -> str:
+        """The table as SQL names it."""
+        return f"delta.`{self.root}/{name}`" if self.is_folder else f"{self.root}.`{name}`"
+
+    def exists(self, name: str) -> bool:
+        """Whether the Delta table is there (published or not)."""
+        try:
+            self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+        except Exception as error:
+            if re.search(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table|ONLY_OPERATION", str(error)):
+                return False
+            raise
+        return True
+
+    def refresh(self) -> None:
+        """Forget which versions are published; the next read looks again."""
+        self._published = None
+
+    def published_versions(self) -> dict[str, int]:
+        """Table -> the newest version that a published run names."""
+        if self._published is None:
+            self._published = {}
+            if self.exists(RUNS.name):
+                rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
+                newest = rows.groupBy("name").agg(F.max("version").alias("version")).collect()
+                self._published.update({row["name"]: row["version"] for row in newest})
+        return self._published
+
+    def require_version(self, name: str) -> int:
+        """The published version of the table. Raises LakeError naming the job that makes it."""
+        versions = self.published_versions()
+        if name not in versions:
+            raise LakeError(f"table '{name}' is not published in lake {self.root}: run jobs/{PRODUCERS.get(name, 'pipeline')}.py first")
+        return versions[name]
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """The rows of a table at a version (the newest published one by default). Raises LakeError."""
+        version = self.require_version(name) if version is None else version
+        self._check_schema_version(name)
+        reader = self.spark.read.option("versionAsOf", version)
+        return reader.format("delta").load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
+
+    def runs(self) -> DataFrame:
+        """The `runs` table as it is now."""
+        reader = self.spark.read
+        return reader.format("delta").load(f"{self.root}/runs") if self.is_folder else reader.table(self.location("runs"))
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(files, bytes) of the table's current version."""
+        detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+        assert detail is not None
+        return detail["numFiles"], detail["sizeInBytes"]
+
+    @contextmanager
+    def run(self, job: str, config: Config, scope: str, git_commit: str = "unknown") -> Iterator[JobRun]:
+        """One job: published as a whole when the block ends, rolled back when it raises."""
+        self.refresh()
+        run = JobRun(self, job, config.digest(), scope)
+        started = datetime.now(UTC)
+        try:
+            yield run
+        except BaseException as error:
+            try:
+                run.rollback()
+                self._record(run, started, git_commit, "failed", f"{type(error).__name__}: {error}"[:2000], outputs={})
+            except Exception as second:  # readers are safe all the same: no published row names what this run wrote
+                logger.warning("run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, job, second)
+            raise
+        self._record(run, started, git_commit, "published", None, outputs=run.outputs)
+
+    def _record(
+        self, run: JobRun, started: datetime, git_commit: str, status: str, message: str | None, outputs: Mapping[str, int]
+    ) -> None:
+        row = {
+            "run_id": run.run_id, "job": run.job, "scope": run.scope, "config_hash": run.config_hash, "git_commit": git_commit,
+            "inputs": run.inputs, "outputs": dict(outputs), "content_hashes": run.content_hashes if outputs else {},
+            "schema_version": SCHEMA_VERSION, "started": started, "finished": datetime.now(UTC), "status": status, "message": message,
+        }  # fmt: skip
+        self._create(RUNS)
+        frame = self.spark.createDataFrame([tuple(row[name] for name in RUNS.column_names)], RUNS.ddl())
+        self._save(frame.write.format("delta").mode("append").option("userMetadata", run.run_id), RUNS.name)
+        self.refresh()
+
+    def commit(self, of: Table, frame: DataFrame, scope: str, run_id: str, append: bool) -> int:
+        """Write one Delta commit; returns its version. Raises LakeError when columns are missing."""
+        missing = [name for name in of.column_names if name not in frame.columns]
+        if missing:
+            raise LakeError(f"table '{of.name}' needs the columns {', '.join(missing)}")
+        extra = [name for name in frame.columns if name not in of.column_names]
+        if extra and not of.open:
+            raise LakeError(f"table '{of.name}' has no column {', '.join(extra)}; known: {', '.join(of.column_names)}")
+        self._create(of)
+        fixed = [F.col(column.name).cast(column.type).alias(column.name) for column in of.columns]
+        frame = frame.select(*fixed, *sorted(extra))
+        writer = frame.write.format("delta").option("userMetadata", run_id).option("mergeSchema", "true")
+        if append:
+            writer = writer.mode("append")
+        else:
+            writer = writer.mode("overwrite")
+            if scope != "true":
+                writer = writer.option("replaceWhere", scope)
+        self._save(writer.partitionBy(*of.partitions) if of.partitions else writer, of.name)
+        return self._newest_commit(of.name)[0]
+
+    def _save(self, writer, name: str) -> None:  # type: ignore[no-untyped-def]
+        if self.is_folder:
+            writer.save(f"{self.root}/{name}")
+        else:
+            writer.saveAsTable(self.location(name))
+
+    def _create(self, of: Table) -> None:
+        columns = ", ".join(f"`{c.name}` {c.type}{' NOT NULL' if c.required else ''} COMMENT '{_quoted(c.doc)}'" for c in of.columns)
+        parts = f" PARTITIONED BY ({', '.join(of.partitions)})" if of.partitions else ""
+        self.spark.sql(
+            f"CREATE TABLE IF NOT EXISTS {self.location(of.name)} ({columns}) USING DELTA{parts}"
+            f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')"
+        )
+
+    def _newest_commit(self, name: str) -> tuple[int, str]:
+        row = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
+        assert row is not None
+        return row["version"], row["userMetadata"] or ""
+
+    def recover(self, name: str) -> int | None:
+        """Undo commits that no published run names (a killed writer's); returns the version to go back to, None for an empty table."""
+        published = self.published_versions().get(name)
+        if not self.exists(name):
+            return None
+        if published is None:
+            self.restore(name, None)
+        elif self._newest_commit(name)[0] > published:
+            self.restore(name, published)
+        return published
+
+    def restore(self, name: str, version: int | None) -> None:
+        """Make the table's current content that of the version; None empties it (it was never published)."""
+        if not self.exists(name):
+            return
+        if version is None:
+            self.spark.sql(f"DELETE FROM {self.location(name)}")
+        else:
+            self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
+
+    def _check_schema_version(self, name: str) -> None:
+        detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+        found = detail["properties"].get(VERSION_PROPERTY) if detail else None
+        expected = str(table(name).version)
+        if found != expected:
+            raise LakeError(
+                f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
+                f"jobs/{PRODUCERS.get(name, 'pipeline')}.py in a new lake, or use the release that wrote it"
+            )
+
+
+PRODUCERS = {
+    "events": "ingest_events", "ads": "ingest_events", "follows": "ingest_events", "quarantine": "ingest_events",
+    "user_sequences": "build_sequences", "training_examples": "build_sequences", "vocabularies": "build_sequences",
+    "user_embeddings": "embed_users", "user_clusters": "build_graph", "cluster_centroids": "build_graph",
+    "user_edges": "build_graph", "ad_candidates": "retrieve_ads", "evaluation_users": "evaluate",
+}  # fmt: skip
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "")

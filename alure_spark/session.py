@@ -1,0 +1,98 @@
+"""A Spark session: the cluster's own where there is one, else a local one with Delta and safe defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from pyspark.sql import SparkSession
+
+from .config import SparkConfig
+from .errors import SessionError
+
+DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+DELTA_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # Delta reads its own log with 50 tasks by default: seconds lost per small table.
+    "spark.databricks.delta.snapshotPartitions": "2",
+}
+LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
+JAVA_ADVICE = "Spark 4 needs Java 17 or 21: install openjdk-17-jdk-headless (Debian, Ubuntu) or openjdk@17 (Homebrew), or set JAVA_HOME"
+
+
+def require_java() -> int:
+    """The major version of the Java that Spark will start. Raises SessionError unless it is 17 or 21."""
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if not java or not os.path.exists(java):
+        raise SessionError(f"no Java was found. {JAVA_ADVICE}")
+    text = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(\d+)', text)
+    if not match or int(match[1]) not in (17, 21):
+        raise SessionError(f"{java} is version {match[1] if match else 'unknown'}. {JAVA_ADVICE}")
+    return int(match[1])
+
+
+def get_session(config: SparkConfig, app_name: str = "alure_spark") -> SparkSession:
+    """The session to work in.
+
+    An active session (Databricks, a notebook, a test) is used as it is, apart from the time zone. Under spark-submit the
+    JVM is already there and `spark.jars.packages` comes too late, so Delta must be given to spark-submit itself.
+    Raises SessionError when there is no Java 17/21 or no Delta.
+    """
+    session = SparkSession.getActiveSession()
+    if session is None and "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        session = SparkSession.builder.getOrCreate()
+    if session is None:
+        session = _start(config, app_name)
+    session.conf.set("spark.sql.session.timeZone", "UTC")
+    return session
+
+
+def _start(config: SparkConfig, app_name: str) -> SparkSession:
+    # Workers must run this interpreter, not the first python3 of the PATH.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName(app_name)
+    settings = {**SETTINGS, "spark.sql.shuffle.partitions": str(config.shuffle_partitions)}
+    if config.remote.startswith("sc://"):
+        builder = builder.remote(config.remote)
+        for key, value in {**settings, **config.settings}.items():
+            builder = builder.config(key, value)
+        return builder.getOrCreate()
+    require_java()
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    settings.update(DELTA_SETTINGS)
+    if not submitted:
+        settings["spark.jars.packages"] = DELTA_PACKAGE
+        settings["spark.driver.memory"] = config.driver_memory
+        settings["spark.ui.showConsoleProgress"] = str(sys.stderr.isatty()).lower()
+    if config.remote:  # e.g. local[2]: a Spark Connect server in this machine
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        builder = builder.remote(config.remote)
+        settings.update(LOOPBACK)
+    elif not submitted:
+        builder = builder.master(config.master)
+        if config.master.startswith("local"):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+            settings.update(LOOPBACK)
+    for key, value in {**settings, **config.settings}.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    _require_delta(session)
+    return session
+
+
+def _require_delta(session: SparkSession) -> None:
+    try:
+        session.read.format("delta").load("/no-such-delta-table")
+    except Exception as error:
+        if "DATA_SOURCE_NOT_FOUND" in str(error) or "ClassNotFound" in str(error):
+            raise SessionError(f"Delta is missing from this Spark: give spark-submit --packages {DELTA_PACKAGE}") from error

@@ -1,0 +1,372 @@
+"""Every table of the lake: columns, types, units, keys, partitions, schema version, and one sentence each.
+
+Tables are how rooms meet. Canonical input (`events`, `ads`, `follows`) is what a source adapter hands to ingestion;
+the rest is what the stages publish. Names are public: columns may be added (with a new schema version), not renamed.
+
+Times: `TIMESTAMP` columns are UTC with millisecond content; columns that end in `_ms` are epoch milliseconds
+(or a duration in milliseconds). Ids in sequences are `id_hash`es: a stable signed 64-bit xxhash64 of the raw id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .errors import DataError, nearest
+
+SCHEMA_VERSION = 1
+
+ATTRIBUTE_TYPES = {
+    # kind of a declared attribute -> (type in `events`, element type in the sequence arrays)
+    "categorical": ("STRING", "BIGINT"),
+    "numeric": ("DOUBLE", "DOUBLE"),
+    "text": ("STRING", "STRING"),
+    "embedding": ("ARRAY<FLOAT>", "ARRAY<FLOAT>"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str  # Spark DDL
+    doc: str
+    required: bool = False  # never null in a published table
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the lake. `open` tables carry further columns that the conf declares (attributes, sources)."""
+
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    partitions: tuple[str, ...] = ()
+    open: bool = False
+    version: int = SCHEMA_VERSION
+    not_content: tuple[str, ...] = field(default=())  # run ids and clocks: left out of the content hash
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def ddl(self) -> str:
+        """The fixed columns as a Spark DDL schema string."""
+        return ", ".join(f"`{column.name}` {column.type}" for column in self.columns)
+
+
+def _columns(text: str) -> tuple[Column, ...]:
+    """Columns from lines "name TYPE [!] : doc"; "!" marks a required column."""
+    parsed = []
+    for line in text.strip().splitlines():
+        head, _, doc = line.strip().partition(" : ")
+        name, kind, *flags = head.split()
+        parsed.append(Column(name, kind, doc.strip(), required="!" in flags))
+    return tuple(parsed)
+
+
+EVENTS = Table(
+    name="events",
+    doc="One row per accepted event of any source, de-duplicated by event_id.",
+    columns=_columns("""
+        event_id STRING ! : the log's own id, or a hash of the row's content, so that equal rows collapse
+        user_id STRING ! : who
+        country STRING ! : partition of the user graph; 'ALL' where there is none
+        event_time TIMESTAMP ! : when it happened, UTC
+        arrival_time TIMESTAMP : when the log learnt of it; null means at event_time
+        source STRING ! : named stream, e.g. organic_impression, ad_click
+        item_id STRING : what was seen, bought or clicked; the ad_id on ad sources
+        account_id STRING : ad account (advertiser)
+        category_id STRING : category of the item
+        surface STRING : where in the product it happened
+        impression_id STRING : joins clicks and conversions to the impression that caused them
+        dwell_ms BIGINT : time spent on the item, milliseconds
+        value DOUBLE : money or another value of the event, in the source's unit
+        media_type STRING : image, video, ...
+        position INT : slot on the page, 0 is the first
+        utc_offset_minutes INT : local time minus UTC, minutes
+        text STRING : comment or title
+        media_embedding ARRAY<FLOAT> : given embedding of the media
+        known_at TIMESTAMP ! : max(event_time, arrival_time): from then on the event may be used
+        known_date DATE ! : UTC day of known_at
+        event_hash BIGINT ! : xxhash64 of event_id; breaks ties of known_at
+        item_hash BIGINT : id_hash of item_id
+    """),
+    key=("event_id",),
+    partitions=("known_date",),
+    open=True,
+)
+
+# What ingestion adds to the frame that a source hands over.
+DERIVED_EVENT_COLUMNS = ("known_at", "known_date", "event_hash", "item_hash")
+# A source may leave these out; ingestion fills event_id with a content hash and country with 'ALL'.
+REQUIRED_INPUT_COLUMNS = ("user_id", "event_time", "source", "item_id")
+
+ADS = Table(
+    name="ads",
+    doc="One row per ad and flight (a time in which it may be shown).",
+    columns=_columns("""
+        ad_id STRING ! : the ad
+        account_id STRING ! : ad account (advertiser) that pays for it
+        category_id STRING : category of what it advertises
+        active_from TIMESTAMP ! : start of the flight, inclusive, UTC
+        active_to TIMESTAMP : end of the flight, exclusive, UTC; null means open
+        bid DOUBLE : what the account pays for a click
+        value DOUBLE : value of a conversion
+        title STRING : text of the ad
+        media_embedding ARRAY<FLOAT> : given embedding of the ad's media
+        ad_hash BIGINT ! : id_hash of ad_id
+    """),
+    key=("ad_id", "active_from"),
+)
+
+FOLLOWS = Table(
+    name="follows",
+    doc="One row per directed follow.",
+    columns=_columns("""
+        src_user_id STRING ! : who follows
+        dst_user_id STRING ! : who is followed
+        event_time TIMESTAMP ! : since when, UTC
+    """),
+    key=("src_user_id", "dst_user_id"),
+)
+
+USER_SEQUENCES = Table(
+    name="user_sequences",
+    doc="One row per user touched since the previous as_of: per source s, parallel arrays ordered by (known_at, event_hash), oldest first.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user's last event before as_of
+        as_of TIMESTAMP ! : events with known_at < as_of
+    """),
+    key=("user_id", "as_of"),
+    partitions=("as_of",),
+    open=True,  # s__known_at_ms, s__event_time_ms, s__item_id, s__<attribute> for every source s
+)
+
+TRAINING_EXAMPLES = Table(
+    name="training_examples",
+    doc="One row per user and as_of: the sequence arrays up to the last impression, and the impressions with their labels as parallel arrays.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user's last event before as_of
+        as_of TIMESTAMP ! : the cut: labels are counted from events with known_at < as_of only
+        segment STRING ! : segment of the user ('all' until dynamix assigns one)
+        impression_id ARRAY<STRING> ! : the impressions, ordered by (time_ms, event_hash)
+        time_ms ARRAY<BIGINT> ! : known_at of the impression, epoch ms
+        ad_id ARRAY<BIGINT> ! : id_hash of the ad shown
+        account_id ARRAY<BIGINT> ! : id_hash of its account; null where unknown
+        click ARRAY<INT> ! : 1 when a click was known before as_of and within its window
+        conversion ARRAY<INT> ! : 1 when a conversion was known before as_of and within its window
+        label_age_ms ARRAY<BIGINT> ! : as_of - time_ms: younger than the window means that the label may still change
+        weight ARRAY<DOUBLE> ! : sample weight
+        split ARRAY<STRING> ! : train or validation, by time of the impression
+    """),
+    key=("user_id", "as_of", "segment"),
+    partitions=("as_of",),
+    open=True,
+)
+
+VOCABULARIES = Table(
+    name="vocabularies",
+    doc="Append-only: which embedding row an id_hash has in a space; a row once given never changes.",
+    columns=_columns("""
+        space STRING ! : item_id, account_id, or an attribute name
+        hash BIGINT ! : id_hash
+        row BIGINT ! : embedding row; 0 is kept for unknown ids
+        first_seen TIMESTAMP ! : as_of of the run that added it
+    """),
+    key=("space", "hash"),
+)
+
+USER_EMBEDDINGS = Table(
+    name="user_embeddings",
+    doc="One row per user and as_of: E unit vectors of d numbers, concatenated and scaled to unit norm.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user's last event before as_of
+        as_of TIMESTAMP ! : history ends here, exclusive
+        model_id STRING ! : digest of weights, conf and vocabulary version
+        embedding ARRAY<FLOAT> ! : E * d numbers, unit norm
+    """),
+    key=("user_id", "as_of"),
+    partitions=("as_of",),
+)
+
+USER_CLUSTERS = Table(
+    name="user_clusters",
+    doc="One row per embedded user: the cluster of its country that its embedding is nearest to (cosine).",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : whose centroids
+        as_of TIMESTAMP ! : of the embeddings
+        cluster_id INT ! : 0 .. k1-1 within the country
+    """),
+    key=("user_id", "as_of"),
+    partitions=("as_of",),
+)
+
+CLUSTER_CENTROIDS = Table(
+    name="cluster_centroids",
+    doc="One row per country and cluster: its unit-norm centroid.",
+    columns=_columns("""
+        country STRING ! : whose users
+        as_of TIMESTAMP ! : of the embeddings
+        cluster_id INT ! : 0 .. k1-1 within the country
+        centroid ARRAY<FLOAT> ! : unit norm
+        size BIGINT ! : users assigned
+    """),
+    key=("country", "as_of", "cluster_id"),
+    partitions=("as_of",),
+)
+
+USER_EDGES = Table(
+    name="user_edges",
+    doc="One row per directed edge from a user to one of its k2 nearest users of the same country.",
+    columns=_columns("""
+        src_user_id STRING ! : whose neighbour
+        dst_user_id STRING ! : the neighbour
+        country STRING ! : of both
+        graph STRING ! : alure, bff, ppr or blend
+        weight DOUBLE ! : cosine similarity (alure), rounded to 1e-6
+        rank INT ! : 1 = nearest; ties by dst_user_id
+        as_of TIMESTAMP ! : of the embeddings
+    """),
+    key=("src_user_id", "graph", "rank", "as_of"),
+    partitions=("as_of",),
+)
+
+AD_CANDIDATES = Table(
+    name="ad_candidates",
+    doc="One row per user with a neighbour: candidate ads as parallel arrays, best first, at most the cap.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user
+        as_of TIMESTAMP ! : ads active at this time; history before it
+        ad_id ARRAY<STRING> ! : raw ids, best first; ties by ad_id
+        account_id ARRAY<STRING> ! : of the ad
+        score ARRAY<DOUBLE> ! : sum over neighbours of similarity x event weight x decay, rounded to 1e-6
+        graphs ARRAY<INT> ! : bit set of the graphs that led to it: 1 alure, 2 bff, 4 ppr
+        reason ARRAY<STRING> ! : ad (a neighbour engaged with it), account (with its account) or ad+account
+    """),
+    key=("user_id", "as_of"),
+    partitions=("as_of",),
+)
+
+DWELL_STATISTICS = Table(
+    name="dwell_statistics",
+    doc="Mergeable sums per user, surface and time-of-day window (DynamiX); filled by the dynamix room.",
+    columns=_columns("""
+        user_id STRING ! : who
+        surface STRING ! : where
+        window STRING ! : time-of-day window
+        n_1 BIGINT ! : impressions followed by a conversion
+        n_0 BIGINT ! : impressions not followed by one
+        sum_log_dwell_micro_1 BIGINT ! : sum of log dwell, millionths, converted
+        sum_log_dwell_micro_0 BIGINT ! : the same, not converted
+        sum_log_dwell_sq_micro_1 BIGINT ! : sum of squared log dwell, millionths, converted
+        sum_log_dwell_sq_micro_0 BIGINT ! : the same, not converted
+    """),
+    key=("user_id", "surface", "window"),
+)
+
+DWELL_CORRELATIONS = Table(
+    name="dwell_correlations",
+    doc="Correlation of dwell time and conversion per user and surface (DynamiX); filled by the dynamix room.",
+    columns=_columns("""
+        user_id STRING ! : who
+        surface STRING ! : where
+        window STRING ! : time-of-day window
+        n_1 BIGINT ! : impressions followed by a conversion
+        n_0 BIGINT ! : impressions not followed by one
+        mean_log_dwell_1 DOUBLE : mean of log dwell, converted
+        mean_log_dwell_0 DOUBLE : mean of log dwell, not converted
+        corr DOUBLE : DynamiX equation (1)
+        w DOUBLE : slope of the logistic law
+        b DOUBLE : intercept of the logistic law
+        std_error DOUBLE : standard error of corr
+    """),
+    key=("user_id", "surface", "window"),
+)
+
+USER_SEGMENTS = Table(
+    name="user_segments",
+    doc="Segment of a user on a surface, valid in a window of time (DynamiX); filled by the dynamix room.",
+    columns=_columns("""
+        user_id STRING ! : who
+        surface STRING ! : where
+        segment STRING ! : active or passive
+        valid_from TIMESTAMP ! : inclusive
+        valid_to TIMESTAMP : exclusive; null means open
+    """),
+    key=("user_id", "surface", "valid_from"),
+)
+
+EVALUATION_USERS = Table(
+    name="evaluation_users",
+    doc="One row per judged user and policy: what the held-out future said; two runs are compared from it.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user
+        as_of TIMESTAMP ! : the future begins here
+        config_hash STRING ! : of the run, so that two confs stand beside each other
+        task STRING ! : ads (retrieved candidates) or items (user graph)
+        policy STRING ! : pipeline, random_neighbours, popularity, idf_cosine
+        new_user BOOLEAN ! : fewer events before as_of than evaluate.new_user_events
+        recall DOUBLE ! : hits / held-out engagements, at evaluate.k
+        ndcg DOUBLE ! : normalised discounted cumulative gain at evaluate.k
+    """),
+    key=("user_id", "as_of", "config_hash", "task", "policy"),
+    partitions=("as_of", "config_hash"),
+)
+
+QUARANTINE = Table(
+    name="quarantine",
+    doc="One row per refused input row, with the reason, so that nothing is lost.",
+    columns=_columns("""
+        source STRING ! : table and stream that it came from
+        reason STRING ! : why it was refused
+        row STRING ! : the row as JSON
+        run_id STRING ! : run that refused it
+    """),
+    key=("source", "reason", "row"),
+    partitions=(),
+    not_content=("run_id",),
+)
+
+RUNS = Table(
+    name="runs",
+    doc="One row per published (or failed) job run: what it read and what it published; readers trust only versions named here.",
+    columns=_columns("""
+        run_id STRING ! : id of the run
+        job STRING ! : verb, e.g. build_graph
+        scope STRING ! : what was replaced, as SQL
+        config_hash STRING ! : of the whole configuration
+        git_commit STRING ! : of the code; 'unknown' outside a checkout
+        inputs MAP<STRING,BIGINT> ! : table -> Delta version read
+        outputs MAP<STRING,BIGINT> ! : table -> Delta version published
+        content_hashes MAP<STRING,STRING> ! : table -> hash of the published scope's content
+        schema_version INT ! : SCHEMA_VERSION of the code
+        started TIMESTAMP ! : UTC
+        finished TIMESTAMP ! : UTC
+        status STRING ! : published or failed
+        message STRING : the error of a failed run
+    """),
+    key=("run_id", "job"),
+    not_content=("run_id", "started", "finished", "git_commit"),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS,
+        CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS,
+        EVALUATION_USERS, QUARANTINE, RUNS,
+    )
+}  # fmt: skip
+
+
+def table(name: str) -> Table:
+    """The table of that name. Raises DataError with the nearest known name."""
+    if name not in TABLES:
+        raise DataError(f"there is no table '{name}'{nearest(name, TABLES)}")
+    return TABLES[name]

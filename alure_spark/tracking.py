@@ -1,0 +1,157 @@
+"""MLflow runs: what was read, with which code and conf, and how good it was. The only place that imports mlflow.
+
+Tables are published before anything is tracked, so a tracking failure loses no data. When the store fails, the tracker says
+so once and writes everything else of the run (parameters, metrics, figures) under `tracking.offline_root` instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, TrackingConfig, as_dict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+logger = logging.getLogger(__name__)
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with '-dirty' when files differ from it; 'unknown' outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+class Tracker:
+    """Logs into the current MLflow run; one run may span several jobs (the pipeline)."""
+
+    def __init__(self, config: TrackingConfig) -> None:
+        self.config = config
+        self.run_id = ""
+        self.offline: Path | None = None
+        self.metrics: dict[str, float] = {}  # everything logged in this run, for the table on the terminal
+
+    @contextlib.contextmanager
+    def run(self, job: str, config: Config) -> Iterator[Tracker]:
+        """A run around the block, unless one is open already. A failing block marks the run as failed."""
+        if self.run_id:
+            yield self
+            return
+        self.run_id, self.offline, self.metrics = f"offline-{uuid.uuid4().hex[:8]}", None, {}
+        self._try("start a run", lambda mlflow: self._start(mlflow, job, config))
+        self._try("log the configuration", lambda mlflow: mlflow.log_dict(as_dict(config), "config.json"))
+        self.log_params(_flat({key: value for key, value in as_dict(config).items() if key not in ("streams", "spark", "tracking")}))
+        status = "FAILED"
+        try:
+            yield self
+            status = "FINISHED"
+        finally:
+            self._try("end the run", lambda mlflow: mlflow.end_run(status))
+            self.run_id = ""
+
+    def _start(self, mlflow: Any, job: str, config: Config) -> None:
+        mlflow.set_tracking_uri(self.config.uri)
+        if mlflow.get_experiment_by_name(self.config.experiment) is None:
+            root = self.config.artifact_root
+            place = Path(root).absolute().as_uri() if root and "://" not in root else root or None
+            mlflow.create_experiment(self.config.experiment, artifact_location=place)
+        mlflow.set_experiment(self.config.experiment)
+        tags = {"alure.job": job, "alure.config_hash": config.digest(), "alure.git_commit": git_commit(), "alure.python": sys.version.split()[0]}
+        self.run_id = mlflow.start_run(run_name=f"{config.name}-{job}", tags=tags).info.run_id
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Parameters; values are cut at 500 characters."""
+        clean = {key: str(value)[:500] for key, value in values.items()}
+        self._try("log parameters", lambda mlflow: mlflow.log_params(clean), {"params": clean})
+
+    def log_metrics(self, values: Mapping[str, float | None]) -> None:
+        """Metrics; None means that there was nothing to measure: the name goes into the tag alure.absent_metrics, not a number."""
+        present = {key: float(value) for key, value in values.items() if value is not None}
+        self.metrics.update(present)
+        if present:
+            self._try("log metrics", lambda mlflow: mlflow.log_metrics(present), {"metrics": present})
+        absent = sorted(key for key, value in values.items() if value is None)
+        if absent:
+            self.set_tag("alure.absent_metrics", ", ".join(absent))
+
+    def set_tag(self, key: str, value: str) -> None:
+        self._try("set a tag", lambda mlflow: mlflow.set_tag(key, value), {"tags": {key: value}})
+
+    def log_inputs(self, root: str, versions: Mapping[str, int]) -> None:
+        """The Delta version of every table that a job read."""
+
+        def log(mlflow: Any) -> None:
+            from mlflow.data.delta_dataset_source import DeltaDatasetSource
+            from mlflow.data.meta_dataset import MetaDataset
+
+            for name, version in versions.items():
+                place = {"path": f"{root}/{name}"} if "/" in root else {"delta_table_name": f"{root}.{name}"}
+                source = DeltaDatasetSource(delta_table_version=version, **place)
+                mlflow.log_input(MetaDataset(source, name=f"{name}@v{version}"), context="read")
+
+        self._try("log the tables read", log, {"inputs": dict(versions)})
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """A matplotlib figure as the artifact of that file name."""
+        self._try("log a figure", lambda mlflow: mlflow.log_figure(figure, name), {"figure": name})
+        if self.offline:
+            path = self.offline / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
+
+    def log_text(self, text: str, name: str) -> None:
+        self._try("log a text", lambda mlflow: mlflow.log_text(text, name), {"text": {name: text}})
+
+    def tag_of(self, run_id: str, key: str) -> str | None:
+        """A tag of another run, or None when the store has no such run."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.config.uri)
+        try:
+            return mlflow.get_run(run_id).data.tags.get(key)
+        except mlflow.exceptions.MlflowException:
+            return None
+
+    def _try(self, what: str, action: Callable[[Any], None], content: Mapping[str, Any] | None = None) -> None:
+        """Do it in MLflow; after the first failure keep the content in a file instead."""
+        if self.offline is None:
+            try:
+                import mlflow
+
+                action(mlflow)
+                return
+            except Exception as error:
+                self.offline = Path(self.config.offline_root) / self.run_id
+                self.offline.mkdir(parents=True, exist_ok=True)
+                logger.warning(
+                    "MLflow could not %s (%s: %s). The tables are published; the rest of this run's figures go to %s",
+                    what, type(error).__name__, str(error).splitlines()[0] if str(error) else "", self.offline,
+                )  # fmt: skip
+        if content is not None:
+            with (self.offline / "log.jsonl").open("a") as file:
+                file.write(json.dumps(content) + "\n")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
