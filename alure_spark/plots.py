@@ -1,0 +1,50 @@
+"""Figures for MLflow and the README: arrays in, matplotlib figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def histogram(values: np.ndarray, counts: np.ndarray, xlabel: str, ylabel: str, bins: int = 40) -> Figure:
+    """Weighted histogram of values (n,) that occur counts (n,) times."""
+    figure, axes = _axes(xlabel, ylabel)
+    if len(values):
+        axes.hist(values, bins=min(bins, int(values.max() - values.min()) + 1), weights=counts, color="#4269d0")
+    return figure
+
+
+def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]], ylabel: str, highlight: str) -> Figure:
+    """One horizontal bar per name with its interval (low, high); the highlighted name in another colour."""
+    figure, axes = _axes(ylabel, "")
+    names = list(values)[::-1]
+    heights = np.array([values[name] for name in names])
+    spread = np.array([errors.get(name, (values[name], values[name])) for name in names]).T
+    colours = ["#ff725c" if name == highlight else "#4269d0" for name in names]
+    axes.barh(names, heights, xerr=np.abs(spread - heights), color=colours, capsize=3)
+    for place, height in enumerate(heights):
+        axes.annotate(f"{height:.4f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="white")
+    return figure
+
+
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    figure, axes = _axes(xlabel, ylabel)
+    for name, y in series.items():
+        axes.plot(x, y, marker="o", label=name)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _axes(xlabel: str, ylabel: str):  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,1 @@
+"""Entry points for spark-submit and `python -m jobs.NAME`: each reads tables, calls one room, and publishes tables."""

@@ -1,0 +1,154 @@
+"""What every job shares: the command line, the session, one published run, and its MLflow record.
+
+    python -m jobs.build_graph --conf conf/demo.yml --set graph.k2=10
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/build_graph.py --conf conf/demo.yml
+
+A job is data first: its tables are published before anything goes to MLflow. A mistake of conf or data ends with exit code 2
+and one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alure_spark.config import Config, load
+from alure_spark.errors import AlureError
+from alure_spark.lake import JobRun, Lake
+from alure_spark.session import get_session
+from alure_spark.tables import TABLES
+from alure_spark.tracking import Tracker, git_commit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pyspark.sql import SparkSession
+
+
+@dataclass
+class Report:
+    """What a job has to say once its tables are published. A metric of None was not measurable (absent, not zero)."""
+
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # file name -> text; printed too
+
+
+@dataclass
+class Context:
+    """What a job works with."""
+
+    config: Config
+    spark: SparkSession
+    lake: Lake
+    tracker: Tracker
+    against: str = ""  # run to compare with (evaluate)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One verb: the tables it reads and writes, the scope it replaces, and its body."""
+
+    name: str
+    doc: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    scope: Callable[[Config], str]
+    body: Callable[[Context, JobRun], Report]
+
+    def execute(self, context: Context) -> None:
+        """Run the body, publish its tables as one, then tell MLflow."""
+        started = time.monotonic()
+        with context.tracker.run(self.name, context.config) as tracker:
+            with context.lake.run(self.name, context.config, self.scope(context.config), git_commit()) as run:
+                report = self.body(context, run)
+            tracker.log_inputs(context.lake.root, run.inputs)
+            seconds = time.monotonic() - started
+            tracker.log_metrics({f"{self.name}.{key}": value for key, value in (report.metrics | {"seconds": seconds}).items()})
+            tracker.set_tag(f"alure.run_id.{self.name}", run.run_id)
+            for table, content in run.content_hashes.items():
+                tracker.set_tag(f"alure.content.{table}", content)
+            for name, figure in report.figures.items():
+                tracker.log_figure(figure, name)
+            for name, text in report.texts.items():
+                tracker.log_text(text, name)
+                print(text)
+        written = ", ".join(f"{name} v{version}" for name, version in run.outputs.items())
+        print(f"{self.name}: published {written} in {seconds:.0f} s", flush=True)
+
+    def explain(self, context: Context) -> None:
+        """--dry-run: what would be read, replaced and how much; nothing is written."""
+        print(f"{self.name}: {self.doc}")
+        published = context.lake.published_versions()
+        for name in self.reads:
+            if name in published:
+                files, size = context.lake.size(name)
+                rows = context.lake.read(name).count()
+                print(f"  reads   {name} v{published[name]}: {rows:,} rows, {files:,} files, {size / 1e6:,.1f} MB")
+            else:
+                print(f"  reads   {name}: not published yet")
+        for name in self.writes:
+            there = f"v{published[name]} has {context.lake.read(name).where(self.scope(context.config)).count():,} rows there" if name in published and _has_scope(
+                name, self.scope(context.config)) else "new" if name not in published else f"v{published[name]}"  # fmt: skip
+            print(f"  writes  {name} where {self.scope(context.config)} ({there})")
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """The command line of a single job; exits with 2 after an AlureError."""
+        parser = argument_parser(self.doc)
+        run_command(parser.parse_args(arguments), [self])
+
+
+def _has_scope(name: str, scope: str) -> bool:
+    column = scope.split(" ")[0]
+    return scope == "true" or column in TABLES[name].column_names
+
+
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--conf", required=True, help="a YAML file, e.g. conf/demo.yml")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one value (repeatable)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, and write nothing")
+    parser.add_argument("--against", default="", metavar="RUN", help="compare the evaluation with that of an earlier run (MLflow run id)")
+    return parser
+
+
+def run_command(options: argparse.Namespace, jobs: Sequence[Job], name: str = "") -> None:
+    """Run the jobs in order in one session and one MLflow run; `name` is what the MLflow run is called."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        context = open_context(load(options.conf, options.set), options.against)
+        if options.dry_run:
+            for job in jobs:
+                job.explain(context)
+        else:
+            run_jobs(context, jobs, name or jobs[0].name)
+    except AlureError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def open_context(config: Config, against: str = "") -> Context:
+    """Session, lake and tracker for a configuration (also for notebooks and tests)."""
+    spark = get_session(config.spark, f"alure_spark {config.name}")
+    return Context(config, spark, Lake(spark, config.lake), Tracker(config.tracking), against)
+
+
+def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
+    """Execute the jobs with a progress bar over them, in one MLflow run."""
+    from tqdm import tqdm
+
+    with context.tracker.run(name, context.config):
+        bar = tqdm(jobs, unit="stage", disable=len(jobs) < 2 or not sys.stderr.isatty())
+        for job in bar:
+            bar.set_description(job.name)
+            job.execute(context)
+        run_id = context.tracker.run_id
+    print(f"MLflow run {run_id} in {context.config.tracking.uri}")
+
+
+def main_of(job: Job) -> Any:
+    return job.main

@@ -1,0 +1,29 @@
+"""`python -m jobs.config show --conf conf/demo.yml [--set a.b=c]`: the configuration as a job would see it, defaults filled in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import yaml
+
+from alure_spark.config import as_dict, load
+from alure_spark.errors import AlureError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["show"])
+    parser.add_argument("--conf", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    options = parser.parse_args()
+    try:
+        config = load(options.conf, options.set)
+    except AlureError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True) + f"# config hash: {config.digest()}")
+
+
+if __name__ == "__main__":
+    main()
