@@ -1,0 +1,56 @@
+"""The border between Arrow batches, as Spark hands them to Python, and numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from ..errors import DataError
+
+FOUND = "array<struct<distance: double, dst_user_id: string>>"  # distance = -weight, so that Spark's own order is best first
+
+
+def worker_threads() -> None:
+    """One faiss thread per task: Spark already runs a task per core (and two threads halved small products)."""
+    faiss.omp_set_num_threads(1)
+
+
+def countries(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The batch cut by its column `country`; rows keep their order within a country."""
+    encoded = batch.column("country").dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    for code, country in enumerate(encoded.dictionary.to_pylist()):
+        yield country, batch if len(encoded.dictionary) == 1 else batch.take(pa.array(np.flatnonzero(codes == code)))
+
+
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """A whole group, ordered by user_id: what is computed may not depend on the order in which the shuffle delivered it."""
+    return table.sort_by("user_id").combine_chunks().to_batches()[0]
+
+
+def column(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    return batch.column(name).to_numpy(zero_copy_only=False)
+
+
+def matrix(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """A list column whose lists are equally long, as (rows, length). Raises DataError where they are not."""
+    lengths = np.diff(batch.column(name).offsets.to_numpy())
+    if len(lengths) and lengths.min() != lengths.max():
+        held = f"lists of {lengths.min()} to {lengths.max()} numbers"
+        raise DataError(f"'{name}' holds {held}; allowed: one length: call usable_embeddings first")
+    return batch.column(name).flatten().to_numpy(zero_copy_only=False).reshape(len(lengths), -1 if len(lengths) else 0)
+
+
+def ragged(values: np.ndarray | pa.Array, counts: np.ndarray) -> pa.ListArray:
+    """A list column from all values in a row and the length of each list."""
+    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32)), pa.array(values))
+
+
+def found_column(row: np.ndarray, dst_user_id: np.ndarray, weight: np.ndarray, rows: int) -> pa.ListArray:
+    """Neighbours of `rows` users as a column of type FOUND; `row` (M,) ascending says whose neighbour each is."""
+    # 0.0 - weight, since -0.0 and 0.0 would be different keys of a sort.
+    pairs = pa.StructArray.from_arrays([pa.array(0.0 - weight), pa.array(dst_user_id, pa.string())], ["distance", "dst_user_id"])
+    return ragged(pairs, np.bincount(row, minlength=rows))

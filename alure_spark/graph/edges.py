@@ -1,0 +1,182 @@
+"""The similarity graph: a directed edge from each user to the k2 nearest users of the country (ALURE, section 3).
+
+Search is cut into units (country, block of the base, block of the queries), each one group of rows in one worker and each
+of bounded size. On the exact road a block of the base is any share of the country. On the probed road it is a set of
+whole lists (clusters), near ones together, so that the k1_probed lists of a user lie in few blocks: a query crosses the
+shuffle once per block that holds one of its lists, not once per list. The best of all blocks are then merged per user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from ..config import GraphConfig
+from ..errors import DataError
+from .arrays import FOUND, column, countries, found_column, matrix, one_batch, ragged, worker_threads
+from .kmeans import collect_centroids
+from .search import choose_road, nearest, neighbours
+
+ROUTED = (
+    "user_id string, country string, as_of timestamp, embedding array<float>, "
+    "list int, lists array<int>, block int, blocks array<int>, query_block int, query_blocks int"
+)
+UNIT_USERS = 20_000  # users in the smaller side of a unit
+BASE_UNITS = 8  # exact: the base of a unit holds at most so many times more (a whole country, where it fits)
+QUERY_UNITS = 4  # probed: users per block of queries, in units (only some of them probe a given block)
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one country is searched."""
+
+    road: str  # exact or probed
+    centroids: np.ndarray  # (k1, d) float32
+    block_of_list: np.ndarray  # (k1,) int32; probed only
+    base_blocks: int  # exact only
+    query_blocks: int
+    probed: int  # lists per query
+
+
+def plan_route(centroids: np.ndarray, sizes: np.ndarray, config: GraphConfig, unit_users: int = UNIT_USERS) -> Route:
+    """The road of choose_road, and the blocks, from the centroids (k1, d) of a country and their numbers of users (k1,)."""
+    users = int(sizes.sum())
+    road = choose_road(users, config, centroids.shape[1])
+    order = _near_together(centroids)
+    block_of_list = np.empty(len(sizes), np.int32)
+    block_of_list[order] = (np.cumsum(sizes[order]) - sizes[order]) // unit_users
+    queries = unit_users if road == "exact" else QUERY_UNITS * unit_users
+    base_blocks = -(-users // (BASE_UNITS * unit_users))
+    return Route(road, centroids, block_of_list, base_blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
+
+
+def _near_together(centroids: np.ndarray) -> np.ndarray:
+    """An order of the centroids (k1,) in which each is followed by the nearest one that is left."""
+    order = [0]
+    left = np.ones(len(centroids), bool)
+    while len(order) < len(centroids):
+        left[order[-1]] = False
+        order.append(int(np.argmax(np.where(left, centroids @ centroids[order[-1]], -np.inf))))
+    return np.array(order)
+
+
+def visits(route: Route, vectors: np.ndarray, cluster: np.ndarray, salt: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Where users (N, d) go: own list (N,), lists probed (N, P), own block (N,), blocks to visit (sum of counts,), counts (N,)."""
+    rows = len(vectors)
+    if route.road == "exact":
+        everywhere = np.tile(np.arange(route.base_blocks, dtype=np.int32), rows)
+        own = (salt // route.query_blocks) % route.base_blocks
+        return np.zeros(rows, np.int32), np.zeros((rows, 1), np.int32), own, everywhere, np.full(rows, route.base_blocks)
+    _, lists = nearest(vectors, route.centroids, route.probed)
+    blocks = np.sort(route.block_of_list[lists], axis=1)
+    fresh = np.diff(blocks, axis=1, prepend=-1) > 0
+    return cluster, lists, route.block_of_list[cluster], blocks[fresh], fresh.sum(axis=1)
+
+
+def similarity_edges(users: DataFrame, cluster_centroids: DataFrame, config: GraphConfig, unit_users: int = UNIT_USERS) -> DataFrame:
+    """user_edges of graph 'alure': at most k2 per user, weight = cosine rounded to 1e-6, rank 1 = nearest, ties by dst_user_id.
+
+    users: user_id, country, as_of, embedding (unit norm), cluster_id, one row per user; cluster_centroids with `size`.
+    A user of a country with n users has min(k2, n - 1) edges on the exact road; on the probed road no more than the probed
+    lists hold. Collects the centroids and sizes. Cost: choose_road. Raises DataError on a country without centroids.
+    """
+    centroids = collect_centroids(cluster_centroids)
+    sizes: dict[str, list[int]] = {}
+    for row in cluster_centroids.select("country", "cluster_id", "size").orderBy("country", "cluster_id").collect():
+        sizes.setdefault(row["country"], []).append(row["size"])
+    routes = {country: plan_route(centroids[country], np.array(sizes[country]), config, unit_users) for country in sizes}
+
+    # 1. every user: the lists to probe, and the blocks that hold them
+    def route(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        worker_threads()
+        for batch in batches:
+            for country, some in countries(batch):
+                yield _routed(routes, country, some)
+
+    salted = users.select("user_id", "country", "as_of", "embedding", "cluster_id", F.xxhash64("user_id").alias("salt"))
+    routed = salted.mapInArrow(route, ROUTED)
+
+    # 2. every user once per unit: as base in all query blocks of the own block, as query in the own query block of all blocks
+    as_base = F.transform(F.sequence(F.lit(0), F.col("query_blocks") - 1), lambda other: _visit(F.col("block"), other, False))
+    as_query = F.transform("blocks", lambda block: _visit(block, F.col("query_block"), True))
+    lists = F.when(F.col("visit.is_query"), F.col("lists")).otherwise(F.array("list")).alias("lists")
+    units = routed.withColumn("visit", F.explode(F.concat(as_base, as_query))).select(
+        "country", "visit.block", "visit.query_block", "visit.is_query", "user_id", "as_of", "embedding", lists
+    )
+
+    # 3. every unit: the best of this block of the base
+    k2 = config.k2
+
+    def search(table: pa.Table) -> pa.Table:
+        worker_threads()
+        return search_unit(one_batch(table), k2)
+
+    schema = f"country string, user_id string, as_of timestamp, found {FOUND}"
+    partial = units.groupBy("country", "block", "query_block").applyInArrow(search, schema)
+
+    # 4. every user: the best of all blocks
+    return best_found(partial, k2).select(
+        F.col("user_id").alias("src_user_id"),
+        "dst_user_id",
+        "country",
+        F.lit("alure").alias("graph"),
+        "weight",
+        "rank",
+        "as_of",
+    )
+
+
+def best_found(partial: DataFrame, k: int) -> DataFrame:
+    """The k best per user of several partial answers: country, user_id, as_of, found -> .., dst_user_id, weight, rank."""
+    merged = partial.groupBy("country", "user_id", "as_of").agg(F.flatten(F.collect_list("found")).alias("found"))
+    best = F.slice(F.sort_array("found"), 1, k)
+    exploded = merged.select("country", "user_id", "as_of", F.posexplode(best).alias("place", "best"))
+    return exploded.select(
+        "country", "user_id", "as_of", "best.dst_user_id",
+        (F.lit(0.0) - F.col("best.distance")).alias("weight"), (F.col("place") + 1).cast("int").alias("rank"),
+    )  # fmt: skip
+
+
+def search_unit(batch: pa.RecordBatch, k2: int) -> pa.Table:
+    """Rows (is_query, user_id, as_of, embedding, lists) of one unit, ordered by user_id -> country, user_id, as_of, found."""
+    is_query = column(batch, "is_query").astype(bool)
+    queries, base = (batch.filter(pa.array(rows)) for rows in (is_query, ~is_query))
+    if not len(base) or not len(queries):
+        result = queries.slice(0, 0)
+        best = found_column(np.empty(0, int), np.empty(0, object), np.empty(0), 0)
+    else:
+        ids = column(base, "user_id")
+        pairs = neighbours(
+            matrix(queries, "embedding"), column(queries, "user_id"), matrix(base, "embedding"), ids, k2,
+            matrix(queries, "lists"), matrix(base, "lists")[:, 0],
+        )  # fmt: skip
+        result = queries
+        best = found_column(pairs.row, ids[pairs.position], pairs.weight, len(queries))
+    names = ["country", "user_id", "as_of"]
+    return pa.Table.from_arrays([*(result.column(name) for name in names), best], names=[*names, "found"])
+
+
+def _visit(block: Column, query_block: Column, is_query: bool) -> Column:
+    return F.struct(block.alias("block"), query_block.cast("int").alias("query_block"), F.lit(is_query).alias("is_query"))
+
+
+def _routed(routes: dict[str, Route], country: str, users: pa.RecordBatch) -> pa.RecordBatch:
+    if country not in routes:
+        raise DataError(f"country {country!r} has no centroids: build cluster_centroids from the same users")
+    route, salt = routes[country], column(users, "salt")
+    own, lists, block, blocks, counts = visits(route, matrix(users, "embedding"), column(users, "cluster_id"), salt)
+    rows, width = lists.shape
+    values = {name: users.column(name) for name in ("user_id", "country", "as_of", "embedding")}
+    values |= {"list": _ints(own), "lists": ragged(lists.astype(np.int32).ravel(), np.full(rows, width))}
+    values |= {"block": _ints(block), "blocks": ragged(blocks.astype(np.int32), counts)}
+    values |= {"query_block": _ints(salt % route.query_blocks), "query_blocks": _ints(np.full(rows, route.query_blocks))}
+    return pa.RecordBatch.from_pydict(values)
+
+
+def _ints(values: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(np.int32))

@@ -1,0 +1,101 @@
+"""Is the graph right, and what does it look like: recall against exact search, and the figures that go to MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from ..config import GraphConfig
+from .arrays import FOUND, column, countries, found_column, matrix, worker_threads
+from .edges import best_found
+from .search import neighbours
+
+TIE = 1e-6  # similarities nearer than this count as equal
+
+
+def search_recall(edges: DataFrame, embeddings: DataFrame, config: GraphConfig) -> DataFrame:
+    """Recall@k2 of the edges against exact search. Grain: country with at least two users. country, queries, recall.
+
+    For at most recall_queries users per country (smallest hash of the id first), whose vectors go to every partition. An
+    edge is a hit when the true similarity of its ends is no lower than that of the k2-th exact neighbour, so that ties
+    count whoever they are; an edge to oneself or named twice does not. Recall = hits / edges that exact search has.
+    Cost: sample * users of the country * d.
+    """
+    order = Window.partitionBy("country").orderBy(F.xxhash64(F.lit(config.seed), "user_id"), "user_id")
+    sample = embeddings.withColumn("place", F.row_number().over(order)).where(F.col("place") <= config.recall_queries)
+    queries: dict[str, tuple[list, list]] = {}
+    for row in sample.select("country", "user_id", "embedding").orderBy("country", "user_id").collect():
+        ids, vectors = queries.setdefault(row["country"], ([], []))
+        ids.append(row["user_id"])
+        vectors.append(row["embedding"])
+    asked = {country: (np.array(ids, object), np.array(vectors, np.float32)) for country, (ids, vectors) in queries.items()}
+    k2 = config.k2
+
+    def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        worker_threads()
+        for batch in batches:
+            for country, users in countries(batch):
+                if country in asked:
+                    yield _search_some(country, *asked[country], users, k2)
+
+    columns = embeddings.select("user_id", "country", "as_of", "embedding")
+    partial = columns.mapInArrow(search, f"country string, user_id string, as_of timestamp, found {FOUND}")
+    exact = best_found(partial, k2).groupBy("country", "user_id").agg(F.count(F.lit(1)).alias("expected"), F.min("weight").alias("worst"))
+
+    # The few edges of the sample, with both ends' embeddings; then every expected edge of exact search is found or not.
+    source = sample.select("country", F.col("user_id").alias("src_user_id"), F.col("embedding").alias("src"))
+    target = embeddings.select("country", F.col("user_id").alias("dst_user_id"), F.col("embedding").alias("dst"))
+    others = edges.where("src_user_id != dst_user_id").select("country", "src_user_id", "dst_user_id")
+    named = others.join(F.broadcast(source), ["country", "src_user_id"]).dropDuplicates(["country", "src_user_id", "dst_user_id"])
+    products = F.zip_with("src", "dst", lambda a, b: a.cast("double") * b)
+    similarity = F.aggregate(products, F.lit(0.0), lambda total, value: total + value).alias("similarity")
+    ends = target.join(F.broadcast(named), ["country", "dst_user_id"])
+    judged = ends.select("country", F.col("src_user_id").alias("user_id"), similarity)
+    hit = F.coalesce(F.col("similarity") > F.col("worst") - TIE, F.lit(False)).cast("int")
+    per_user = exact.join(judged, ["country", "user_id"], "left").groupBy("country", "user_id", "expected").agg(F.sum(hit).alias("hits"))
+    recall = (F.sum(F.least("hits", "expected")) / F.sum("expected")).alias("recall")
+    return per_user.groupBy("country").agg(F.count(F.lit(1)).alias("queries"), recall)
+
+
+def _search_some(country: str, ids: np.ndarray, vectors: np.ndarray, users: pa.RecordBatch, k: int) -> pa.RecordBatch:
+    """The best of one batch of users for the sampled queries: country, user_id, as_of, found."""
+    users = users.take(pa.array(np.argsort(column(users, "user_id"))))
+    base_ids = column(users, "user_id")
+    pairs = neighbours(vectors, ids, matrix(users, "embedding"), base_ids, k)
+    best = found_column(pairs.row, base_ids[pairs.position], pairs.weight, len(ids))
+    # as_of is of no use here, but best_found groups by it.
+    as_of = pa.nulls(len(ids), users.column("as_of").type)
+    names = ["country", "user_id", "as_of", "found"]
+    return pa.RecordBatch.from_arrays([pa.array([country] * len(ids)), pa.array(ids), as_of, best], names=names)
+
+
+def graph_statistics(edges: DataFrame, clusters: DataFrame) -> DataFrame:
+    """One row that tells a person what graph this is; users without an incoming edge count with in-degree 0.
+
+    users, edges, mean_weight, in_degree_p50, in_degree_p90, in_degree_max, reciprocity (share of edges whose reverse is an
+    edge), clusters, cluster_size_min, cluster_size_median, cluster_size_max (of clusters with users).
+    """
+    counted = F.count(F.lit(1))
+    incoming = edges.groupBy(F.col("dst_user_id").alias("user_id")).agg(counted.alias("degree"))
+    degree = F.coalesce("degree", F.lit(0))
+    degrees = clusters.select("user_id").join(incoming, "user_id", "left").agg(
+        counted.alias("users"),
+        F.percentile(degree, 0.5).alias("in_degree_p50"),
+        F.percentile(degree, 0.9).alias("in_degree_p90"),
+        F.max(degree).alias("in_degree_max"),
+    )  # fmt: skip
+    reverse = edges.select(F.col("dst_user_id").alias("src_user_id"), F.col("src_user_id").alias("dst_user_id"), F.lit(1).alias("back"))
+    overall = edges.join(reverse, ["src_user_id", "dst_user_id"], "left").agg(
+        counted.alias("edges"), F.avg("weight").alias("mean_weight"), F.avg(F.coalesce("back", F.lit(0))).alias("reciprocity")
+    )
+    sizes = clusters.groupBy("country", "cluster_id").agg(counted.alias("size")).agg(
+        counted.alias("clusters"),
+        F.min("size").alias("cluster_size_min"),
+        F.percentile("size", 0.5).alias("cluster_size_median"),
+        F.max("size").alias("cluster_size_max"),
+    )  # fmt: skip
+    return degrees.crossJoin(overall).crossJoin(sizes)
