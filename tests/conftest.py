@@ -1,0 +1,44 @@
+"""One local Spark session for all tests, and one small synthetic world carried through the whole chain."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from alure_spark.config import SparkConfig, load
+from alure_spark.session import get_session
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def spark():
+    settings = {"spark.sql.adaptive.enabled": "false", "spark.default.parallelism": "2"}
+    session = get_session(SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="3g", settings=settings))
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def overrides(folder: Path, *more: str) -> list[str]:
+    """--set values that put lake, tracking store and artifacts into the folder."""
+    places = {"lake.root": f"{folder}/lake", "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
+    places |= {"tracking.artifact_root": f"{folder}/artifacts", "tracking.offline_root": f"{folder}/untracked"}
+    return [f"{key}={value}" for key, value in places.items()] + list(more)
+
+
+@pytest.fixture(scope="session")
+def chain(spark, tmp_path_factory):
+    """The test world after the whole pipeline: a Context whose lake holds every table; tests must not write to it."""
+    from jobs.command import open_context, run_jobs
+    from jobs.pipeline import stages
+
+    folder = tmp_path_factory.mktemp("chain")
+    context = open_context(load(ROOT / "conf" / "test.yml", overrides(folder)))
+    run_jobs(context, stages(), "pipeline")
+    return context

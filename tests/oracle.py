@@ -1,0 +1,90 @@
+"""Plain-Python twins of the Spark code: loops that a person can check by eye."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import Phase, given, settings
+
+
+def cases_of(strategy, count: int) -> list:
+    """So many hypothesis-made cases, for one frame: a Spark run per case would take minutes."""
+    found: list = []
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @given(strategy)
+    def collect(case) -> None:
+        found.append(case)
+
+    collect()
+    return found
+
+
+def known_at(event: dict) -> int:
+    return max(event["event_time"], event["arrival_time"]) if event["arrival_time"] is not None else event["event_time"]
+
+
+def history(events: list[dict], user: str, source: str, moment: int) -> list[dict]:
+    """What may be known of the user's stream at the moment, oldest first."""
+    mine = [event for event in events if event["user_id"] == user and event["source"] == source and known_at(event) < moment]
+    return sorted(mine, key=lambda event: (known_at(event), event["hash"]))
+
+
+def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int]) -> list[dict]:
+    """The user's impressions known before as_of in (time, hash) order, each with click and conversion."""
+    shown = sorted(history(events, user, "ad_impression", as_of), key=lambda event: (event["event_time"], event["hash"]))
+    result = [dict(event, ad_click=0, conversion=0) for event in shown]
+    for kind, window in windows.items():
+        for response in history(events, user, kind, as_of):
+            if response["impression_id"] is not None:
+                owners = [row for row in result if (row["impression_id"] or row["event_id"]) == response["impression_id"]]
+            else:
+                before = [row for row in result if row["item_id"] == response["item_id"] and row["event_time"] <= response["event_time"]]
+                owners = before[-1:]
+            for row in owners:
+                if 0 <= response["event_time"] - row["event_time"] <= window:
+                    row[kind] = 1
+    return result
+
+
+def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, as_of: int) -> dict[str, list[tuple[str, float, str]]]:
+    """user -> [(ad, score, reason)], best first."""
+    active = {ad["ad_id"]: ad["account_id"] for ad in ads if ad["from"] <= as_of and (ad["to"] is None or ad["to"] > as_of)}
+
+    def strengths(weights: dict, key: str) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for event in events:
+            if known_at(event) < as_of and event["source"] in weights and event[key] is not None:
+                weight = weights[event["source"]] * 0.5 ** ((as_of - known_at(event)) / 86_400_000 / config.half_life_days)
+                mine = found.setdefault(event["user_id"], {})
+                mine[event[key]] = mine.get(event[key], 0) + weight
+        return {
+            user: dict(sorted(values.items(), key=lambda item: (-item[1], item[0]))[: config.max_engagements_per_user])
+            for user, values in found.items()
+        }
+
+    by_ad, by_account = strengths(config.event_weights, "item_id"), strengths(config.account_weights, "account_id")
+    own = {(event["user_id"], event["item_id"]) for event in events if known_at(event) < as_of and event["source"] in config.event_weights}
+    result: dict[str, dict[str, list]] = {}
+    for src, dst, weight in edges:
+        mine = result.setdefault(src, {})
+        if weight <= 0:
+            continue
+        for ad, strength in by_ad.get(dst, {}).items():
+            if ad in active:
+                mine.setdefault(ad, [0.0, set()])[0] += weight * strength
+                mine[ad][1].add("ad")
+        for account, strength in by_account.get(dst, {}).items():
+            for ad in (ad for ad, owner in active.items() if owner == account):
+                mine.setdefault(ad, [0.0, set()])[0] += weight * strength
+                mine[ad][1].add("account")
+    ranked = {}
+    for user, found in result.items():
+        rows = [(ad, score, "+".join(sorted(reasons, key=["ad", "account"].index))) for ad, (score, reasons) in found.items() if (user, ad) not in own]
+        ranked[user] = sorted(rows, key=lambda row: (-row[1], row[0]))[: config.cap]
+    return ranked
+
+
+def ndcg(ranked: list[str], wanted: set[str], k: int) -> float:
+    gain = sum(1 / math.log2(place + 2) for place, ad in enumerate(ranked[:k]) if ad in wanted)
+    return gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(wanted))))

@@ -1,0 +1,112 @@
+"""The borders of house and README: who may import whom, who may import the big dependencies, what Spark code may call."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "alure_spark"
+# Foundation in the order in which it may import; plots is a leaf that only jobs use.
+LAYERS = {"__init__": 0, "errors": 0, "tables": 1, "config": 2, "session": 3, "lake": 3, "tracking": 3, "plots": 3}
+BORDERS = {  # big dependency -> the places that may import it
+    "petastorm": ("alure_spark/training/loader",),
+    "mlflow": ("alure_spark/tracking",),
+    "faiss": ("alure_spark/graph/",),
+    "torch": ("alure_spark/model/", "alure_spark/training/", "alure_spark/inference/"),
+    "delta": ("alure_spark/session", "alure_spark/lake"),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path, root: Path = ROOT) -> list[str]:
+    """Absolute dotted names of everything that a file imports, relative imports resolved."""
+    here = path.relative_to(root).with_suffix("").parts
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(here[: len(here) - node.level]) if node.level else []
+            module = ".".join(base + ([node.module] if node.module else []))
+            found += [module] if node.module or not node.level else []
+            found += [f"{module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if name.startswith("alure_spark.") else ""
+
+
+def wrong_imports(path: Path, root: Path = ROOT) -> list[str]:
+    relative = path.relative_to(root).as_posix()
+    mine = relative.removeprefix("alure_spark/").split("/")[0].removesuffix(".py")
+    wrong = []
+    for name in imports(path, root):
+        for package, places in BORDERS.items():
+            if name.split(".")[0] == package and not relative.startswith(places):
+                wrong.append(f"{relative} imports {name}")
+        if name.split(".")[0] in ("jobs", "notebooks", "benchmarks", "tests"):
+            wrong.append(f"{relative} imports {name}")
+        other = room(name)
+        if not other or other == mine or other == "__version__":
+            continue
+        allowed = LAYERS.get(other, 99) < LAYERS[mine] if mine in LAYERS else other in LAYERS and other != "plots"
+        if not allowed and not (mine in ("training", "inference") and other == "model"):
+            wrong.append(f"{relative} imports {name}")
+        if mine == "model" and name.split(".")[0] == "pyspark":
+            wrong.append(f"{relative} imports {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(path):
+    assert wrong_imports(path) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("graph/x.py", "from ..retrieval import candidates"),
+        ("graph/x.py", "import mlflow"),
+        ("lake.py", "from .graph import search"),
+        ("events/x.py", "import faiss"),
+        ("events/x.py", "from jobs import command"),
+        ("config.py", "from . import lake"),
+    ],
+)
+def test_the_check_sees_a_planted_fault(tmp_path, where, line):
+    path = tmp_path / "alure_spark" / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line)
+    assert wrong_imports(path, tmp_path)
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "jobs").glob("*.py"))], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_spark_code_keeps_to_the_dataframe_api_and_to_seeded_randomness(path):
+    """No RDD, no JVM, no rand(): so the code runs on Spark Connect and answers the same for any number of partitions."""
+    names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert names & {"rdd", "_jvm", "_jsc", "sparkContext", "rand", "randn", "monotonically_increasing_id"} == set()
+
+
+def test_no_stage_reads_the_truth_of_the_synthetic_world():
+    for path in [*FILES, *sorted((ROOT / "jobs").glob("*.py"))]:
+        if "synthetic" not in path.parts and path.name != "write_truth.py":
+            assert not [name for name in imports(path) if "truth" in name or "population" in name], path
+
+
+def test_jobs_are_thin_and_documented():
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_table_and_column_is_documented():
+    from alure_spark.tables import TABLES
+
+    for table in TABLES.values():
+        assert table.doc.endswith(".")
+        assert all(column.doc for column in table.columns), table.name
+        assert set(table.key) <= set(table.column_names)
+        assert set(table.partitions) <= set(table.column_names)

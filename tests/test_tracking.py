@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import mlflow
+import pytest
+
+from alure_spark.config import Config, StreamConfig, TrackingConfig
+from alure_spark.plots import histogram
+from alure_spark.tracking import Tracker
+
+CONFIG = Config(streams={"purchase": StreamConfig()})
+
+
+def tracker(tmp_path, uri=None):
+    return Tracker(TrackingConfig(uri or f"sqlite:///{tmp_path}/m.db", "e", f"{tmp_path}/artifacts", f"{tmp_path}/untracked"))
+
+
+def log_everything(to, numpy_values):
+    with to.run("job", CONFIG) as run:
+        run.log_inputs("/lake", {"events": 3})
+        run.log_metrics({"a": 1.5, "b": None})
+        run.log_figure(histogram(numpy_values, numpy_values, "x", "y"), "plots/h.png")
+        return run.run_id
+
+
+def test_a_run_names_its_inputs_code_conf_metrics_and_what_was_absent(tmp_path):
+    import numpy as np
+
+    run_id = log_everything(tracker(tmp_path), np.array([1, 2]))
+    run = mlflow.get_run(run_id)
+    assert run.data.metrics == {"a": 1.5}, "an absent metric is no number"
+    assert run.data.tags["alure.absent_metrics"] == "b"
+    assert run.data.tags["alure.config_hash"] == CONFIG.digest()
+    assert run.data.tags["alure.git_commit"]
+    source = json.loads(run.inputs.dataset_inputs[0].dataset.source)
+    assert (source["path"], source["delta_table_version"]) == ("/lake/events", 3)
+    assert run.info.status == "FINISHED"
+    assert (tmp_path / "artifacts" / run_id / "artifacts" / "plots" / "h.png").stat().st_size > 1000
+
+
+def test_a_failing_job_is_a_failed_run(tmp_path):
+    to = tracker(tmp_path)
+    with pytest.raises(ValueError, match="planted"), to.run("job", CONFIG) as run:
+        run_id = run.run_id
+        raise ValueError("planted")
+    assert mlflow.get_run(run_id).info.status == "FAILED"
+
+
+def test_when_the_store_fails_the_figures_go_to_files_and_the_job_goes_on(tmp_path, caplog):
+    import numpy as np
+
+    (tmp_path / "file").write_text("where a folder would be needed")
+    run_id = log_everything(tracker(tmp_path, f"sqlite:///{tmp_path}/file/m.db"), np.array([1, 2]))
+    folder = tmp_path / "untracked" / run_id
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert {"metrics": {"a": 1.5}} in logged
+    assert {"inputs": {"events": 3}} in logged
+    assert (folder / "plots" / "h.png").stat().st_size > 1000
+    assert "MLflow could not start a run" in caplog.text
