@@ -145,7 +145,7 @@ USER_SEQUENCES = Table(
 
 TRAINING_EXAMPLES = Table(
     name="training_examples",
-    doc="One row per user and as_of: the sequence arrays up to the last impression, and the impressions with their labels as parallel arrays.",
+    doc="One row per user and as_of: the sequence arrays up to the last impression, and the labelled impressions as parallel arrays.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of

@@ -71,7 +71,12 @@ class Tracker:
             place = Path(root).absolute().as_uri() if root and "://" not in root else root or None
             mlflow.create_experiment(self.config.experiment, artifact_location=place)
         mlflow.set_experiment(self.config.experiment)
-        tags = {"alure.job": job, "alure.config_hash": config.digest(), "alure.git_commit": git_commit(), "alure.python": sys.version.split()[0]}
+        tags = {
+            "alure.job": job,
+            "alure.config_hash": config.digest(),
+            "alure.git_commit": git_commit(),
+            "alure.python": sys.version.split()[0],
+        }
         self.run_id = mlflow.start_run(run_name=f"{config.name}-{job}", tags=tags).info.run_id
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -102,7 +107,7 @@ class Tracker:
             for name, version in versions.items():
                 place = {"path": f"{root}/{name}"} if "/" in root else {"delta_table_name": f"{root}.{name}"}
                 source = DeltaDatasetSource(delta_table_version=version, **place)
-                mlflow.log_input(MetaDataset(source, name=f"{name}@v{version}"), context="read")
+                mlflow.log_input(MetaDataset(source, name=f"{name}@v{version}"), context="read")  # type: ignore[abstract]
 
         self._try("log the tables read", log, {"inputs": dict(versions)})
 

@@ -29,7 +29,7 @@ def build(context: Context, run: JobRun) -> Report:
     known = run.read("vocabularies") if "vocabularies" in context.lake.published_versions() else None
     categorical = [name for name, kind in config.attribute_kinds().items() if kind == "categorical"]
     added = sequences.new_vocabulary_rows(events, known, categorical, as_of)
-    run.write("vocabularies", added, scope=f"first_seen = TIMESTAMP '{scope.split(chr(39))[1]}'", append=True)
+    run.write("vocabularies", added, scope=scope.replace("as_of", "first_seen"), append=True)
     metrics["vocabulary_rows"] = context.lake.read("vocabularies", run.outputs["vocabularies"]).count()
     return Report(metrics)
 

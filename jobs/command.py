@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from alure_spark.config import Config, load
 from alure_spark.errors import AlureError
 from alure_spark.lake import JobRun, Lake
 from alure_spark.session import get_session
-from alure_spark.tables import TABLES
 from alure_spark.tracking import Tracker, git_commit
 
 if TYPE_CHECKING:
@@ -92,19 +92,12 @@ class Job:
             else:
                 print(f"  reads   {name}: not published yet")
         for name in self.writes:
-            there = f"v{published[name]} has {context.lake.read(name).where(self.scope(context.config)).count():,} rows there" if name in published and _has_scope(
-                name, self.scope(context.config)) else "new" if name not in published else f"v{published[name]}"  # fmt: skip
-            print(f"  writes  {name} where {self.scope(context.config)} ({there})")
+            print(f"  writes  {name} where {self.scope(context.config)} (now {f'v{published[name]}' if name in published else 'absent'})")
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a single job; exits with 2 after an AlureError."""
         parser = argument_parser(self.doc)
-        run_command(parser.parse_args(arguments), [self])
-
-
-def _has_scope(name: str, scope: str) -> bool:
-    column = scope.split(" ")[0]
-    return scope == "true" or column in TABLES[name].column_names
+        guarded(lambda options: run_options(options, [self], self.name), parser.parse_args(arguments))
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:
@@ -116,16 +109,21 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_command(options: argparse.Namespace, jobs: Sequence[Job], name: str = "") -> None:
-    """Run the jobs in order in one session and one MLflow run; `name` is what the MLflow run is called."""
+def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str) -> None:
+    """What the command line asks for: explain the jobs, or run them in order in one session and one MLflow run of that name."""
+    context = open_context(load(options.conf, options.set), options.against)
+    if options.dry_run:
+        for job in jobs:
+            job.explain(context)
+    else:
+        run_jobs(context, jobs, name)
+
+
+def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """Do it; an AlureError ends the process with exit code 2 and its sentence."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        context = open_context(load(options.conf, options.set), options.against)
-        if options.dry_run:
-            for job in jobs:
-                job.explain(context)
-        else:
-            run_jobs(context, jobs, name or jobs[0].name)
+        action(options)
     except AlureError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -150,5 +148,9 @@ def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
     print(f"MLflow run {run_id} in {context.config.tracking.uri}")
 
 
-def main_of(job: Job) -> Any:
-    return job.main
+def parameter(name: str, default: str, dbutils: Any = None) -> str:
+    """A notebook's parameter: a widget on Databricks, else the environment variable ALURE_<NAME>, else the default."""
+    if dbutils is not None:
+        dbutils.widgets.text(name, default)
+        return str(dbutils.widgets.get(name))
+    return os.environ.get(f"ALURE_{name.upper()}", default)

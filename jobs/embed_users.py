@@ -5,7 +5,7 @@ from __future__ import annotations
 from alure_spark.baselines import user_embeddings
 from alure_spark.errors import DataError
 from alure_spark.events.sequences import select_features
-from alure_spark.lake import JobRun, as_of_scope, latest_rows
+from alure_spark.lake import JobRun, as_of_scope, latest_rows, timestamp
 from jobs.command import Context, Job, Report
 
 
@@ -16,7 +16,7 @@ def embed(context: Context, run: JobRun) -> Report:
     sources = [name for name in config.item_sources if name in streams]
     sequences = select_features(latest_rows(run.read("user_sequences"), as_of), streams)
     histories = user_embeddings.item_histories(sequences, sources)
-    histories = histories.withColumn("as_of", as_of_column(as_of)).persist()
+    histories = histories.withColumn("as_of", timestamp(as_of)).persist()
     model = user_embeddings.fit(histories, config.embedding)
     rows = run.write("user_embeddings", user_embeddings.embed_users(histories, model, config.embedding), as_of_scope(as_of))
     users = histories.count()
@@ -25,12 +25,6 @@ def embed(context: Context, run: JobRun) -> Report:
         raise DataError(f"none of {users} users got an embedding: their items before as_of tell nothing (all shared by every user)")
     context.tracker.set_tag("alure.model_id", model.model_id(config.embedding))
     return Report({"users": rows, "users_without_embedding": users - rows, "items": len(model.items), "dimension": model.vectors.shape[1]})
-
-
-def as_of_column(as_of_ms: int):  # type: ignore[no-untyped-def]
-    from pyspark.sql import functions as F
-
-    return F.timestamp_millis(F.lit(as_of_ms))
 
 
 JOB = Job(

@@ -46,10 +46,10 @@ def judge_items(context: Context, events: DataFrame, edges: DataFrame, people: D
     everybody = eligible.count() <= judge.max_users
     chosen = evaluation.sample(eligible, judge.max_users).select("user_id", "country").persist()
     links = edges.where(F.col("rank") <= judge.neighbours).join(chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id")
-    links = links.select("src_user_id", "dst_user_id", "rank").toPandas()
+    links = pd.DataFrame(links.select("src_user_id", "dst_user_id", "rank").toPandas())
     pool = chosen.select("user_id").union(context.spark.createDataFrame(links[["dst_user_id"]], "user_id string")).distinct()
-    collected = pairs.join(pool, "user_id").toPandas()
-    countries = chosen.toPandas().set_index("user_id")["country"]
+    collected = pd.DataFrame(pairs.join(pool, "user_id").toPandas())
+    countries = pd.DataFrame(chosen.toPandas()).set_index("user_id")["country"]
     for frame in (pairs, chosen):
         frame.unpersist()
     if collected.empty:
@@ -87,7 +87,9 @@ def judge_ads(context: Context, run: JobRun, events: DataFrame, people: DataFram
         return _NOTHING, metrics
     ranked = {"pipeline": run.read("ad_candidates").where(as_of_scope(as_of))}
     for policy, links in peers.groupby("policy", sort=False):
-        mine = context.spark.createDataFrame(links.drop(columns="policy")).join(chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id")
+        mine = context.spark.createDataFrame(links.drop(columns="policy")).join(
+            chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id"
+        )
         ranked[str(policy)] = ad_candidates(mine, events, ads, config.retrieval, as_of)
     ranked["popularity"] = evaluation.popular_ads(events, ads, sources, chosen, as_of, judge.k)
     parts = []
@@ -108,7 +110,14 @@ def judge_ads(context: Context, run: JobRun, events: DataFrame, people: DataFram
 def _report(context: Context, rows: pd.DataFrame, metrics: dict[str, float | None]) -> Report:
     judge = context.config.evaluate
     table = evaluation.summary(rows, judge.bootstrap, judge.seed)
-    figures, texts = {}, {"evaluate/summary.txt": table.to_string(index=False, float_format="%.4f") if len(table) else "nothing to judge: no later items or ads"}
+    figures, texts = (
+        {},
+        {
+            "evaluate/summary.txt": table.to_string(index=False, float_format="%.4f")
+            if len(table)
+            else "nothing to judge: no later items or ads"
+        },
+    )
     for task in ("ads", "items"):
         mine = table[table["task"] == task]
         metrics[f"{task}.recall"] = metrics[f"{task}.ndcg"] = None
@@ -119,13 +128,21 @@ def _report(context: Context, rows: pd.DataFrame, metrics: dict[str, float | Non
                 metrics |= {f"{task}.recall_minus{suffix}": row.pipeline_minus, f"{task}.recall_minus{suffix}.low": row.low}
         if len(mine):
             recall = rows[rows["task"] == task].pivot(index="user_id", columns="policy", values="recall")
-            spread = {name: paired_interval(recall[name].to_numpy(), np.zeros(len(recall)), judge.bootstrap, judge.seed)[1:] for name in recall}
-            figures[f"evaluate/{task}_recall.png"] = bars(dict(zip(mine["policy"], mine["recall"], strict=True)), spread, f"{task}: Recall@{judge.k}", "pipeline")
+            spread = {
+                name: paired_interval(recall[name].to_numpy(), np.zeros(len(recall)), judge.bootstrap, judge.seed)[1:] for name in recall
+            }
+            figures[f"evaluate/{task}_recall.png"] = bars(
+                dict(zip(mine["policy"], mine["recall"], strict=True)), spread, f"{task}: Recall@{judge.k}", "pipeline"
+            )
     if context.against:
         comparison = evaluation.compare(rows, _earlier(context), judge.bootstrap, judge.seed)
         texts["evaluate/against.txt"] = f"against {context.against}\n{comparison.to_string(index=False, float_format='%.4f')}"
         for row in comparison[comparison["group"] == "all users"].itertuples():
-            metrics |= {f"{row.task}.recall_gain": row.difference, f"{row.task}.recall_gain.low": row.low, f"{row.task}.recall_gain.high": row.high}
+            metrics |= {
+                f"{row.task}.recall_gain": row.difference,
+                f"{row.task}.recall_gain.low": row.low,
+                f"{row.task}.recall_gain.high": row.high,
+            }
     return Report(metrics, figures, texts)
 
 
@@ -134,8 +151,15 @@ def _earlier(context: Context) -> pd.DataFrame:
     run_id = context.tracker.tag_of(context.against, "alure.run_id.evaluate") or context.against
     found = context.lake.runs().where((F.col("run_id") == run_id) & (F.col("job") == "evaluate") & (F.col("status") == "published")).first()
     if found is None:
-        raise LakeError(f"--against {context.against}: no published evaluate run of that id in lake {context.lake.root}; MLflow lists the run ids")
-    return context.lake.read("evaluation_users", found["outputs"]["evaluation_users"]).where(found["scope"]).where(F.col("config_hash") == found["config_hash"]).toPandas()
+        raise LakeError(
+            f"--against {context.against}: no published evaluate run of that id in lake {context.lake.root}; MLflow lists the run ids"
+        )
+    return (
+        context.lake.read("evaluation_users", found["outputs"]["evaluation_users"])
+        .where(found["scope"])
+        .where(F.col("config_hash") == found["config_hash"])
+        .toPandas()
+    )
 
 
 def _judged(task: str, policy: str, users: np.ndarray, recall: np.ndarray, ndcg: np.ndarray) -> pd.DataFrame:

@@ -42,7 +42,11 @@ def ingest(context: Context, run: JobRun) -> Report:
     per_reason = refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
     for frame in frames.values():
         frame.unpersist()
-    texts = {"quarantine.txt": "\n".join(f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason)} if per_reason else {}
+    texts = (
+        {"quarantine.txt": "\n".join(f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason)}
+        if per_reason
+        else {}
+    )
     return Report(metrics, texts=texts)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from alure_spark.errors import ConfigError, nearest
 from jobs import build_graph, build_sequences, embed_users, evaluate, ingest_events, retrieve_ads
-from jobs.command import Job, argument_parser, run_command
+from jobs.command import Job, argument_parser, guarded, run_options
 
 STAGES = {
     module.JOB.name: module.JOB for module in (ingest_events, build_sequences, embed_users, build_graph, retrieve_ads, evaluate)
@@ -29,13 +27,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--from", dest="first", default="", metavar="STAGE", help=f"first stage: {', '.join(STAGES)}")
     parser.add_argument("--to", dest="last", default="", metavar="STAGE", help="last stage")
-    options = parser.parse_args()
-    try:
-        chosen = stages(options.first, options.last)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    run_command(options, chosen, "pipeline")
+    guarded(lambda options: run_options(options, stages(options.first, options.last), "pipeline"), parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from pyspark.sql import functions as F
 
 from alure_spark.lake import JobRun, as_of_scope
@@ -17,7 +18,7 @@ def retrieve(context: Context, run: JobRun) -> Report:
     candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     users = run.write("ad_candidates", candidates, scope)
     counts = context.lake.read("ad_candidates", run.outputs["ad_candidates"]).where(scope).select(F.size("ad_id").alias("ads"))
-    listed = counts.groupBy("ads").count().orderBy("ads").toPandas()
+    listed = pd.DataFrame(counts.groupBy("ads").count().orderBy("ads").toPandas())
     total = int((listed["ads"] * listed["count"]).sum())
     with_ads = int(listed.loc[listed["ads"] > 0, "count"].sum())
     metrics: dict[str, float | None] = {

@@ -80,7 +80,11 @@ def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, 
                 mine[ad][1].add("account")
     ranked = {}
     for user, found in result.items():
-        rows = [(ad, score, "+".join(sorted(reasons, key=["ad", "account"].index))) for ad, (score, reasons) in found.items() if (user, ad) not in own]
+        rows = [
+            (ad, score, "+".join(sorted(reasons, key=["ad", "account"].index)))
+            for ad, (score, reasons) in found.items()
+            if (user, ad) not in own
+        ]
         ranked[user] = sorted(rows, key=lambda row: (-row[1], row[0]))[: config.cap]
     return ranked
 

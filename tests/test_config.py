@@ -42,7 +42,9 @@ def test_a_wrong_value_says_where_what_and_what_is_allowed(tmp_path, text, messa
 
 
 def test_overrides_reach_any_depth_and_create_sections(tmp_path):
-    config = load(write(tmp_path, MINIMAL), ["graph.k2=3", "source.options.users=5", "time.as_of=2020-01-01", "streams.purchase.max_events=9"])
+    config = load(
+        write(tmp_path, MINIMAL), ["graph.k2=3", "source.options.users=5", "time.as_of=2020-01-01", "streams.purchase.max_events=9"]
+    )
     assert (config.graph.k2, config.source.options["users"], config.streams["purchase"].max_events) == (3, 5, 9)
     assert config.time.as_of_ms == 1577836800000
     with pytest.raises(ConfigError, match="the form is a.b=value"):

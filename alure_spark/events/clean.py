@@ -35,7 +35,9 @@ def judge_events(frame: DataFrame, streams: list[str], attributes: Mapping[str, 
     content = _wide_hash([name for name in typed.columns if name not in ("event_id", "_raw")])
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
     typed = typed.withColumn("_content", content).withColumn("country", F.coalesce("country", F.lit(no_country)))
-    typed = typed.withColumn("event_id", F.coalesce("event_id", "_content")).withColumn("known_at", F.greatest("event_time", "arrival_time"))
+    typed = typed.withColumn("event_id", F.coalesce("event_id", "_content")).withColumn(
+        "known_at", F.greatest("event_time", "arrival_time")
+    )
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
     reason = _first_reason(
         (_empty("user_id"), "user_id is null or empty"),
@@ -106,9 +108,7 @@ def _first_per_key(checked: DataFrame, key: tuple[str, ...], order: tuple[str, .
     return ranked.withColumn("reason", F.when(differs, F.lit(conflict)).otherwise(F.col("reason")))
 
 
-def _typed(
-    frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]
-) -> DataFrame:
+def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]) -> DataFrame:
     """The table's columns and the declared attributes in their types, missing optional ones as null, and `_raw` (the row as JSON)."""
     given = {item.name: item.dataType for item in frame.schema.fields}
     targets = {column.name: column.type for column in of.columns if column.name not in derived}
@@ -116,7 +116,9 @@ def _typed(
     for name in (*required, *(name for name in attributes)):
         if name not in given:
             raise DataError(f"table '{of.name}' lacks the column '{name}'{nearest(name, given)}")
-    columns = [_cast(name, given[name], kind, of.name) if name in given else F.lit(None).cast(kind).alias(name) for name, kind in targets.items()]
+    columns = [
+        _cast(name, given[name], kind, of.name) if name in given else F.lit(None).cast(kind).alias(name) for name, kind in targets.items()
+    ]
     return frame.select(*columns, F.to_json(F.struct(*(F.col(f"`{name}`") for name in given))).alias("_raw"))
 
 

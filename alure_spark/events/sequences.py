@@ -29,7 +29,9 @@ def user_sequences(events: DataFrame, streams: Mapping[str, StreamConfig], as_of
     columns = [
         column
         for name, stream in streams.items()
-        for column in _arrays(name, stream, F.slice(F.col(name), F.greatest(F.size(name) - stream.max_events + 1, F.lit(1)), stream.max_events))
+        for column in _arrays(
+            name, stream, F.slice(F.col(name), F.greatest(F.size(name) - stream.max_events + 1, F.lit(1)), stream.max_events)
+        )
     ]
     return histories.select("user_id", "country", _as_of(as_of_ms), *columns)
 
@@ -93,7 +95,9 @@ def _attributed(shown: DataFrame, responses: DataFrame, window_ms: int) -> DataF
     in_window = (F.col("response_ms") - F.col("time_ms")).between(0, window_ms)
     named = shown.join(responses.where("impression_id IS NOT NULL").drop("ad_id"), ["user_id", "impression_id"]).where(in_window)
     # Last touch: walk the impressions and nameless responses of a user and ad in time, an impression before a response.
-    walk = shown.select("user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms").unionByName(
+    walk = shown.select(
+        "user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms"
+    ).unionByName(
         responses.where("impression_id IS NULL").select("user_id", "ad_id", F.col("response_ms").alias("t"), F.lit(1).alias("is_response")),
         allowMissingColumns=True,
     )
@@ -129,7 +133,8 @@ def _histories(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms:
     """One row per user: country of the last event, and per stream the ordered array of event structs known before as_of."""
     known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms))).where(F.col("source").isin(list(streams)))
     lists = [
-        F.sort_array(F.collect_list(F.when(F.col("source") == name, F.struct(*_fields(stream))))).alias(name) for name, stream in streams.items()
+        F.sort_array(F.collect_list(F.when(F.col("source") == name, F.struct(*_fields(stream))))).alias(name)
+        for name, stream in streams.items()
     ]
     return known.groupBy("user_id").agg(F.max_by("country", F.struct("known_at", "event_hash")).alias("country"), *lists)
 

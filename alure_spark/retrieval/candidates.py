@@ -67,7 +67,9 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
     bit = F.lit(0)
     for graph, value in GRAPH_BITS.items():
         bit = F.when(F.col("graph") == graph, F.lit(value)).otherwise(bit)
-    links = edges.where("weight > 0").select(F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", bit.alias("bit"))
+    links = edges.where("weight > 0").select(
+        F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", bit.alias("bit")
+    )
     running = active_ads(ads, as_of_ms)
 
     def through(weights: Mapping[str, float], target: str) -> DataFrame:
@@ -75,7 +77,9 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
         units = _units(F.col("weight") * F.col("engagement"))
         return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(F.sum(units).alias("units"), F.bit_or("bit").alias("graphs"))
 
-    by_ad = through(config.event_weights, "item_id").withColumnRenamed("item_id", "ad_id").join(running, "ad_id").withColumn("kind", F.lit(1))
+    by_ad = (
+        through(config.event_weights, "item_id").withColumnRenamed("item_id", "ad_id").join(running, "ad_id").withColumn("kind", F.lit(1))
+    )
     # An account with more ads than the cap could fill every list alone: the first by hash are enough.
     per_account = Window.partitionBy("account_id").orderBy(F.xxhash64("ad_id"), "ad_id")
     few = running.withColumn("_n", F.row_number().over(per_account)).where(F.col("_n") <= config.cap).drop("_n")

@@ -49,7 +49,9 @@ def popular_ads(events: DataFrame, ads: DataFrame, sources: Sequence[str], users
     """user_id, ad_id (list of k): the active ads with most engaged users of the user's country, own history removed."""
     before = engaged_ads(events, list(sources)).where(F.unix_millis("known_at") < as_of_ms).select("user_id", "ad_id").distinct().persist()
     countries = population(events, as_of_ms, 0).select("user_id", "country")
-    counts = before.join(countries, "user_id").join(active_ads(ads, as_of_ms), "ad_id").groupBy("country", "ad_id").agg(F.count("*").alias("n"))
+    counts = (
+        before.join(countries, "user_id").join(active_ads(ads, as_of_ms), "ad_id").groupBy("country", "ad_id").agg(F.count("*").alias("n"))
+    )
     history = before.groupBy("user_id").agg(F.count("*").alias("own"))
     longest = (history.agg(F.max("own")).first() or [0])[0] or 0
     top = Window.partitionBy("country").orderBy(F.col("n").desc(), "ad_id")

@@ -43,7 +43,9 @@ class Options:
             raise ConfigError("source.options.events is empty: map at least one table")
         for mapping in self.events:
             if bool(mapping.source) == ("source" in mapping.columns):
-                raise ConfigError(f"source.options.events: {mapping.path or mapping.table} needs a stream: `source: NAME` or columns.source")
+                raise ConfigError(
+                    f"source.options.events: {mapping.path or mapping.table} needs a stream: `source: NAME` or columns.source"
+                )
 
 
 def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFrame | None, DataFrame | None]:

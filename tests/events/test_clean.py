@@ -10,7 +10,10 @@ from alure_spark.errors import DataError
 from alure_spark.events.clean import accepted, judge_ads, judge_events, judge_follows, refused
 
 EARLY, NOW = parse_time("2000-01-01"), parse_time("2020-01-01")
-SCHEMA = "event_id string, user_id string, country string, event_time string, arrival_time string, source string, item_id string, dwell_ms int, value double"
+SCHEMA = (
+    "event_id string, user_id string, country string, event_time string, arrival_time string, source string, item_id string, "
+    "dwell_ms int, value double"
+)
 GOOD = ("e1", "u1", "GB", "2019-05-01 10:00:00", None, "purchase", "i1", 10, 1.0)
 STRANGE = "it's \"an\" id/with\\all,\n\tof {it}\u0000? \u00e9\U0001f600 ' OR 1=1 --"
 
@@ -71,8 +74,10 @@ def test_of_two_contents_the_one_that_was_known_first_stays(spark):
 
 def test_a_strange_id_survives_and_a_long_log_of_one_user_too(spark):
     many = spark.range(100_000).select(
-        F.concat(F.lit("m"), "id").alias("event_id"), F.lit("busy").alias("user_id"), F.lit(None).cast("string").alias("country"),
-        F.lit("2019-05-01 10:00:00").alias("event_time"), F.lit(None).cast("string").alias("arrival_time"), F.lit("purchase").alias("source"),
+        F.concat(F.lit("m"), "id").alias("event_id"), F.lit("busy").alias("user_id"),
+        F.lit(None).cast("string").alias("country"),
+        F.lit("2019-05-01 10:00:00").alias("event_time"), F.lit(None).cast("string").alias("arrival_time"),
+        F.lit("purchase").alias("source"),
         F.col("id").cast("string").alias("item_id"), F.lit(1).alias("dwell_ms"), F.lit(1.0).alias("value"),
     )  # fmt: skip
     rows = spark.createDataFrame([but(user_id=STRANGE, item_id=STRANGE)], SCHEMA).union(many)
@@ -123,8 +128,8 @@ def test_an_empty_frame_is_no_error_here(spark):
 
 def test_ads_and_follows_are_judged_too(spark):
     ads = spark.createDataFrame(
-        [("a", "x", "2019-01-01", "2019-02-01"), ("a", "x", "2019-03-01", None), ("b", "x", "2019-02-01", "2019-01-01"), (None, "x", "2019-01-01", None),
-         ("a", "y", "2019-01-01", "2019-02-01")],
+        [("a", "x", "2019-01-01", "2019-02-01"), ("a", "x", "2019-03-01", None), ("b", "x", "2019-02-01", "2019-01-01"),
+         (None, "x", "2019-01-01", None), ("a", "y", "2019-01-01", "2019-02-01")],
         "ad_id string, account_id string, active_from string, active_to string",
     )  # fmt: skip
     result = judge_ads(ads)
@@ -133,7 +138,8 @@ def test_ads_and_follows_are_judged_too(spark):
         "active_to is not after active_from", "ad_id and active_from have other content already", "ad_id is null or empty",
     ]  # fmt: skip
     follows = spark.createDataFrame(
-        [("u", "v", "2019-01-02"), ("u", "v", "2019-01-01"), ("u", "u", "2019-01-01")], "src_user_id string, dst_user_id string, event_time string"
+        [("u", "v", "2019-01-02"), ("u", "v", "2019-01-01"), ("u", "u", "2019-01-01")],
+        "src_user_id string, dst_user_id string, event_time string",
     )
     result = judge_follows(follows)
     assert [str(row["event_time"]) for row in accepted(result).collect()] == ["2019-01-01 00:00:00"]

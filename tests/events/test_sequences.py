@@ -91,7 +91,9 @@ def test_sequences_and_labels_agree_with_the_plain_python_oracle_on_hundreds_of_
             assert sequences[user][f"{source}__item_id"] == [row["item_hash"] for row in known]
             if "value" in stream.attributes:
                 assert sequences[user][f"{source}__value"] == [row["value"] for row in known]
-                assert [value is None for value in sequences[user][f"{source}__category_id"]] == [row["category_id"] is None for row in known]
+                assert [value is None for value in sequences[user][f"{source}__category_id"]] == [
+                    row["category_id"] is None for row in known
+                ]
         check_example(events, user, examples.get(user))
     clean.unpersist()
 
@@ -147,8 +149,10 @@ def test_the_boundary_is_exclusive_for_columns_and_for_arrays(spark):
 
 def test_a_user_with_100_000_events_keeps_the_last_n(spark):
     busy = spark.range(100_000).select(
-        F.concat(F.lit("e"), "id").alias("event_id"), F.lit("busy").alias("user_id"), F.timestamp_millis(F.lit(START) + F.col("id") % 30).alias("event_time"),
-        F.lit("organic").alias("source"), F.col("id").cast("string").alias("item_id"), F.lit(None).cast("string").alias("category_id"), F.lit(0.5).alias("value"),
+        F.concat(F.lit("e"), "id").alias("event_id"), F.lit("busy").alias("user_id"),
+        F.timestamp_millis(F.lit(START) + F.col("id") % 30).alias("event_time"),
+        F.lit("organic").alias("source"), F.col("id").cast("string").alias("item_id"),
+        F.lit(None).cast("string").alias("category_id"), F.lit(0.5).alias("value"),
     )  # fmt: skip
     clean = accepted(judge_events(busy, list(STREAMS), {"category_id": "categorical", "value": "numeric"}, 0, START + 10 * DAY))
     row = user_sequences(clean, STREAMS, AS_OF).first()
@@ -168,7 +172,14 @@ def test_vocabulary_rows_never_change_and_new_ids_append(spark):
 
 
 def test_a_policy_reads_only_its_sources_attributes_and_events(spark):
-    events = world([[dict(source="organic", event_time=START + t, delay=None, item_id="a", country="X", category_id="c", by_id=False) for t in range(3)]])
+    events = world(
+        [
+            [
+                dict(source="organic", event_time=START + t, delay=None, item_id="a", country="X", category_id="c", by_id=False)
+                for t in range(3)
+            ]
+        ]
+    )
     sequences = user_sequences(frame(spark, events), STREAMS, AS_OF)
     policy = FeaturePolicy(sources=("organic",), drop_attributes={"organic": ("value",)}, max_events={"organic": 2})
     row = select_features(sequences, policy.select(STREAMS)).first()

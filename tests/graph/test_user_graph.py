@@ -124,9 +124,7 @@ def test_probed_search_equals_brute_force_inside_the_probed_lists(probed):
         return {number for _, number in sorted(scored)[: CONFIG.k1_probed]}
 
     probes = {(row["country"], row["user_id"]): lists(row) for row in users.collect()}
-    expected = brute_force(
-        users.collect(), CONFIG.k2, lambda me, them: them["cluster_id"] in probes[me["country"], me["user_id"]]
-    )
+    expected = brute_force(users.collect(), CONFIG.k2, lambda me, them: them["cluster_id"] in probes[me["country"], me["user_id"]])
     assert max(map(len, vectors.values())) == CONFIG.k1
     ours = as_lists(edges)
     assert_same(ours, expected)

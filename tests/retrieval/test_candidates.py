@@ -22,7 +22,11 @@ event = st.fixed_dictionaries({
 ad = st.fixed_dictionaries({"account": st.integers(0, 2), "start": st.integers(-1, 5), "length": st.sampled_from([None, 1, 5])})
 edge = st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.9, 0.5, 0.25, 0.0, -0.1]))
 case = st.fixed_dictionaries(
-    {"events": st.lists(event, max_size=12), "ads": st.lists(ad, max_size=6), "edges": st.lists(edge, max_size=8, unique_by=lambda e: e[:2])}
+    {
+        "events": st.lists(event, max_size=12),
+        "ads": st.lists(ad, max_size=6),
+        "edges": st.lists(edge, max_size=8, unique_by=lambda e: e[:2]),
+    }
 )
 
 
@@ -47,7 +51,9 @@ def run(spark, cases, config=CONFIG):
                 "user_id": f"{name}u{row['user']}", "source": row["source"], "event_time": AS_OF - row["age"] * DAY, "arrival_time": None,
                 "item_id": f"{name}a{row['ad']}", "account_id": account,
             })  # fmt: skip
-    spark_edges = spark.createDataFrame([(*row, "X", "alure") for row in edges], "src_user_id string, dst_user_id string, weight double, country string, graph string")
+    spark_edges = spark.createDataFrame(
+        [(*row, "X", "alure") for row in edges], "src_user_id string, dst_user_id string, weight double, country string, graph string"
+    )
     spark_events = spark.createDataFrame(
         [(row["user_id"], row["source"], time(row["event_time"]), row["item_id"], row["account_id"]) for row in events],
         "user_id string, source string, known_at timestamp, item_id string, account_id string",
@@ -75,7 +81,13 @@ def test_candidates_agree_with_the_plain_python_oracle_on_hundreds_of_cases(spar
 def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_holds(spark):
     click = {"source": "ad_click", "age": 1}
     ads = [{"account": 0, "start": 3, "length": None} for _ in range(5)] + [{"account": 0, "start": 3, "length": 1}]
-    events = [dict(click, user=0, ad=0), dict(click, user=1, ad=0), dict(click, user=1, ad=1), dict(click, user=1, ad=5), dict(click, user=1, ad=2, age=-1)]
+    events = [
+        dict(click, user=0, ad=0),
+        dict(click, user=1, ad=0),
+        dict(click, user=1, ad=1),
+        dict(click, user=1, ad=5),
+        dict(click, user=1, ad=2, age=-1),
+    ]
     found, _ = run(spark, [{"events": events, "ads": ads, "edges": [(0, 1, 0.5), (2, 1, 0.5)]}])
     rows = {row["user_id"]: row for row in found.collect()}
     assert rows["c0u0"]["ad_id"][0] == "c0a1", "clicked by the neighbour and active"
@@ -88,7 +100,9 @@ def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_ho
 
 
 def test_without_ads_or_clicks_every_user_with_an_edge_has_an_empty_list(spark):
-    edges = spark.createDataFrame([("u", "v", 0.5, "X", "alure")], "src_user_id string, dst_user_id string, weight double, country string, graph string")
+    edges = spark.createDataFrame(
+        [("u", "v", 0.5, "X", "alure")], "src_user_id string, dst_user_id string, weight double, country string, graph string"
+    )
     events = spark.createDataFrame([], "user_id string, source string, known_at timestamp, item_id string, account_id string")
     ads = spark.createDataFrame([], "ad_id string, account_id string, active_from timestamp, active_to timestamp")
     for given_ads in (ads, None):

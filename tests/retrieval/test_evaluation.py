@@ -25,7 +25,9 @@ def test_a_user_without_a_list_scores_zero():
 
 def rows(recall, policy="pipeline", **more):
     users = [f"u{number}" for number in range(len(recall))]
-    return pd.DataFrame({"user_id": users, "task": "ads", "policy": policy, "recall": recall, "ndcg": recall, "country": "A", "new_user": False, **more})
+    return pd.DataFrame(
+        {"user_id": users, "task": "ads", "policy": policy, "recall": recall, "ndcg": recall, "country": "A", "new_user": False, **more}
+    )
 
 
 def test_two_runs_are_paired_by_user_in_total_by_country_and_for_new_users():

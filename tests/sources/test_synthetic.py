@@ -42,9 +42,7 @@ class World:
         self.follows = _pandas(follows)
         self.schema = {field.name: field.dataType.simpleString() for field in events.schema}
         self.events = _pandas(events.drop("media_embedding"))
-        outcomes = {
-            name: set(self.events.loc[self.events.source == name, "impression_id"]) for name in ("ad_click", "conversion")
-        }
+        outcomes = {name: set(self.events.loc[self.events.source == name, "impression_id"]) for name in ("ad_click", "conversion")}
         shown = self.events[self.events.source == "ad_impression"]
         self.shown = shown.assign(
             click=shown.event_id.isin(outcomes["ad_click"]).astype(int),
@@ -182,9 +180,7 @@ def test_rows_do_not_depend_on_the_number_of_partitions(spark: SparkSession) -> 
 
 
 @pytest.mark.parametrize(("label", "probability"), [("click", "p_click"), ("conversion", "p_conversion")])
-def test_clicks_and_conversions_happen_as_often_as_the_truth_says(
-    answered: pd.DataFrame, label: str, probability: str
-) -> None:
+def test_clicks_and_conversions_happen_as_often_as_the_truth_says(answered: pd.DataFrame, label: str, probability: str) -> None:
     decile = pd.qcut(answered[probability], 10, labels=False)
     by_decile = answered.groupby(decile).agg(n=(label, "size"), observed=(label, "mean"), truth=(probability, "mean"))
     z = (by_decile.observed - by_decile.truth) / np.sqrt(by_decile.truth * (1 - by_decile.truth) / by_decile.n)
@@ -220,9 +216,7 @@ def test_conversion_rises_with_dwell_for_active_users_only(full: World) -> None:
 
 
 def test_clicks_and_conversions_name_their_impression_and_come_after_it(full: World) -> None:
-    shown, click, conversion = (
-        full.of(source).set_index("impression_id") for source in ("ad_impression", "ad_click", "conversion")
-    )
+    shown, click, conversion = (full.of(source).set_index("impression_id") for source in ("ad_impression", "ad_click", "conversion"))
     assert shown.index.is_unique
     assert click.index.is_unique
     assert conversion.index.is_unique

@@ -95,9 +95,7 @@ def respond(pairs: DataFrame, spark: SparkSession, options: WorldOptions) -> Dat
     gives nulls. Cost: some forty exponentials per pair, no shuffle.
     """
     del spark  # the answer follows from the ids; the session stays in the signature for truths that are tables
-    frame = pairs.withColumns(
-        {"__user": parsed("u", F.col("user_id"), options.users), "__ad": parsed("a", F.col("ad_id"), options.ads)}
-    )
+    frame = pairs.withColumns({"__user": parsed("u", F.col("user_id"), options.users), "__ad": parsed("a", F.col("ad_id"), options.ads)})
     frame, user = attach(frame, "__user_", user_columns(options, F.col("__user")))
     frame, ad = attach(frame, "__ad_", ad_columns(options, F.col("__ad")))
     frame = frame.withColumn("__base", base_log_odds(options, user, ad, F.unix_millis(F.col("time"))))
@@ -115,9 +113,7 @@ def respond(pairs: DataFrame, spark: SparkSession, options: WorldOptions) -> Dat
         {"p_click": F.when(known, p_click), "p_conversion": F.when(known, p_conversion), "value": F.when(known, ad["value"])}
     )
     expected = ad["bid"] * F.col("p_click") + F.col("value") * F.col("p_conversion")
-    return frame.withColumn("expected_value", expected).select(
-        *pairs.columns, "p_click", "p_conversion", "value", "expected_value"
-    )
+    return frame.withColumn("expected_value", expected).select(*pairs.columns, "p_click", "p_conversion", "value", "expected_value")
 
 
 def _nodes(count: int) -> list[tuple[float, float]]:

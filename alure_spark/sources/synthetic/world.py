@@ -56,9 +56,7 @@ MAX_DELAY_MS = 2 * DAY_MS
 MAX_FOLLOWS = 8  # times the mean
 
 
-def canonical(
-    spark: SparkSession, options: WorldOptions, partitions: int | None = None
-) -> tuple[DataFrame, DataFrame, DataFrame]:
+def canonical(spark: SparkSession, options: WorldOptions, partitions: int | None = None) -> tuple[DataFrame, DataFrame, DataFrame]:
     """(events, ads, follows) as in tables.py, before ingestion derives its columns; events carry EXTRA_ATTRIBUTES too.
 
     Events: one row per event, event_id unique; impressions lie within `days` days of `start` (ads up to a minute later), clicks

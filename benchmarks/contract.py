@@ -1,0 +1,136 @@
+"""What every benchmark leaves behind: benchmarks/results/NAME.json and one table on the terminal.
+
+Enters: rows (one per road, with seconds and whatever the benchmark measures) and ratios. A ratio above 1 means that ours is
+better, unless its name says share or cost. The tables of the README are generated from these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from alure_spark.tracking import git_commit
+
+RESULTS = Path(__file__).parent / "results"
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")  # the CPU flags that decide speed
+PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "scipy", "scikit-learn", "pandas", "faiss-cpu", "torch", "implicit")
+Row = dict[str, Any]
+
+
+def machine() -> dict[str, Any]:
+    """Cores that this process may use, CPU model and flags, memory."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    named = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = set((named.get("flags") or named.get("Features") or "").split())
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": named.get("model name", platform.processor() or platform.machine()),
+        "cpu_flags": [flag for flag in FLAGS if flag in flags],
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the installed packages that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """{"median", "min", "max"} of one ratio over the repetitions."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+@contextmanager
+def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
+    """Fills seconds_wall, seconds_cpu and peak_mb (resident, sampled) of the block, over this process and all its children.
+
+    seconds_cpu and peak_mb are None where there is no /proc.
+    """
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while True:
+            peak[0] = max(peak[0], _tree()[1])
+            if stop.wait(interval_s):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    cpu, wall = _tree()[0], time.perf_counter()
+    try:
+        yield row
+    finally:
+        row["seconds_wall"], after = time.perf_counter() - wall, _tree()[0]
+        stop.set()
+        watcher.join()
+        known = after > 0
+        row["seconds_cpu"], row["peak_mb"] = (after - cpu, peak[0]) if known else (None, None)
+
+
+def _tree() -> tuple[float, float]:
+    """(CPU seconds, resident MB) of this process, its living descendants and the children that they have reaped."""
+    processes: dict[int, tuple[int, float, float]] = {}
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        processes[int(entry.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])) / tick, int(fields[21]) * page / 2**20)
+    family, cpu, resident = [os.getpid()] if processes else [], 0.0, 0.0
+    while family:
+        parent = family.pop()
+        _, seconds, megabytes = processes[parent]
+        cpu, resident = cpu + seconds, resident + megabytes
+        family += [process for process, (its_parent, _, _) in processes.items() if its_parent == parent]
+    return cpu, resident
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as one aligned text table; columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = [columns, *[[_cell(row.get(column)) for column in columns] for row in rows]]
+    widths = [max(len(line[index]) for line in text) for index in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in text)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) and abs(value) < 10 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def publish(
+    name: str, size: Mapping[str, Any], rows: Sequence[Row], ratios: Mapping[str, Mapping[str, float]], folder: Path = RESULTS
+) -> Path:
+    """Prints the table and the ratios, and writes folder/NAME.json; returns its path."""
+    result = {
+        "name": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git_commit(), "machine": machine(),
+        "versions": versions(), "size": dict(size), "rows": list(rows), "ratios": {key: dict(value) for key, value in ratios.items()},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print(table(rows))
+    for key, value in ratios.items():
+        print(f"{key}: median {value['median']:.3f} (min {value['min']:.3f}, max {value['max']:.3f})")
+    print(f"written to {path}", file=sys.stderr)
+    return path

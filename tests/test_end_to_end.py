@@ -1,0 +1,320 @@
+"""The chain as its users run it: twice, in parts, killed, on three kinds of Spark, on data that lacks half of what it could have."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from pyspark.sql import functions as F
+
+from alure_spark.config import build, load
+from alure_spark.errors import DataError, QualityError
+from alure_spark.lake import Lake, as_of_scope
+from alure_spark.sources.synthetic.options import WorldOptions
+from alure_spark.sources.synthetic.truth import truth_users
+from jobs.command import open_context, run_jobs
+from jobs.pipeline import STAGES, stages
+from tests.conftest import ROOT, overrides
+
+CONF = ROOT / "conf" / "test.yml"
+PUBLISHED = {
+    "events", "ads", "follows", "quarantine", "user_sequences", "training_examples", "vocabularies", "user_embeddings",
+    "user_clusters", "cluster_centroids", "user_edges", "ad_candidates", "evaluation_users",
+}  # fmt: skip
+
+
+def contents(lake: Lake) -> dict[str, str]:
+    """Table -> content hash of what its last published run wrote."""
+    lake.refresh()
+    rows = lake.runs().where("status = 'published'").orderBy("finished").select("content_hashes", "job").collect()
+    return {f"{row['job']}.{table}": value for row in rows for table, value in row["content_hashes"].items()}
+
+
+def run(folder: Path, *more: str, first: str = "", last: str = ""):
+    context = open_context(load(CONF, overrides(folder, *more)))
+    run_jobs(context, stages(first, last), "pipeline")
+    return context
+
+
+def command(folder: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[str]:
+    """`python -m jobs.X ...` against the folder."""
+    values = [part for value in overrides(folder, *settings) for part in ("--set", value)]
+    return [sys.executable, "-m", *arguments, "--conf", str(CONF), *values]
+
+
+def in_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own, which starts its own Spark."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
+    return subprocess.run(arguments, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+
+
+def test_the_chain_publishes_every_table_and_one_mlflow_run_with_plots(chain):
+    assert set(chain.lake.published_versions()) == PUBLISHED
+    for name in PUBLISHED - {"quarantine"}:
+        assert chain.lake.read(name).count() > 0, name
+    client = mlflow.MlflowClient(chain.config.tracking.uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])
+    assert found.data.tags["alure.config_hash"] == chain.config.digest()
+    read = {item.dataset.name.split("@")[0] for item in found.inputs.dataset_inputs}
+    assert {"events", "user_sequences", "user_embeddings", "user_edges", "ads", "ad_candidates"} <= read
+    plots = {item.path for stage in ("evaluate", "retrieve_ads") for item in client.list_artifacts(found.info.run_id, stage)}
+    assert {"evaluate/ads_recall.png", "evaluate/items_recall.png", "retrieve_ads/ads_per_user.png"} <= plots
+    metrics = found.data.metrics
+    assert metrics["build_graph.recall_worst_country"] == 1.0, "exact search"
+    assert metrics["evaluate.items.recall_minus.random_neighbours.low"] > 0
+
+
+def test_running_twice_changes_nothing(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    again = run(tmp_path)
+    first, second = contents(chain.lake), contents(again.lake)
+    assert {key: value for key, value in second.items() if "vocabularies" not in key} == {
+        key: value for key, value in first.items() if "vocabularies" not in key
+    }
+    assert again.lake.read("vocabularies").count() == chain.lake.read("vocabularies").count(), "append-only: nothing new to append"
+
+
+@pytest.mark.parametrize("partitions", [1, pytest.param(7, marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_tables_for_any_number_of_partitions(spark, chain, tmp_path, partitions):
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    try:
+        spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+        assert contents(run(tmp_path).lake) == contents(chain.lake)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+
+
+def community_share(spark, context) -> tuple[float, float, int]:
+    """(share of edges inside a planted community, share of pairs of one country that are, edges)."""
+    world = build(WorldOptions, context.config.source.options, "source.options")
+    people = truth_users(spark, world).select("user_id", "community")
+    edges = context.lake.read("user_edges").select("src_user_id", "dst_user_id", "country")
+    ends = edges.join(people.toDF("src_user_id", "src"), "src_user_id").join(people.toDF("dst_user_id", "dst"), "dst_user_id")
+    share, count = ends.agg(F.avg((F.col("src") == F.col("dst")).cast("int")), F.count("*")).first()
+    embedded = context.lake.read("user_embeddings").select("user_id", "country").join(people, "user_id").toPandas()
+    sizes = embedded.groupby("country").size()
+    inside = embedded.groupby(["country", "community"]).size()
+    chance = (inside * (inside - 1)).groupby("country").sum() / (sizes * (sizes - 1)).clip(lower=1)
+    weight = pd.Series({row["country"]: row["count"] for row in edges.groupBy("country").count().collect()})
+    return share, float((chance.reindex(weight.index) * weight).sum() / weight.sum()), count
+
+
+def test_neighbours_share_the_planted_community_far_above_chance(spark, chain):
+    share, chance, edges = community_share(spark, chain)
+    print(f"synthetic world: {share:.3f} of {edges} edges inside a community, chance {chance:.3f}")
+    assert share > 4 * chance
+
+
+def test_on_the_null_world_neighbours_share_a_community_by_chance_only(spark, tmp_path):
+    share, chance, edges = community_share(spark, run(tmp_path, "source.options.null=true", last="build_graph"))
+    print(f"null world: {share:.3f} of {edges} edges inside a community, chance {chance:.3f}")
+    # Edges of one user are not independent: four binomial errors.
+    assert abs(share - chance) < 4 * (chance * (1 - chance) / edges) ** 0.5
+
+
+def test_against_an_equal_run_the_paired_difference_is_exactly_zero(chain, tmp_path, capsys):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    config = load(CONF, [*overrides(tmp_path), f"tracking.uri={chain.config.tracking.uri}", "evaluate.bootstrap=50"])
+    client = mlflow.MlflowClient(chain.config.tracking.uri)
+    earlier = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])[-1].info.run_id
+    context = open_context(config, against=earlier)
+    run_jobs(context, stages("evaluate", "evaluate"), "evaluate")
+    assert {key: context.tracker.metrics[f"evaluate.ads.recall_gain{key}"] for key in ("", ".low", ".high")} == {
+        "": 0,
+        ".low": 0,
+        ".high": 0,
+    }
+    shown = capsys.readouterr().out
+    assert all(group in shown for group in ("all users", "new users", "country C0"))
+
+
+def test_a_set_without_ads_or_clicks_gets_a_graph_empty_candidates_and_absent_metrics(spark, tmp_path):
+    rows = [
+        (f"u{user}", f"i{item}", f"2020-01-{day:02d} 00:00:00")
+        for user in range(12)
+        for day in range(1, 15)
+        for item in [(user % 2) * 20 + day]
+    ]
+    pd.DataFrame(rows, columns=["who", "what", "at"]).to_csv(tmp_path / "log.csv", index=False)
+    (tmp_path / "own.yml").write_text(f"""
+source:
+  kind: tables
+  options:
+    root: {tmp_path}
+    events: [{{path: log.csv, format: csv, read_options: {{header: "true"}}, source: view, columns: {{user_id: who, item_id: what, event_time: at}}}}]
+streams: {{view: {{}}}}
+time: {{as_of: "2020-01-10"}}
+embedding: {{dimension: 4}}
+graph: {{k2: 3}}
+evaluate: {{min_items: 2, bootstrap: 20}}
+""")
+    context = open_context(load(tmp_path / "own.yml", overrides(tmp_path)))
+    run_jobs(context, stages(), "pipeline")
+    candidates = context.lake.read("ad_candidates").collect()
+    assert len(candidates) == 12
+    assert all(row["ad_id"] == [] for row in candidates)
+    edges = context.lake.read("user_edges").collect()
+    assert all(int(row["src_user_id"][1:]) % 2 == int(row["dst_user_id"][1:]) % 2 for row in edges if row["rank"] <= 3)
+    assert "evaluate.ads.recall" not in context.tracker.metrics
+    assert "evaluate.items.recall" in context.tracker.metrics
+    found = mlflow.MlflowClient(context.config.tracking.uri).search_runs(["1"])[0]
+    assert "evaluate.ads.recall" in found.data.tags["alure.absent_metrics"]
+    assert context.lake.read("training_examples").count() == 0
+
+
+def test_bad_embeddings_are_quarantined_and_two_models_refused(spark, chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    context = open_context(load(CONF, overrides(tmp_path)))
+    scope = as_of_scope(context.config.time.as_of_ms)
+    good = context.lake.read("user_embeddings")
+    users = [row["user_id"] for row in good.orderBy("user_id").limit(2).collect()]
+    bad = F.when(F.col("user_id") == users[0], F.transform("embedding", lambda x: x * 0)).when(
+        F.col("user_id") == users[1], F.transform("embedding", lambda x: F.lit(float("nan")).cast("float"))
+    )
+    with context.lake.run("embed_users", context.config, scope) as embedding_run:
+        embedding_run.write("user_embeddings", good.withColumn("embedding", F.coalesce(bad, "embedding")), scope)
+    run_jobs(context, stages("build_graph", "build_graph"), "graph")
+    refused = {row["reason"] for row in context.lake.read("quarantine").where("source = 'user_embeddings'").collect()}
+    assert refused == {"embedding is all zeros", "embedding holds null, NaN or infinity"}
+    assert context.lake.read("user_edges").where(F.col("src_user_id").isin(users) | F.col("dst_user_id").isin(users)).isEmpty()
+
+    edges = contents(context.lake)["build_graph.user_edges"]
+    with context.lake.run("embed_users", context.config, scope) as embedding_run:
+        embedding_run.write("user_embeddings", good.withColumn("model_id", F.substring("user_id", -1, 1)), scope)
+    with pytest.raises(DataError, match="more than one model_id"):
+        run_jobs(context, stages("build_graph", "build_graph"), "graph")
+    floor = open_context(
+        load(CONF, overrides(tmp_path, "graph.recall_floor=1", "graph.search=probed", "graph.users_per_cluster=5", "graph.k1_probed=1"))
+    )
+    with context.lake.run("embed_users", context.config, scope) as embedding_run:
+        embedding_run.write("user_embeddings", good, scope)
+    with pytest.raises(QualityError, match=r"below graph.recall_floor=1"):
+        run_jobs(floor, stages("build_graph", "build_graph"), "graph")
+    assert contents(context.lake)["build_graph.user_edges"] == edges, "what was published stays"
+
+
+def test_bad_input_ends_with_exit_code_2_one_sentence_and_untouched_tables(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    before = contents(Lake(chain.spark, load(CONF, overrides(tmp_path)).lake))
+    for settings, message in (
+        (("time.not_after=2001-01-01",), "error: source synthetic gave no acceptable event"),
+        (("streams.conversion.attributes.vlaue=numeric",), "lacks the column 'vlaue'; did you mean 'value'"),
+        (("source.options.user=3",), "unknown configuration key 'source.options.user'; did you mean 'users'"),
+    ):
+        result = in_process(command(tmp_path, "jobs.ingest_events", settings=settings))
+        assert result.returncode == 2, result.stderr[-2000:]
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+    assert contents(Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)) == before
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(chain, tmp_path, capsys):
+    for job in STAGES.values():
+        job.explain(chain)
+    shown = capsys.readouterr().out
+    assert "reads   user_embeddings v1:" in shown
+    assert "writes  user_edges where as_of = TIMESTAMP '2025-01-16 00:00:00.000' (now v1)" in shown
+    empty = open_context(load(CONF, overrides(tmp_path)))
+    for job in STAGES.values():
+        job.explain(empty)
+    assert not (tmp_path / "lake").exists()
+    assert "reads   events: not published yet" in capsys.readouterr().out
+
+
+def test_the_notebooks_run(spark, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    places = " ".join(value for value in overrides(tmp_path) if not value.startswith("lake.root"))
+    for key, value in {"ALURE_CONF": str(CONF), "ALURE_ROOT": f"{tmp_path}/lake", "ALURE_SET": places}.items():
+        monkeypatch.setenv(key, value)
+    for path in sorted((ROOT / "notebooks").glob("*.py")):
+        assert path.read_text().startswith("# Databricks notebook source\n")
+        runpy.run_path(str(path), run_name="__main__")
+    assert "evaluate: published evaluation_users" in capsys.readouterr().out
+
+
+KINDS = {
+    "real worker processes": ("spark.master=local-cluster[2,1,1024]", "spark.settings={spark.executor.memory: 1g}"),
+    "Spark Connect": ("spark.remote=local[2]",),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_chain_gives_the_same_tables_on(kind, chain, tmp_path):
+    result = in_process(command(tmp_path, "jobs.pipeline", settings=KINDS[kind]))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert contents(Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)) == contents(chain.lake)
+
+
+def test_a_job_runs_under_spark_submit(chain, tmp_path):
+    from alure_spark.session import DELTA_PACKAGE
+
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    submit = [str(Path(sys.executable).parent / "spark-submit"), "--master", "local[2]", "--packages", DELTA_PACKAGE]
+    arguments = command(tmp_path, "jobs.retrieve_ads")[3:]
+    result = in_process([*submit, "jobs/retrieve_ads.py", *arguments], PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "retrieve_ads: published ad_candidates v2" in result.stdout
+    without = [*submit[:3], "jobs/retrieve_ads.py", *arguments]
+    result = in_process(without, PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
+    assert result.returncode == 2
+    assert "Delta is missing from this Spark: give spark-submit --packages io.delta" in result.stderr
+
+
+def kill_in_stage(folder: Path, stage: str) -> None:
+    """Start the stage and kill its driver (and everything it started) the moment its first table has a new commit."""
+    log = folder / "lake" / STAGES[stage].writes[0] / "_delta_log"
+    seen = set(log.glob("*.json")) | {log / "00000000000000000000.json"}  # version 0 only creates the table
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
+    process = subprocess.Popen(
+        command(folder, f"jobs.{stage}"), cwd=ROOT, env=clean, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not set(log.glob("*.json")) - seen:
+        assert process.poll() is None, "the stage ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_driver_killed_while_it_writes_the_graph_is_not_seen_and_can_start_again(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    kill_in_stage(tmp_path, "build_graph")
+    lake = Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)
+    assert contents(lake) == contents(chain.lake)
+    assert lake.published_versions() == chain.lake.published_versions(), "readers still see the version before"
+    run(tmp_path, first="build_graph", last="build_graph")
+    assert contents(lake) == contents(chain.lake)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_in_each_stage_and_started_again_ends_as_an_undisturbed_run(chain, tmp_path):
+    for stage in STAGES:
+        kill_in_stage(tmp_path, stage)
+        run(tmp_path, first=stage, last=stage)
+    lake = Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)
+    assert contents(lake) == contents(chain.lake)
+
+
+def test_the_readmes_tree_is_the_real_tree():
+    text = (ROOT / "README.md").read_text()
+    tree = text.split("<!-- tree -->")[1].split("```")[1]
+    named, folder = set(), ""
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        if name.endswith("/"):
+            folder = name
+        named.add(name if name.endswith("/") or not line.startswith(" ") else folder + name)
+    for name in named:
+        assert (ROOT / name).exists(), name
+    modules = {path.relative_to(ROOT).as_posix() for room in ("alure_spark", "jobs", "benchmarks") for path in (ROOT / room).glob("*.py")}
+    rooms = {f"alure_spark/{path.parent.name}/" for path in (ROOT / "alure_spark").glob("*/__init__.py")}
+    missing = {name for name in modules | rooms if name not in named and not name.endswith("__init__.py")}
+    assert not missing, missing
