@@ -61,8 +61,8 @@ def embed(indptr: np.ndarray, items: np.ndarray, model: ItemVectors) -> np.ndarr
 def fit_svd(histories: ItemHistories, dimension: int, seed: int) -> ItemVectors:
     """Right singular vectors of the idf-weighted user-item matrix with unit rows, times idf: embedding a user projects the row.
 
-    Unit rows keep the heaviest buyers from owning the first directions (better than raw rows on three of the four settings
-    of benchmarks/user_graph). At most min(dimension, U, I) columns: a smaller matrix has no more directions.
+    Unit rows keep the heaviest buyers from owning the first directions; with raw rows 16 directions were worse on both sets of
+    benchmarks/user_graph, 64 better on one and worse on the other. At most min(dimension, U, I) columns.
     """
     items = histories.vocabulary()
     had = histories.matrix(items)
