@@ -113,11 +113,11 @@ def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
     def nearest(model: ItemVectors) -> np.ndarray:
         return embedding_neighbours(embed(split.histories.indptr, split.histories.items, model), split.countries, NEIGHBOURS)
 
-    def als(seed: int) -> np.ndarray:
+    def als(seed: int, **dials: float) -> np.ndarray:
         from implicit.als import AlternatingLeastSquares
 
         with threadpool_limits(1, "blas"):  # implicit calls BLAS from its own threads, and warns otherwise
-            model = AlternatingLeastSquares(factors=64, random_state=seed, use_gpu=False, num_threads=2)
+            model = AlternatingLeastSquares(factors=64, random_state=seed, use_gpu=False, num_threads=2, **dials)
             model.fit(split.had.astype(np.float32), show_progress=False)
         return embedding_neighbours(model.user_factors, split.countries, NEIGHBOURS)
 
@@ -128,6 +128,7 @@ def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
         "svd_16": (True, lambda seed: nearest(fit_svd(split.histories, 16, seed))),
         "svd_64": (True, lambda seed: nearest(fit_svd(split.histories, 64, seed))),
         "als_64": (True, als),
+        "als_64_alpha_10": (True, lambda seed: als(seed, alpha=10.0, regularization=0.1)),
         "item2vec_64_window_4": (True, lambda seed: nearest(fit_item2vec(split.histories, 64, 4, seed))),
         "item2vec_64_window_8": (True, lambda seed: nearest(fit_item2vec(split.histories, 64, 8, seed))),
     }
@@ -142,7 +143,9 @@ def judge_set(
     4. recall per user, averaged over the seeds, and paired differences.
     """
     fixed = [*overrides, f"embedding.min_items={MIN_ITEMS}", "graph.recall_queries=0", "graph.compare_roads=false"]
-    split = split_events(run_pipeline(CONFS[name], fixed, "ingest_events", "ingest_events"))
+    ingested = run_pipeline(CONFS[name], fixed, "ingest_events", "ingest_events")
+    countries = ingested.lake.read("events").select("country").distinct().count()
+    split = split_events(ingested)
     fixed.append(f"time.as_of={format_time(split.as_of_ms)}")
     run_pipeline(CONFS[name], fixed, "build_sequences", "build_sequences")
 
@@ -168,7 +171,12 @@ def judge_set(
     theirs = np.nanmean(recalls[best["road"]], axis=1)
     ratio = contract.spread((np.nanmean(ours, axis=1) / theirs).tolist())
     size = {"eligible_users": len(split.countries), "judged_users": rows[0]["users"], "items": split.had.shape[1]}
-    size |= {"countries": len(set(split.countries)), "cut": format_time(split.as_of_ms), "best_peer": best["road"]}
+    size |= {
+        "countries": len(set(split.countries)),
+        "countries_with_events": countries,
+        "cut": format_time(split.as_of_ms),
+        "best_peer": best["road"],
+    }
     return size, rows, ratio
 
 

@@ -150,7 +150,8 @@ source:
   kind: tables
   options:
     root: {tmp_path}
-    events: [{{path: log.csv, format: csv, read_options: {{header: "true"}}, source: view, columns: {{user_id: who, item_id: what, event_time: at}}}}]
+    events:
+      - {{path: log.csv, format: csv, read_options: {{header: "true"}}, source: view, columns: {{user_id: who, item_id: what, event_time: at}}}}
 streams: {{view: {{}}}}
 time: {{as_of: "2020-01-10"}}
 embedding: {{dimension: 4}}

