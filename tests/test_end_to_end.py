@@ -151,7 +151,8 @@ source:
   options:
     root: {tmp_path}
     events:
-      - {{path: log.csv, format: csv, read_options: {{header: "true"}}, source: view, columns: {{user_id: who, item_id: what, event_time: at}}}}
+      - {{path: log.csv, format: csv, read_options: {{header: "true"}}, source: view,
+         columns: {{user_id: who, item_id: what, event_time: at}}}}
 streams: {{view: {{}}}}
 time: {{as_of: "2020-01-10"}}
 embedding: {{dimension: 4}}
