@@ -69,7 +69,9 @@ class Tracker:
         if mlflow.get_experiment_by_name(self.config.experiment) is None:
             root = self.config.artifact_root
             place = Path(root).absolute().as_uri() if root and "://" not in root else root or None
-            mlflow.create_experiment(self.config.experiment, artifact_location=place)
+            # The kind makes the MLflow page open with runs, metrics and their comparison instead of its GenAI view.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            mlflow.create_experiment(self.config.experiment, artifact_location=place, tags=kind)
         mlflow.set_experiment(self.config.experiment)
         tags = {
             "alure.job": job,
