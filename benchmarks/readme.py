@@ -26,7 +26,8 @@ def record_demo(uri: str) -> None:
     """The newest finished pipeline run of the demo -> results/demo.json."""
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("alure_spark")
-    runs = client.search_runs([experiment.experiment_id], "tags.`alure.job` = 'pipeline' AND params.name = 'demo' AND status = 'FINISHED'")
+    found = [experiment.experiment_id] if experiment else []
+    runs = client.search_runs(found, "tags.`alure.job` = 'pipeline' AND params.name = 'demo' AND status = 'FINISHED'")
     if not runs:
         raise SystemExit(f"{uri} holds no finished demo run: run make demo first")
     run = runs[0]
