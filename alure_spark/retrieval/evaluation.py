@@ -8,14 +8,17 @@ graph against later items, protocol.py). Everything on the driver is bounded by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
+from scipy import sparse
 
+from ..config import Config
 from .candidates import active_ads, engaged_ads
-from .protocol import paired_interval
+from .protocol import judge_neighbours, paired_interval
 
 
 def population(events: DataFrame, as_of_ms: int, new_user_events: int) -> DataFrame:
@@ -75,13 +78,89 @@ def judge_lists(ranked: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequ
     return pd.DataFrame(rows, columns=["user_id", "recall", "ndcg"])
 
 
-def neighbour_edges(user_ids: np.ndarray, countries: np.ndarray, neighbours: np.ndarray) -> pd.DataFrame:
-    """Neighbour rows (n, k) with -1 where there is none, as edges of weight 1: src_user_id, dst_user_id, country, graph, weight."""
+@dataclass(frozen=True)
+class ItemSplit:
+    """Who had what before as_of and took up what after it: U users, I items that one of them had before."""
+
+    users: np.ndarray  # (U,) ids, ascending: the judged users and their neighbours
+    countries: np.ndarray  # (U,); '' for a neighbour that is not judged
+    had: sparse.csr_matrix  # (U, I)
+    later: sparse.csr_matrix  # (U, I); rows of users that are not judged are empty
+    popularity: np.ndarray  # (I,) users that had it before
+    links: np.ndarray  # (U, n) int64 rows of the pipeline's neighbours by rank, -1 where there is none
+    everybody: bool  # whether these are all eligible users: only then are exact neighbours by items known
+
+
+def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources: Sequence[str], config: Config) -> ItemSplit:
+    """The items of at most evaluate.max_users users with min_items items before as_of, and of their neighbours, on the driver."""
+    judge, as_of = config.evaluate, config.time.as_of_ms
+    pairs = item_pairs(events, sources, config.time.horizon_end_ms).persist()
+    counts = pairs.where(F.col("known_ms") < as_of).groupBy("user_id").agg(F.count("*").alias("items"))
+    eligible = counts.where(F.col("items") >= judge.min_items).join(people, "user_id").persist()
+    chosen = sample(eligible, judge.max_users).select("user_id", "country").persist()
+    near = (
+        edges.where(F.col("rank") <= judge.neighbours).join(chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id").persist()
+    )
+    pool = chosen.select("user_id").union(near.select("dst_user_id")).distinct()
+    rows, links = (
+        pd.DataFrame(frame.toPandas()) for frame in (pairs.join(pool, "user_id"), near.select("src_user_id", "dst_user_id", "rank"))
+    )
+    country = pd.DataFrame(chosen.toPandas()).set_index("user_id")["country"]
+    everybody = eligible.count() == len(country)
+    for frame in (pairs, eligible, chosen, near):
+        frame.unpersist()
+
+    before, after = rows[rows["known_ms"] < as_of], rows[(rows["known_ms"] >= as_of) & rows["user_id"].isin(country.index)]
+    users, items = np.array(sorted(set(before["user_id"])), object), np.unique(before["item_hash"].to_numpy(np.int64))
+    had = _cells(before, users, items)
+    links = links[links["src_user_id"].isin(users) & links["dst_user_id"].isin(users)]
+    neighbours = np.full((len(users), judge.neighbours), -1, np.int64)
+    ends = [np.searchsorted(users, links[name].to_numpy()) for name in ("src_user_id", "dst_user_id")]
+    neighbours[ends[0], links["rank"].to_numpy() - 1] = ends[1]
+    later = _cells(after[after["user_id"].isin(users) & after["item_hash"].isin(items)], users, items)
+    return ItemSplit(
+        users, country.reindex(users).fillna("").to_numpy(), had, later, np.asarray(had.sum(axis=0)).ravel(), neighbours, everybody
+    )
+
+
+def judge_items(split: ItemSplit, policies: Mapping[str, np.ndarray], k: int) -> pd.DataFrame:
+    """user_id, task, policy, recall, ndcg of every policy's neighbours (U, n); NaN where the user has no later item."""
+    parts = []
+    for policy, neighbours in policies.items():
+        judged = judge_neighbours(split.had, split.later, neighbours, split.popularity, k)
+        parts.append(pd.DataFrame({"user_id": split.users, "task": "items", "policy": policy, **judged._asdict()}))
+    return pd.concat(parts)
+
+
+def judge_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """(user_id, task, policy, recall, ndcg of every policy's lists; the pipeline's first k per user).
+
+    ranked: policy -> user_id, ad_id (list, best first); wanted: user_id, ads (list), bounded.
+    """
+    relevant = {row["user_id"]: row["ads"] for row in wanted.collect()}
+    parts = []
+    shown: dict[str, list[str]] = {}
+    for policy, frame in ranked.items():
+        rows = frame.join(wanted.select("user_id"), "user_id").select("user_id", F.slice("ad_id", 1, k).alias("ads")).collect()
+        lists = {row["user_id"]: row["ads"] for row in rows}
+        shown = lists if policy == "pipeline" else shown
+        parts.append(judge_lists(lists, relevant, k).assign(task="ads", policy=policy))
+    return pd.concat(parts), shown
+
+
+def neighbour_edges(split: ItemSplit, neighbours: np.ndarray) -> pd.DataFrame:
+    """Neighbour rows (U, n) with -1 where there is none, as edges of weight 1: src_user_id, dst_user_id, country, graph, weight."""
     row, place = np.nonzero(neighbours >= 0)
     return pd.DataFrame({
-        "src_user_id": user_ids[row], "dst_user_id": user_ids[neighbours[row, place]], "country": countries[row],
+        "src_user_id": split.users[row], "dst_user_id": split.users[neighbours[row, place]], "country": split.countries[row],
         "graph": "alure", "weight": 1.0,
     })  # fmt: skip
+
+
+def _cells(pairs: pd.DataFrame, users: np.ndarray, items: np.ndarray) -> sparse.csr_matrix:
+    """(U, I) ones at the pairs."""
+    cells = (np.searchsorted(users, pairs["user_id"].to_numpy()), np.searchsorted(items, pairs["item_hash"].to_numpy()))
+    return sparse.csr_matrix((np.ones(len(pairs)), cells), shape=(len(users), len(items)))
 
 
 def summary(judged: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
