@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..boundary import known_before
 from ..config import DAY_MS, LabelConfig, StreamConfig
 from ..tables import ATTRIBUTE_TYPES, EVENTS
-from .boundary import known_before
 from .clean import id_hash
 
 HOUR_MS = 3_600_000

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..boundary import known_before
 from ..config import DAY_MS, RetrievalConfig
 
 GRAPH_BITS = {"alure": 1, "bff": 2, "ppr": 4, "blend": 8}
@@ -22,7 +23,9 @@ def engagements(events: DataFrame, weights: Mapping[str, float], target: str, co
 
     engagement = sum of weight(source) * 0.5 ** (age / half life); the strongest max_engagements_per_user stay, ties by id.
     """
-    known = events.where(F.unix_millis("known_at") < as_of_ms).where(F.col("source").isin(list(weights)) & F.col(target).isNotNull())
+    known = events.where(known_before(F.unix_millis("known_at"), as_of_ms)).where(
+        F.col("source").isin(list(weights)) & F.col(target).isNotNull()
+    )
     weight = F.lit(0.0)
     for source, value in weights.items():
         weight = F.when(F.col("source") == source, F.lit(float(value))).otherwise(weight)
@@ -86,7 +89,12 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
     by_account = through(config.account_weights, "account_id").join(few, "account_id").withColumn("kind", F.lit(2))
     both = by_ad.unionByName(by_account).groupBy("user_id", "ad_id", "account_id")
     summed = both.agg(F.sum("units").alias("units"), F.bit_or("graphs").alias("graphs"), F.sum("kind").alias("kind"))
-    own = engaged_ads(events, list(config.event_weights)).where(F.unix_millis("known_at") < as_of_ms).select("user_id", "ad_id").distinct()
+    own = (
+        engaged_ads(events, list(config.event_weights))
+        .where(known_before(F.unix_millis("known_at"), as_of_ms))
+        .select("user_id", "ad_id")
+        .distinct()
+    )
     reason = F.element_at(F.array(*(F.lit(text) for text in ("ad", "account", "ad+account"))), F.col("kind").cast("int"))
     return summed.join(own, ["user_id", "ad_id"], "left_anti").withColumn("reason", reason)
 

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from scipy import sparse
 
+from ..boundary import known_before
 from ..config import Config
 from .candidates import active_ads, engaged_ads
 from .protocol import judge_neighbours, paired_interval
@@ -23,7 +24,7 @@ from .protocol import judge_neighbours, paired_interval
 
 def population(events: DataFrame, as_of_ms: int, new_user_events: int) -> DataFrame:
     """One row per user known before as_of: user_id, country (of the last event), new_user (few events)."""
-    known = events.where(F.unix_millis("known_at") < as_of_ms).groupBy("user_id")
+    known = events.where(known_before(F.unix_millis("known_at"), as_of_ms)).groupBy("user_id")
     return known.agg(
         F.max_by("country", F.struct("known_at", "event_hash")).alias("country"), (F.count("*") < new_user_events).alias("new_user")
     )
@@ -33,14 +34,14 @@ def later_ads(events: DataFrame, ads: DataFrame, sources: Sequence[str], as_of_m
     """user_id, ads (list): ads active at as_of that the user engaged with in [as_of, end), and not before."""
     engaged = engaged_ads(events, list(sources)).withColumn("known_ms", F.unix_millis("known_at"))
     first = engaged.groupBy("user_id", "ad_id").agg(F.min("known_ms").alias("known_ms"))
-    later = first.where((F.col("known_ms") >= as_of_ms) & (F.col("known_ms") < end_ms))
+    later = first.where(~known_before(F.col("known_ms"), as_of_ms) & known_before(F.col("known_ms"), end_ms))
     return later.join(active_ads(ads, as_of_ms), "ad_id").groupBy("user_id").agg(F.sort_array(F.collect_set("ad_id")).alias("ads"))
 
 
 def item_pairs(events: DataFrame, sources: Sequence[str], end_ms: int) -> DataFrame:
     """user_id, item_hash, known_ms: the first time that the user had the item, known before end."""
     rows = events.where(F.col("source").isin(list(sources))).withColumn("known_ms", F.unix_millis("known_at"))
-    return rows.where(F.col("known_ms") < end_ms).groupBy("user_id", "item_hash").agg(F.min("known_ms").alias("known_ms"))
+    return rows.where(known_before(F.col("known_ms"), end_ms)).groupBy("user_id", "item_hash").agg(F.min("known_ms").alias("known_ms"))
 
 
 def sample(users: DataFrame, most: int) -> DataFrame:
@@ -50,7 +51,13 @@ def sample(users: DataFrame, most: int) -> DataFrame:
 
 def popular_ads(events: DataFrame, ads: DataFrame, sources: Sequence[str], users: DataFrame, as_of_ms: int, k: int) -> DataFrame:
     """user_id, ad_id (list of k): the active ads with most engaged users of the user's country, own history removed."""
-    before = engaged_ads(events, list(sources)).where(F.unix_millis("known_at") < as_of_ms).select("user_id", "ad_id").distinct().persist()
+    before = (
+        engaged_ads(events, list(sources))
+        .where(known_before(F.unix_millis("known_at"), as_of_ms))
+        .select("user_id", "ad_id")
+        .distinct()
+        .persist()
+    )
     countries = population(events, as_of_ms, 0).select("user_id", "country")
     counts = (
         before.join(countries, "user_id").join(active_ads(ads, as_of_ms), "ad_id").groupBy("country", "ad_id").agg(F.count("*").alias("n"))
@@ -95,7 +102,7 @@ def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources:
     """The items of at most evaluate.max_users users with min_items items before as_of, and of their neighbours, on the driver."""
     judge, as_of = config.evaluate, config.time.as_of_ms
     pairs = item_pairs(events, sources, config.time.horizon_end_ms).persist()
-    counts = pairs.where(F.col("known_ms") < as_of).groupBy("user_id").agg(F.count("*").alias("items"))
+    counts = pairs.where(known_before(F.col("known_ms"), as_of)).groupBy("user_id").agg(F.count("*").alias("items"))
     eligible = counts.where(F.col("items") >= judge.min_items).join(people, "user_id").persist()
     chosen = sample(eligible, judge.max_users).select("user_id", "country").persist()
     near = (
@@ -110,7 +117,10 @@ def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources:
     for frame in (pairs, eligible, chosen, near):
         frame.unpersist()
 
-    before, after = rows[rows["known_ms"] < as_of], rows[(rows["known_ms"] >= as_of) & rows["user_id"].isin(country.index)]
+    before, after = (
+        rows[known_before(rows["known_ms"], as_of)],
+        rows[~known_before(rows["known_ms"], as_of) & rows["user_id"].isin(country.index)],
+    )
     users, items = np.array(sorted(set(before["user_id"])), object), np.unique(before["item_hash"].to_numpy(np.int64))
     had = _cells(before, users, items)
     links = links[links["src_user_id"].isin(users) & links["dst_user_id"].isin(users)]

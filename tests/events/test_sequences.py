@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
+from alure_spark.boundary import known_before
 from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig
-from alure_spark.events.boundary import known_before
 from alure_spark.events.clean import accepted, judge_events
 from alure_spark.events.sequences import new_vocabulary_rows, select_features, training_examples, user_sequences
 from tests import oracle

@@ -1,4 +1,4 @@
-"""The one rule of time (house rule 2): what may be history at a moment. Training and inference both call it."""
+"""The one rule of time (house rule 2): what may be history at a moment. Every room that looks back calls it."""
 
 from __future__ import annotations
 
