@@ -82,6 +82,7 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
         settings.update(LOOPBACK)
     elif not submitted:
         builder = builder.master(config.master)
+        settings["spark.log.level"] = "ERROR"
         if config.master.startswith("local"):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             settings.update(LOOPBACK)

@@ -64,44 +64,51 @@ def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
 
     seconds_cpu and peak_mb are None where there is no /proc.
     """
-    peak, stop = [0.0], threading.Event()
+    first = _tree()
+    last, peak, stop = {key: cpu for key, (cpu, _) in first.items()}, [0.0], threading.Event()
+
+    def look() -> None:
+        family = _tree()
+        # A process that ends keeps the last figure that was seen of it.
+        last.update({key: cpu for key, (cpu, _) in family.items()})
+        peak[0] = max(peak[0], sum(resident for _, resident in family.values()))
 
     def watch() -> None:
-        while True:
-            peak[0] = max(peak[0], _tree()[1])
-            if stop.wait(interval_s):
-                return
+        while not stop.wait(interval_s):
+            look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    cpu, wall = _tree()[0], time.perf_counter()
+    wall = time.perf_counter()
     try:
         yield row
     finally:
-        row["seconds_wall"], after = time.perf_counter() - wall, _tree()[0]
+        row["seconds_wall"] = time.perf_counter() - wall
         stop.set()
         watcher.join()
-        known = after > 0
-        row["seconds_cpu"], row["peak_mb"] = (after - cpu, peak[0]) if known else (None, None)
+        look()
+        spent = sum(cpu - first.get(key, (0.0, 0.0))[0] for key, cpu in last.items())
+        row["seconds_cpu"], row["peak_mb"] = (spent, peak[0]) if last else (None, None)
 
 
-def _tree() -> tuple[float, float]:
-    """(CPU seconds, resident MB) of this process, its living descendants and the children that they have reaped."""
-    processes: dict[int, tuple[int, float, float]] = {}
+def _tree() -> dict[tuple[int, int], tuple[float, float]]:
+    """(pid, start tick) -> (CPU seconds, resident MB) of this process and its living descendants; empty where there is no /proc."""
+    processes: dict[int, tuple[int, int, float, float]] = {}
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
-        processes[int(entry.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])) / tick, int(fields[21]) * page / 2**20)
-    family, cpu, resident = [os.getpid()] if processes else [], 0.0, 0.0
+        cpu, resident = sum(map(int, fields[11:13])) / tick, int(fields[21]) * page / 2**20
+        processes[int(entry.parent.name)] = (int(fields[1]), int(fields[19]), cpu, resident)
+    family, found = [os.getpid()] if processes else [], {}
     while family:
         parent = family.pop()
-        _, seconds, megabytes = processes[parent]
-        cpu, resident = cpu + seconds, resident + megabytes
-        family += [process for process, (its_parent, _, _) in processes.items() if its_parent == parent]
-    return cpu, resident
+        _, started, cpu, resident = processes[parent]
+        found[parent, started] = (cpu, resident)
+        family += [process for process, (its_parent, *_) in processes.items() if its_parent == parent]
+    return found
 
 
 def table(rows: Sequence[Row]) -> str:
