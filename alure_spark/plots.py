@@ -27,7 +27,7 @@ def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]],
     heights = np.array([values[name] for name in names])
     spread = np.array([errors.get(name, (values[name], values[name])) for name in names]).T
     colours = ["#ff725c" if name == highlight else "#4269d0" for name in names]
-    axes.barh(names, heights, xerr=np.abs(spread - heights), color=colours, capsize=3)
+    axes.barh(names, heights, xerr=np.abs(spread - heights) if errors else None, color=colours, capsize=3)
     for place, height in enumerate(heights):
         axes.annotate(f"{height:.4f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="white")
     return figure
