@@ -78,7 +78,8 @@ def user_graph_text(result: dict[str, Any]) -> str:
     for name in dict.fromkeys(row["set"] for row in result["rows"]):
         rows, size = [row for row in result["rows"] if row["set"] == name], result["size"][name]
         parts += [
-            f"**{name}**: {size['judged_users']:,} users judged, {size['countries']} of {size['countries_with_events']} countries, cut {size['cut']}",
+            f"**{name}**: {size['judged_users']:,} users judged, {size['countries']} of {size['countries_with_events']} countries, "
+            f"cut {size['cut']}",
             "",
             "| road | Recall@50 | NDCG@50 | pipeline_minus | 95 % interval |",
             "|---|---|---|---|---|",
