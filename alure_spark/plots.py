@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 
@@ -30,14 +30,6 @@ def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]],
     axes.barh(names, heights, xerr=np.abs(spread - heights) if errors else None, color=colours, capsize=3)
     for place, height in enumerate(heights):
         axes.annotate(f"{height:.4f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="white")
-    return figure
-
-
-def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
-    figure, axes = _axes(xlabel, ylabel)
-    for name, y in series.items():
-        axes.plot(x, y, marker="o", label=name)
-    axes.legend(frameon=False)
     return figure
 
 
