@@ -34,6 +34,7 @@ def _require(condition: bool, path: str, value: object, allowed: str) -> None:
 @dataclass(frozen=True)
 class LakeConfig:
     root: str = "./lake"  # a folder of Delta tables (contains '/' or ':'), or `catalog.schema`
+    scratch: str = "./out/scratch"  # packed training rows and checkpoints while training runs; executors must reach it too
 
     def __post_init__(self) -> None:
         folder = "/" in self.root or ":" in self.root
@@ -57,6 +58,7 @@ class TrackingConfig:
     experiment: str = "alure_spark"
     artifact_root: str = "./mlartifacts"  # '' leaves it to the tracking server
     offline_root: str = "./out/untracked"  # where a run's figures go when the tracking store fails
+    model_name: str = ""  # registered model ('' is alure_user_model_<name of the conf>); Unity Catalog: catalog.schema.name
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class LabelConfig:
     conversion_window_hours: float = 168.0
     validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
     max_impressions: int = 1024  # the last impressions of a user that a training row keeps
+    impression_attributes: tuple[str, ...] = ()  # attributes of the impression's stream that are known before the ad is shown
 
     def __post_init__(self) -> None:
         for name in ("click_window_hours", "conversion_window_hours", "validation_days", "max_impressions"):
@@ -149,20 +152,112 @@ class FeaturePolicy:
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """The classic user embedding: truncated SVD of the idf-weighted user-item matrix, or item2vec."""
+    """The user embedding: the ALURE model, or a classic one (truncated SVD of the idf-weighted user-item matrix, item2vec)."""
 
-    method: str = "svd"  # svd or item2vec
+    method: str = "alure"  # alure, svd or item2vec
+    model: str = "champion"  # for alure: an alias or a version of the registered model
     sources: tuple[str, ...] = ()  # streams whose items describe a user; empty means all
-    dimension: int = 64
+    dimension: int = 64  # of a classic embedding, and of each of the model's item vectors
     window: int = 4  # item2vec: items this near in the time-ordered history co-occur
     min_items: int = 1  # users with fewer distinct items get no embedding
     fit_users: int = 200_000  # the factorisation sees at most so many users (smallest hash first); all are embedded
     seed: int = 7
 
     def __post_init__(self) -> None:
-        _require(self.method in ("svd", "item2vec"), "embedding.method", self.method, "svd, item2vec")
+        _require(self.method in ("alure", "svd", "item2vec"), "embedding.method", self.method, "alure, svd, item2vec")
         for name in ("dimension", "window", "min_items", "fit_users", "seed"):
             _require(getattr(self, name) >= 1, f"embedding.{name}", getattr(self, name), "an integer of at least 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The ALURE user model (section 2.2 and 2.3): one module per source and layer on packed tokens, compressed to few embeddings."""
+
+    dimension: int = 64  # d of the tokens and of the layers
+    layers: int = 1
+    heads: int = 4
+    feed_forward: int = 256
+    max_events: int = 512  # N: a read-out sees at most the last N events of a source, and of what its stream keeps
+    window: int = 128  # events that a layer's attention looks back at most (N / layers, where that is less)
+    order_encoding: bool = True  # attention bias by the distance in order
+    time_bias: bool = True  # attention bias by the pairwise time gap
+    gap_encoding: bool = True  # log of the time since the previous event of the source
+    clock_encoding: bool = True  # local hour and weekday
+    exchange: bool = False  # sources also meet inside a layer
+    views: tuple[str, ...] = ("svd", "item2vec")  # E item vectors, each pooled to one vector of the embedding
+    residual: bool = True  # the compressed states may move the embedding away from the pooled item vectors
+    item_vectors: bool = True  # start the pooled item vectors from the classic factorisations, else at random
+    dropout: float = 0.1
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("dimension", "layers", "heads", "feed_forward", "max_events", "window", "seed"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.dimension % self.heads == 0, "model.dimension", self.dimension, f"a multiple of model.heads={self.heads}")
+        known = bool(self.views) and set(self.views) <= {"svd", "item2vec"}
+        _require(known, "model.views", self.views, "at least one of svd, item2vec")
+        _require(self.max_events >= self.layers, "model.max_events", self.max_events, f"at least model.layers={self.layers}")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the training objectives; 0 leaves one out."""
+
+    click: float = 1.0
+    conversion: float = 1.0
+    neighbour: float = 1.0  # contrastive across users: similar users must foretell a user's next engagements
+    next_item: float = 0.2  # contrastive over items: the state must foretell the next item (sampled softmax, logQ corrected)
+
+    def __post_init__(self) -> None:
+        for name in ("click", "conversion", "neighbour", "next_item"):
+            _require(getattr(self, name) >= 0, f"training.objectives.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the user model is trained."""
+
+    reader: str = "petastorm"  # petastorm or pyarrow: both give the same batches
+    export_rows: int = 512  # users per row group of the packed rows: what a reader holds at once
+    batch_users: int = 256
+    epochs: int = 4
+    patience: int = 2  # epochs without a better validation loss before training stops
+    learning_rate: float = 1e-3
+    item_learning_rate_share: float = 0.0  # item tables learn at this share of the rate; free item vectors overfit
+    pooling_learning_rate_share: float = 10.0  # the few numbers that weigh events and directions learn faster
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    checkpoint_steps: int = 20  # steps between checkpoints, from which an interrupted training goes on
+    threads: int = 0  # of torch; 0 means all cores. Equal threads give equal weights
+    gate: float = 0.01  # the champion moves unless the new validation loss is worse by more than this share
+    objectives: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        _require(self.reader in ("petastorm", "pyarrow"), "training.reader", self.reader, "petastorm, pyarrow")
+        for name in ("export_rows", "batch_users", "epochs", "patience", "checkpoint_steps", "seed"):
+            _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "an integer of at least 1")
+        for name in ("learning_rate", "clip_norm"):
+            _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a number above 0")
+        for name in ("item_learning_rate_share", "pooling_learning_rate_share", "weight_decay", "threads", "gate"):
+            _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How the user model runs over the table."""
+
+    batch_users: int = 1024  # users per Arrow batch that a worker holds
+    max_tokens: int = 200_000  # tokens that run through the model at once: bounds the memory of a worker
+    compile: str = "never"  # auto (where it is faster), always or never
+    precision: str = "float32"  # float32 or float64
+
+    def __post_init__(self) -> None:
+        for name in ("batch_users", "max_tokens"):
+            _require(getattr(self, name) >= 1, f"inference.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.compile in ("auto", "always", "never"), "inference.compile", self.compile, "auto, always, never")
+        _require(self.precision in ("float32", "float64"), "inference.precision", self.precision, "float32, float64")
 
 
 @dataclass(frozen=True)
@@ -234,6 +329,9 @@ class Config:
     streams: Mapping[str, StreamConfig] = field(default_factory=dict)
     labels: LabelConfig = field(default_factory=LabelConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -243,7 +341,8 @@ class Config:
         if not self.streams:
             raise ConfigError("streams is empty: declare at least one source, e.g. streams: {purchase: {}}")
         for name in self.streams:
-            _require(name.isidentifier() and "__" not in name, "streams", name, "a name of letters, digits and single '_'")
+            fits = name.isidentifier() and "__" not in name and name != "impression"
+            _require(fits, "streams", name, "a name of letters, digits and single '_', not 'impression'")
         kinds: dict[str, str] = {}
         for stream, config in self.streams.items():
             for attribute, kind in config.attributes.items():
@@ -264,14 +363,29 @@ class Config:
                     raise ConfigError(f"{where} names the source '{name}'{nearest(name, self.streams)}")
         for policy in self.feature_policy.values():
             policy.select(self.streams)
+        shown = self.streams.get(self.labels.impression_source, StreamConfig()).attributes
+        for name in self.labels.impression_attributes:
+            if shown.get(name) not in ("categorical", "numeric"):
+                usable = [key for key, kind in shown.items() if kind in ("categorical", "numeric")]
+                raise ConfigError(f"labels.impression_attributes names '{name}'{nearest(name, usable)}")
 
     def policy(self, segment: str = "all") -> FeaturePolicy:
         return self.feature_policy.get(segment, FeaturePolicy())
 
     @property
+    def model_name(self) -> str:
+        """Under which name MLflow registers the user model."""
+        return self.tracking.model_name or f"alure_user_model_{self.name}"
+
+    @property
     def item_sources(self) -> tuple[str, ...]:
         """The streams whose items describe a user."""
         return self.embedding.sources or tuple(self.streams)
+
+    @property
+    def impression_attributes(self) -> dict[str, str]:
+        """Attribute that is known before an ad is shown -> its kind."""
+        return {name: self.streams[self.labels.impression_source].attributes[name] for name in self.labels.impression_attributes}
 
     def attribute_kinds(self) -> dict[str, str]:
         """Attribute name -> kind over all streams."""

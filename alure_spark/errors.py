@@ -30,6 +30,14 @@ class SessionError(AlureError):
     """Spark cannot be started here (no Java, a wrong Java) or lacks what the jobs need (Delta)."""
 
 
+class TrainingError(AlureError):
+    """Training cannot go on (a loss that is not finite): nothing is saved, the champion stays."""
+
+
+class TrackingError(AlureError):
+    """MLflow does not hold the model that is asked for, or cannot take one."""
+
+
 class QualityError(AlureError):
     """A result is worse than the floor in conf, so it is not published."""
 

@@ -145,7 +145,7 @@ USER_SEQUENCES = Table(
 
 TRAINING_EXAMPLES = Table(
     name="training_examples",
-    doc="One row per user and as_of: the sequence arrays up to the last impression, and the labelled impressions as parallel arrays.",
+    doc="One row per user and as_of: the sequence arrays that its reads may look at, and the labelled impressions as parallel arrays.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
@@ -163,7 +163,7 @@ TRAINING_EXAMPLES = Table(
     """),
     key=("user_id", "as_of", "segment"),
     partitions=("as_of",),
-    open=True,
+    open=True,  # impression__<attribute> for labels.impression_attributes, and the arrays of USER_SEQUENCES
 )
 
 VOCABULARIES = Table(
@@ -180,12 +180,12 @@ VOCABULARIES = Table(
 
 USER_EMBEDDINGS = Table(
     name="user_embeddings",
-    doc="One row per user and as_of: E unit vectors of d numbers, concatenated and scaled to unit norm.",
+    doc="One row per user and as_of: E vectors of d numbers, each of a length that the model learnt, the whole of unit norm.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
         as_of TIMESTAMP ! : history ends here, exclusive
-        model_id STRING ! : digest of weights, conf and vocabulary version
+        model_id STRING ! : method and digest of weights, conf and vocabulary version
         embedding ARRAY<FLOAT> ! : E * d numbers, unit norm
     """),
     key=("user_id", "as_of"),

@@ -17,9 +17,11 @@ def build(context: Context, run: JobRun) -> Report:
     if not users:
         first, last = events.selectExpr("min(known_at)", "max(known_at)").collect()[0]
         raise DataError(f"no event was known before time.as_of={config.time.as_of}: events are known from {first} to {last}")
-    examples = sequences.training_examples(events, config.streams, config.labels, as_of)
-    metrics: dict[str, float | None] = {"users": users, "users_with_impressions": run.write("training_examples", examples, scope)}
+    examples = sequences.training_examples(events, config.streams, config.labels, as_of, config.impression_attributes)
+    run.write("training_examples", examples, scope)
+    metrics: dict[str, float | None] = {"users": users}
     totals = context.lake.read("training_examples", run.outputs["training_examples"]).where(scope).selectExpr(
+        "count_if(size(impression_id) > 0) AS users_with_impressions",
         "sum(size(impression_id)) AS impressions",
         "sum(aggregate(click, 0, (a, x) -> a + x)) AS clicks",
         "sum(aggregate(conversion, 0, (a, x) -> a + x)) AS conversions",

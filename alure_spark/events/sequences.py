@@ -36,39 +36,46 @@ def user_sequences(events: DataFrame, streams: Mapping[str, StreamConfig], as_of
     return histories.select("user_id", "country", _as_of(as_of_ms), *columns)
 
 
-def training_examples(events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int) -> DataFrame:
-    """One row per user with an impression known before as_of, shaped as TRAINING_EXAMPLES.
+def training_examples(
+    events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}
+) -> DataFrame:
+    """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
 
-    The arrays of a stream hold the last max_events before the user's first impression and all events up to its last one, so
-    that each impression finds the history that serving would have seen. Labels count responses known before as_of only.
+    The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of) and all
+    events from there to as_of, so that each impression finds the history that serving would have seen. Labels count responses
+    known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
     """
-    impressions = labelled_impressions(events, labels, as_of_ms)
+    impressions = labelled_impressions(events, labels, as_of_ms, attributes)
     fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion"]
-    listed = F.sort_array(F.collect_list(F.struct(*fields)))
+    listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
     per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
-    joined = _histories(events, streams, as_of_ms).join(per_user, "user_id")
-    first, final = F.element_at("_shown", 1)["time_ms"], F.element_at("_shown", -1)["time_ms"]
+    joined = _histories(events, streams, as_of_ms).join(per_user, "user_id", "left")
+    kind = per_user.schema["_shown"].dataType
+    joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
+    first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
     columns = []
     for name, stream in streams.items():
-        seen = F.filter(name, lambda x: known_before(x["known_at_ms"], final))
         before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
-        kept = F.slice(seen, F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(seen), F.lit(1)))
+        kept = F.slice(F.col(name), F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(name), F.lit(1)))
         columns += _arrays(name, stream, kept)
     border = as_of_ms - int(labels.validation_days * DAY_MS)
-    times = F.col("_shown")["time_ms"]
+    shown = F.col("_shown")
     return joined.select(
         "user_id", "country", _as_of(as_of_ms), F.lit("all").alias("segment"),
-        *(F.col("_shown")[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
-        F.transform(times, lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
-        F.transform(times, lambda t: F.lit(1.0)).alias("weight"),
-        F.transform(times, lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
+        *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
+        F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
+        F.transform(shown["time_ms"], lambda t: F.lit(1.0)).alias("weight"),
+        F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
+        *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
         *columns,
     )  # fmt: skip
 
 
-def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int) -> DataFrame:
+def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}) -> DataFrame:
     """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
+
+    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it.
 
     A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
     ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
@@ -77,6 +84,7 @@ def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int) 
     shown = known.where(F.col("source") == labels.impression_source).select(
         "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
         F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
+        *(_attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
     )  # fmt: skip
     for label, source, hours in (
         ("click", labels.click_source, labels.click_window_hours),
@@ -146,13 +154,16 @@ def _fields(stream: StreamConfig) -> list[Column]:
         F.unix_millis("event_time").alias("event_time_ms"),
         F.col("item_hash").alias("item_id"),
     ]
-    types = {column.name: column.type for column in EVENTS.columns}
-    for name, kind in stream.attributes.items():
-        value = F.col(name)
-        if kind == "categorical":
-            value = id_hash(value.cast("string") if types.get(name, "STRING") != "STRING" else value)
-        fields.append(value.cast(ATTRIBUTE_TYPES[kind][1]).alias(name))
-    return fields
+    return [*fields, *(_attribute(name, kind).alias(name) for name, kind in stream.attributes.items())]
+
+
+def _attribute(name: str, kind: str) -> Column:
+    """An attribute of `events` as sequences hold it."""
+    value = F.col(name)
+    if kind == "categorical":
+        types = {column.name: column.type for column in EVENTS.columns}
+        value = id_hash(value.cast("string") if types.get(name, "STRING") != "STRING" else value)
+    return value.cast(ATTRIBUTE_TYPES[kind][1])
 
 
 def _arrays(name: str, stream: StreamConfig, events: Column) -> list[Column]:
@@ -169,7 +180,7 @@ def select_features(sequences: DataFrame, streams: Mapping[str, StreamConfig]) -
 
     streams: what FeaturePolicy.select returned. Columns that belong to no stream of the table stay.
     """
-    arrays = [name for name in sequences.columns if "__" in name]
+    arrays = [name for name in sequences.columns if "__" in name and not name.startswith("impression__")]
     kept = [F.col(name) for name in sequences.columns if name not in arrays]
     for name, stream in streams.items():
         for field in ("known_at_ms", "event_time_ms", "item_id", *stream.attributes):

@@ -3,10 +3,12 @@
 Semi-real: its package calls it simulated from real shopping. The mapping:
 
 - `purchase`: a product bought. `promoted_purchase`: the same where the product was on display or in the mailer of that
-  store and week. Item = product, account = manufacturer, category = product category. The transaction's coupon columns
-  are left out, because they say that a coupon was redeemed before the redemption log does.
+  store and week. Item = product, account = manufacturer, category = product category. `coupon_used` says whether a
+  coupon was handed in with it: history of later campaigns, but not of one that runs already, because a redemption shows
+  in the purchase before the redemption log has it; what is judged at a send looks back from the send's time only.
 - `ad_impression`: a campaign sent to a household, at the start of the campaign. What arrives is a booklet, so the item is
-  `campaign:ID`; the impression_id is `household/campaign`.
+  `campaign:ID`; the impression_id is `household/campaign`. `campaign_type`, `campaign_days` (its length) and
+  `campaign_products` (products under its coupons) are known then.
 - `ad_click` and `conversion`: a coupon redeemed. The log has one response, so both streams hold it; the item is the coupon,
   the account is the manufacturer with most products under it. It is logged by day: known from the next midnight on.
 - `ads`: one row per coupon and campaign, active while the campaign runs.
@@ -28,7 +30,10 @@ from pyspark.sql import functions as F
 
 from ..errors import ConfigError, DataError
 
-EXTRA_ATTRIBUTES = {"department": "categorical", "brand": "categorical", "quantity": "numeric", "campaign_type": "categorical"}
+EXTRA_ATTRIBUTES = {
+    "department": "categorical", "brand": "categorical", "quantity": "numeric", "coupon_used": "numeric",
+    "campaign_type": "categorical", "campaign_days": "numeric", "campaign_products": "numeric",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFra
     frames = {name: spark.createDataFrame(pa.Table.from_pandas(frame, preserve_index=False)) for name, frame in data.items()}
     purchases = _purchases(frames["transactions"], frames["products"])
     ads = _ads(frames["coupons"], frames["products"], frames["campaign_descriptions"])
-    sends = _sends(frames["campaigns"], frames["campaign_descriptions"])
+    sends = _sends(frames["campaigns"], frames["campaign_descriptions"], frames["coupons"])
     redemptions = _redemptions(frames["coupon_redemptions"], frames["campaign_descriptions"], ads)
     events = purchases.unionByName(sends, allowMissingColumns=True).unionByName(redemptions, allowMissingColumns=True)
     return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, None
@@ -95,6 +100,7 @@ def _purchases(transactions: DataFrame, products: DataFrame) -> DataFrame:
         "department",
         "brand",
         F.col("quantity").cast("double").alias("quantity"),
+        (F.col("coupon_disc") != 0).cast("double").alias("coupon_used"),
     )
 
 
@@ -114,9 +120,10 @@ def _ads(coupons: DataFrame, products: DataFrame, campaigns: DataFrame) -> DataF
     )
 
 
-def _sends(campaigns: DataFrame, descriptions: DataFrame) -> DataFrame:
+def _sends(campaigns: DataFrame, descriptions: DataFrame, coupons: DataFrame) -> DataFrame:
     household, campaign = F.col("household_id").cast("string"), F.col("campaign_id").cast("string")
-    return campaigns.distinct().join(descriptions, "campaign_id").select(
+    products = coupons.groupBy("campaign_id").agg(F.count_distinct("product_id").alias("products"))
+    return campaigns.distinct().join(descriptions, "campaign_id").join(products, "campaign_id", "left").select(
         F.concat_ws("/", F.lit("send"), household, campaign).alias("event_id"),
         household.alias("user_id"),
         F.lit("ad_impression").alias("source"),
@@ -125,6 +132,8 @@ def _sends(campaigns: DataFrame, descriptions: DataFrame) -> DataFrame:
         F.concat(F.lit("campaign:"), campaign).alias("account_id"),
         F.concat_ws("/", household, campaign).alias("impression_id"),
         "campaign_type",
+        (F.date_diff("end_date", "start_date") + 1).cast("double").alias("campaign_days"),
+        F.col("products").cast("double").alias("campaign_products"),
     )  # fmt: skip
 
 

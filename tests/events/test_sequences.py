@@ -78,9 +78,10 @@ def test_sequences_and_labels_agree_with_the_plain_python_oracle_on_hundreds_of_
     events = world(oracle.cases_of(log, 400))
     clean = frame(spark, events).persist()
     sequences = {row["user_id"]: row for row in user_sequences(clean, STREAMS, AS_OF).collect()}
-    examples = {row["user_id"]: row for row in training_examples(clean, STREAMS, LABELS, AS_OF).collect()}
+    attributes = {"category_id": "categorical", "value": "numeric"}
+    examples = {row["user_id"]: row for row in training_examples(clean, STREAMS, LABELS, AS_OF, attributes).collect()}
     expected_users = {row["user_id"] for row in events if oracle.known_at(row) < AS_OF}
-    assert set(sequences) == expected_users
+    assert set(sequences) == set(examples) == expected_users
     for user in expected_users:
         every = [row for source in STREAMS for row in oracle.history(events, user, source, AS_OF)]
         assert sequences[user]["country"] == max(every, key=lambda row: (oracle.known_at(row), row["hash"]))["country"]
@@ -94,25 +95,24 @@ def test_sequences_and_labels_agree_with_the_plain_python_oracle_on_hundreds_of_
                 assert [value is None for value in sequences[user][f"{source}__category_id"]] == [
                     row["category_id"] is None for row in known
                 ]
-        check_example(events, user, examples.get(user))
+        check_example(events, user, examples[user])
     clean.unpersist()
 
 
 def check_example(events, user, example):
     shown = oracle.labels(events, user, AS_OF, WINDOWS)[-LABELS.max_impressions :]
-    if not shown:
-        assert example is None
-        return
     assert example["time_ms"] == [row["event_time"] for row in shown]
     assert example["impression_id"] == [row["impression_id"] or row["event_id"] for row in shown]
     assert example["click"] == [row["ad_click"] for row in shown]
     assert example["conversion"] == [row["conversion"] for row in shown]
     assert example["label_age_ms"] == [AS_OF - row["event_time"] for row in shown]
     assert example["split"] == ["train" if row["event_time"] < AS_OF - 15 else "validation" for row in shown]
+    assert [value is None for value in example["impression__category_id"]] == [row["category_id"] is None for row in shown]
+    assert example["impression__value"] == [row["value"] for row in shown]
     for source, stream in STREAMS.items():
-        until_last = oracle.history(events, user, source, min(shown[-1]["event_time"], AS_OF))
-        before_first = oracle.history(events, user, source, shown[0]["event_time"])
-        expected = until_last[max(0, len(before_first) - stream.max_events) :]
+        known = oracle.history(events, user, source, AS_OF)
+        before_first = oracle.history(events, user, source, shown[0]["event_time"] if shown else AS_OF)
+        expected = known[max(0, len(before_first) - stream.max_events) :]
         assert example[f"{source}__known_at_ms"] == [oracle.known_at(row) for row in expected]
         for row in shown:  # training sees what serving sees: the last N before each impression are in the row
             serving = [oracle.known_at(known) for known in oracle.history(events, user, source, row["event_time"])[-stream.max_events :]]
