@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,38 @@ def fit_item2vec(histories: ItemHistories, dimension: int, window: int, seed: in
     left, singular, _ = _svd(positive_pmi(co_occurrence(histories, items, window)), dimension, seed)
     directions = unit_rows(left * np.sqrt(singular))
     return ItemVectors(items, (directions * inverse_document_frequency(had)[:, None]).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class ItemViews:
+    """What factorisations know of the same items, without idf: where the user model starts."""
+
+    items: np.ndarray  # (I,) int64 item hashes, ascending
+    vectors: tuple[np.ndarray, ...]  # one per view, each (I, at most d) float32 with rows of mean length 1
+    idf: np.ndarray  # (I,) float64
+    users: np.ndarray  # (I,) int64 users that had the item
+
+
+def item_views(histories: ItemHistories, views: Sequence[str], dimension: int, window: int, seed: int) -> ItemViews:
+    """The views 'svd' and 'item2vec', as named, scaled so that rows have mean length 1.
+
+    The columns of svd are weighted by the square root of their singular value, so that a direction that explains more counts
+    more (the projection of fit_svd values all alike); with weights of the square root of idf that was better on splits of the
+    history alone, on both sets of benchmarks/user_graph.
+    """
+    items = histories.vocabulary()
+    had = histories.matrix(items)
+    found = []
+    for view in views:
+        if view == "svd":
+            _, singular, right = _svd(idf_rows(had), dimension, seed)
+            rows = right.T * np.sqrt(singular)
+        else:
+            left, singular, _ = _svd(positive_pmi(co_occurrence(histories, items, window)), dimension, seed)
+            rows = unit_rows(left * np.sqrt(singular))
+        found.append((rows / (np.sqrt((rows**2).sum(axis=1)).mean() or 1)).astype(np.float32))
+    users = np.bincount(had.indices, minlength=len(items))
+    return ItemViews(items, tuple(found), inverse_document_frequency(had), users)
 
 
 def co_occurrence(histories: ItemHistories, vocabulary: np.ndarray, window: int) -> sparse.csr_matrix:

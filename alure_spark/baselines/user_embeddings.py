@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from ..boundary import known_before
 from ..config import EmbeddingConfig
 from ..errors import DataError, nearest
 from ..tables import USER_EMBEDDINGS
@@ -20,8 +21,10 @@ from .histories import ItemHistories, offsets
 from .item_vectors import ItemVectors, embed, fit_item2vec, fit_svd
 
 
-def item_histories(user_sequences: DataFrame, sources: Sequence[str]) -> DataFrame:
+def item_histories(user_sequences: DataFrame, sources: Sequence[str], before_ms: int | None = None) -> DataFrame:
     """user_id, country, as_of, items ARRAY<BIGINT>: the distinct item hashes over the sources, by first (known_at, hash).
+
+    before_ms: only events known before it (None: all that the sequences hold).
 
     One row per row of user_sequences; items is empty where the user has none. Raises DataError on a source without arrays.
     """
@@ -32,10 +35,17 @@ def item_histories(user_sequences: DataFrame, sources: Sequence[str]) -> DataFra
     if not sources:
         raise DataError(f"no source was named to describe users by their items; known: {', '.join(sorted(known)) or 'none'}")
     seen = F.concat(*[_seen(source) for source in sources])
+    if before_ms is not None:
+        seen = F.filter(seen, lambda pair: known_before(pair["at"], F.lit(before_ms)))
     in_order = F.array_sort(F.filter(seen, lambda pair: pair["item"].isNotNull() & pair["at"].isNotNull()))
     # array_distinct keeps the first of equal elements, so an item stands where it was first known.
     items = F.array_distinct(F.transform(in_order, lambda pair: pair["item"]))
     return user_sequences.select("user_id", "country", "as_of", items.alias("items"))
+
+
+def distinct_items(sources: Sequence[str]) -> Column:
+    """INT: how many distinct known items a row of user_sequences holds over the sources."""
+    return F.size(F.array_distinct(F.array_compact(F.concat(*[F.col(f"{source}__item_id") for source in sources]))))
 
 
 def _seen(source: str) -> Column:
@@ -48,10 +58,10 @@ def _seen(source: str) -> Column:
     return F.coalesce(pairs, F.array().cast("array<struct<at:bigint,item:bigint>>"))
 
 
-def fit(histories: DataFrame, config: EmbeddingConfig) -> ItemVectors:
-    """Item vectors from at most config.fit_users users with min_items items, those with the smallest hash of user_id.
+def collect_histories(histories: DataFrame, config: EmbeddingConfig) -> ItemHistories:
+    """The item lists of at most config.fit_users users with min_items items, those with the smallest hash of user_id, on the driver.
 
-    Collects their item lists to the driver. Raises DataError when no user has enough items.
+    Raises DataError when no user has enough items.
     """
     users = _with_enough_items(histories, config).select("user_id", "items")
     table = users.orderBy(F.xxhash64("user_id"), "user_id").limit(config.fit_users).toArrow()
@@ -62,7 +72,12 @@ def fit(histories: DataFrame, config: EmbeddingConfig) -> ItemVectors:
         )
     table = table.sort_by("user_id")
     lists = table["items"].combine_chunks()
-    collected = ItemHistories(table["user_id"].to_numpy(), offsets(lists.value_lengths().to_numpy()), lists.flatten().to_numpy())
+    return ItemHistories(table["user_id"].to_numpy(), offsets(lists.value_lengths().to_numpy()), lists.flatten().to_numpy())
+
+
+def fit(histories: DataFrame, config: EmbeddingConfig) -> ItemVectors:
+    """Item vectors by config.method from collect_histories."""
+    collected = collect_histories(histories, config)
     if config.method == "svd":
         return fit_svd(collected, config.dimension, config.seed)
     return fit_item2vec(collected, config.dimension, config.window, config.seed)

@@ -1,0 +1,130 @@
+"""A user model on disk: safetensors and JSON, trusted only by its digest (house rule 7).
+
+user.safetensors     the user sub-graph and the vocabulary: all that embedding the table needs
+readout.safetensors  the rest, for going on with training and for scoring impressions
+model.json           the spec, and what the training run said of itself (conf hash, vocabulary version, ...)
+
+The model_id is 'alure-' and 12 hex digits of the digest over user.safetensors and the spec: two models that embed alike have
+the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..config import as_dict, build
+from ..errors import DataError
+from .spec import ModelSpec
+from .user_encoder import UserEncoder
+from .user_model import UserModel
+from .vocabulary import Vocabulary
+
+USER, READOUT, DESCRIPTION = "user.safetensors", "readout.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The bytes of a model, as they travel to disk, to MLflow and to Spark's workers."""
+
+    user: bytes
+    spec: ModelSpec
+    readout: bytes = b""
+    facts: Mapping[str, Any] = field(default_factory=dict)  # conf hash, vocabulary version, commit, metrics: plain values
+
+    @classmethod
+    def of(cls, model: UserModel, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> Artifact:
+        """Of a model in memory. Raises DataError where a weight is not finite or the vocabulary does not fit."""
+        vocabulary.require_fits(model.spec.spaces)
+        weights = {name: value.detach().to(torch.float32).contiguous() for name, value in model.state_dict().items()}
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise DataError(f"the model's weights {', '.join(broken[:3])} hold NaN or infinity: it is not saved")
+        known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
+        user = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+        rest = {name: value for name, value in weights.items() if name not in user}
+        return cls(save({**user, **known}), model.spec, save(rest), dict(facts))
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the user sub-graph and the spec, hex."""
+        content = hashlib.sha256(self.user)
+        content.update(json.dumps(as_dict(self.spec)).encode())  # not sorted: the order of the sources is that of the weights' columns
+        return content.hexdigest()
+
+    @property
+    def model_id(self) -> str:
+        return f"alure-{self.digest[:12]}"
+
+    def encoder(self) -> tuple[UserEncoder, Vocabulary]:
+        """The user sub-graph in evaluation mode, and the vocabulary that it reads ids by."""
+        tensors = load(self.user)
+        encoder = UserEncoder(self.spec)
+        encoder.load_state_dict(_without("encoder.", tensors))
+        return encoder.eval(), _vocabulary(tensors)
+
+    def model(self) -> tuple[UserModel, Vocabulary]:
+        """The whole model in evaluation mode, and its vocabulary. Raises DataError when only the user sub-graph is here."""
+        if not self.readout:
+            raise DataError(f"model {self.model_id} holds the user sub-graph only: load it with its {READOUT}")
+        tensors = load(self.user)
+        model = UserModel(self.spec)
+        weights = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+        model.load_state_dict({**weights, **load(self.readout)})
+        return model.eval(), _vocabulary(tensors)
+
+    def write(self, folder: str | Path) -> Path:
+        """Into a folder, which is made; returns it."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / USER).write_bytes(self.user)
+        (place / READOUT).write_bytes(self.readout)
+        content = {"spec": as_dict(self.spec), "facts": dict(self.facts), "digest": self.digest, "readout_digest": _sha256(self.readout)}
+        # Not sorted: the order of the sources is that of the weights' columns.
+        seal = _sha256(json.dumps(content).encode())
+        (place / DESCRIPTION).write_text(json.dumps(content | {"description_digest": seal}, indent=1) + "\n")
+        return place
+
+    @classmethod
+    def read(cls, folder: str | Path, digest: str = "") -> Artifact:
+        """From a folder. Raises DataError when files are missing or do not have the digest (by default the one that the folder names)."""
+        place = Path(folder)
+        missing = [name for name in (USER, READOUT, DESCRIPTION) if not (place / name).is_file()]
+        if missing:
+            raise DataError(f"{place} is not a user model: it lacks {', '.join(missing)}")
+        damaged = DataError(f"the model in {place} was changed or damaged; take it from MLflow again, or train anew")
+        try:
+            content = json.loads((place / DESCRIPTION).read_bytes())
+            if content.pop("description_digest", "") != _sha256(json.dumps(content).encode()):
+                raise damaged
+            spec = build(ModelSpec, content["spec"], "spec")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise damaged from error
+        found = cls((place / USER).read_bytes(), spec, (place / READOUT).read_bytes(), content["facts"])
+        expected = digest or content["digest"]
+        if found.digest != expected or _sha256(found.readout) != content["readout_digest"]:
+            raise DataError(
+                f"the model in {place} was changed or damaged: its digest is {found.digest[:12]}..., expected {expected[:12]}...; "
+                "take it from MLflow again, or train anew"
+            )
+        return found
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _vocabulary(tensors: Mapping[str, Tensor]) -> Vocabulary:
+    return Vocabulary.from_state({name: value.numpy() for name, value in tensors.items() if name.startswith("vocabulary.")})

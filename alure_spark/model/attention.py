@@ -1,0 +1,203 @@
+"""Causal self-attention on packed tokens: no padding, linear work on all tokens at once, scores on views of equal-length runs.
+
+Users of equal length lie next to each other, so a run of them is a view (users, length, heads, d / heads) of the packed
+matrix. Runs are worked on in chunks that stay in the processor's cache; queries come in blocks, which see neither the keys
+after them nor those before their window, so memory does not grow with the square of the length.
+Relative order and pairwise time (ALURE, section 2.2: "added to the attention weights matrix as attention bias") enter as
+-slope * log(1 + distance), one learned slope per head and kind: order counts tokens, time counts hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .batch import offsets_of, ranges
+
+CHUNK_TOKENS = 4096  # tokens that run through a layer at once, unless one user has more: what they need fits the cache
+QUERY_BLOCK = 128  # queries of a user that are scored at once where there is a bias
+HOUR_MS = 3_600_000.0
+Blocks = tuple[tuple[int, int], ...]  # (users, length) of runs that follow each other
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The users of a source ordered by length; users without tokens are left out."""
+
+    order: Tensor  # (T,) int64: the i-th token by length is token order[i] of the packed row
+    place: Tensor  # (T,) int64: the inverse of order
+    users: Tensor  # (U,) int64: users with a token, by length
+    last: Tensor  # (U,) int64: the i-th user's last token, counted by length
+    chunks: tuple[Blocks, ...]  # the runs in order, together so many as make about CHUNK_TOKENS tokens
+
+    @classmethod
+    def of(cls, offsets: Tensor) -> Runs:
+        """From the borders (B + 1,) of a packed row."""
+        lengths = offsets[1:] - offsets[:-1]
+        users = torch.argsort(lengths, stable=True)
+        users = users[lengths[users] > 0]
+        sizes = lengths[users]
+        order = ranges(offsets[users], sizes)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        chunks: list[list[tuple[int, int]]] = []
+        room = 0
+        for length, count in zip(*(part.tolist() for part in torch.unique_consecutive(sizes, return_counts=True)), strict=True):
+            while count:
+                if room < length:
+                    chunks.append([])
+                    room = max(CHUNK_TOKENS, length)
+                fitting = min(count, room // length)
+                chunks[-1].append((fitting, length))
+                count, room = count - fitting, room - fitting * length
+        return cls(order, place, users, offsets_of(sizes)[1:] - 1, tuple(map(tuple, chunks)))
+
+    def split(self, *columns: Tensor) -> Iterator[tuple[Any, ...]]:
+        """For each chunk its part of the columns (T, ...), which are by length, and its blocks."""
+        sizes = [sum(users * length for users, length in blocks) for blocks in self.chunks]
+        return zip(*(column.split(sizes) for column in columns), self.chunks, strict=True)
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention of each token to the last `window` tokens of its user, itself included."""
+
+    def __init__(self, dimension: int, heads: int, window: int, order_bias: bool, time_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.inputs = nn.Linear(dimension, 3 * dimension)
+        self.output = nn.Linear(dimension, dimension)
+        slopes = torch.log(torch.expm1(2.0 ** -torch.arange(1, heads + 1).float()))  # softplus gives 1/2, 1/4, ... per head
+        self.order_slope = nn.Parameter(slopes.clone()) if order_bias else None
+        self.time_slope = nn.Parameter(slopes.clone()) if time_bias else None
+
+    def forward(self, x: Tensor, hours: Tensor, blocks: Blocks) -> Tensor:
+        """x (T, d) and hours (T,) of the blocks -> (T, d)."""
+        order, time = self._slopes()
+        near = self._near(order, max(length for _, length in blocks), x.dtype)
+        sizes, mixed = [users * length for users, length in blocks], []
+        for (users, length), part, clock in zip(blocks, self.inputs(x).split(sizes), hours.split(sizes), strict=True):
+            q, k, v = part.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (users, heads, length, d / heads)
+            if order is None and time is None and length <= self.window:
+                mixed.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(len(part), -1))
+            else:
+                mixed.append(_BiasedAttention.apply(q, k, v, clock.view(users, length), order, time, near, self.window).view(len(part), -1))
+        return self.output(torch.cat(mixed))
+
+    def last(self, x: Tensor, hours: Tensor, ends: Tensor, blocks: Blocks) -> Tensor:
+        """The rows of forward at each user's last token: (U, d), from x (T, d), hours (T,) and ends (U, d), x at those tokens.
+
+        One query per user: the key matrix is applied to it instead of to all its tokens, and the value matrix to what it picks.
+        """
+        d, sizes = x.shape[1], [users * length for users, length in blocks]
+        (w_q, w_k, w_v), (b_q, _, b_v) = self.inputs.weight.split(d), self.inputs.bias.split(d)  # b_k moves all scores of a query alike
+        query = F.linear(ends, w_q, b_q).view(len(ends), self.heads, -1).transpose(0, 1)  # (heads, U, d / heads)
+        query = torch.matmul(query * query.shape[-1] ** -0.5, w_k.view(self.heads, -1, d)).transpose(0, 1)  # (U, heads, d)
+        order, time = self._slopes()
+        picked = []
+        for (users, length), rows, clock, asked in zip(
+            blocks, x.split(sizes), hours.split(sizes), query.split([users for users, _ in blocks]), strict=True
+        ):
+            seen = min(length, self.window)
+            rows, clock = rows.view(users, length, d)[:, -seen:], clock.view(users, length)[:, -seen:]
+            scores = torch.bmm(asked, rows.transpose(1, 2))  # (users, heads, seen)
+            if order is not None:
+                scores = scores - order[:, None] * torch.arange(seen - 1, -1, -1).to(x.dtype).log1p()
+            if time is not None:
+                scores = scores - time[:, None] * (clock[:, None, -1:] - clock[:, None, :]).abs().log1p()
+            picked.append(torch.bmm(scores.softmax(dim=-1), rows))
+        mixed = torch.matmul(torch.cat(picked).transpose(0, 1), w_v.view(self.heads, -1, d).transpose(1, 2))  # (heads, U, d / heads)
+        return self.output(mixed.transpose(0, 1).reshape(len(ends), d) + b_v)
+
+    def _near(self, order: Tensor | None, longest: int, dtype: torch.dtype) -> Tensor:
+        """(heads or 1, n) bias by distance in order, -inf where a key is hidden; the last column is that of -QUERY_BLOCK + 1."""
+        distance = torch.arange(min(longest, self.window + QUERY_BLOCK), -QUERY_BLOCK, -1)
+        bias = torch.zeros(1, len(distance), dtype=dtype)
+        if order is not None:
+            bias = -order.detach()[:, None] * distance.abs().to(dtype).log1p()
+        return bias.masked_fill((distance < 0) | (distance >= self.window), float("-inf"))
+
+    def _slopes(self) -> tuple[Tensor | None, Tensor | None]:
+        """(heads,) positive slopes of order and time, or None."""
+        order, time = (None if slope is None else F.softplus(slope) for slope in (self.order_slope, self.time_slope))
+        return order, time
+
+
+class _BiasedAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d / heads) - order * log(1 + distance) - time * log(1 + hours)) v of one run.
+
+    q, k, v (users, heads, length, d / heads), hours (users, length), order and time (heads,) or None, near as _near makes it
+    -> (users, length, heads, d / heads). Shares are made block by block and made anew on the way back, not kept: a
+    training batch would keep heads * window numbers per token and layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, hours: Tensor, order: Tensor | None, time: Tensor | None, near: Tensor, window: int
+    ) -> Tensor:
+        users, heads, length, width = q.shape
+        mixed = q.new_empty(users, length, heads, width)
+        for here, seen in _query_blocks(length, window):
+            shares = _shares(q[:, :, here], k[:, :, seen], hours, time, near, here, seen)
+            mixed[:, here] = torch.matmul(shares, v[:, :, seen]).transpose(1, 2)
+        ctx.save_for_backward(q, k, v, hours, order, time, near, mixed)
+        ctx.window = window
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, hours, order, time, near, mixed = ctx.saved_tensors
+        users, heads, length, width = q.shape
+        g = gradients[0].transpose(1, 2)  # (users, heads, length, d / heads)
+        d_q, d_k, d_v = (torch.zeros(users, length, heads, width, dtype=q.dtype).transpose(1, 2) for _ in range(3))
+        d_order, d_time = (None if slope is None else torch.zeros_like(slope) for slope in (order, time))
+        along = (gradients[0] * mixed).sum(-1).transpose(1, 2)[..., None]  # (users, heads, length, 1): what softmax takes off
+        for here, seen in _query_blocks(length, ctx.window):
+            shares = _shares(q[:, :, here], k[:, :, seen], hours, time, near, here, seen)
+            d_v[:, :, seen] += torch.matmul(shares.transpose(2, 3), g[:, :, here])
+            d_scores = torch.matmul(g[:, :, here], v[:, :, seen].transpose(2, 3)).sub_(along[:, :, here]).mul_(shares)
+            d_q[:, :, here] = torch.matmul(d_scores, k[:, :, seen])
+            d_k[:, :, seen] += torch.matmul(d_scores.transpose(2, 3), q[:, :, here])
+            flat = d_scores.flatten(2)  # (users, heads, queries * keys)
+            if d_order is not None:
+                d_order -= torch.matmul(flat, _log_distance(here, seen, q.dtype).flatten()).sum(0)
+            if d_time is not None:
+                d_time -= torch.matmul(flat, _log_gap(hours, here, seen).flatten(1)[:, :, None]).sum(0).squeeze(1)
+        scale = width**-0.5
+        return d_q.mul_(scale), d_k.mul_(scale), d_v, None, d_order, d_time, None, None
+
+
+def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """(queries, keys that any of them sees), over a row."""
+    for first in range(0, length, QUERY_BLOCK):
+        stop = min(first + QUERY_BLOCK, length)
+        yield slice(first, stop), slice(max(0, first - window + 1), stop)
+
+
+def _shares(q: Tensor, k: Tensor, hours: Tensor, time: Tensor | None, near: Tensor, here: slice, seen: slice) -> Tensor:
+    """(users, heads, queries, keys), rows that sum to 1."""
+    users, heads, queries, width = q.shape
+    # A row of the bias is the row above it moved by one: windows over the bias by distance, the last query first.
+    first = near.shape[1] - QUERY_BLOCK - (here.stop - 1 - seen.start)
+    bias = near[:, first : first + queries + k.shape[2] - 1].unfold(1, k.shape[2], 1).flip(1)  # (heads or 1, queries, keys)
+    if time is not None:
+        scores = torch.addcmul(bias, _log_gap(hours, here, seen)[:, None], -time[:, None, None])
+    else:
+        scores = bias.expand(users, heads, -1, -1).contiguous()
+    flat = scores.view(users * heads, queries, -1)
+    flat.baddbmm_(q.reshape(users * heads, queries, width), k.reshape(users * heads, -1, width).transpose(1, 2), alpha=width**-0.5)
+    return torch.softmax(scores, dim=-1)
+
+
+def _log_distance(here: slice, seen: slice, dtype: torch.dtype) -> Tensor:
+    """(queries, keys): log(1 + tokens between), any number where the key comes later."""
+    return (torch.arange(here.start, here.stop)[:, None] - torch.arange(seen.start, seen.stop)).abs_().to(dtype).log1p_()
+
+
+def _log_gap(hours: Tensor, here: slice, seen: slice) -> Tensor:
+    """(users, queries, keys): log(1 + hours between)."""
+    return (hours[:, here, None] - hours[:, None, seen]).abs_().log1p_()

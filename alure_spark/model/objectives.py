@@ -1,0 +1,100 @@
+"""What the user model is trained for; each objective is a function of a batch and of what the model computed for it.
+
+Click and conversion: weighted cross entropy at the impressions. Neighbour: similar users must foretell a user's next
+engagements, so that the cosine of two embeddings means something (ALURE, section 3, searches by it). Next item: the state must
+foretell the next item, by sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .batch import ITEM, SourceTokens
+
+TEMPERATURE = 0.1
+SCORED_ITEMS = 2000  # most popular items of a batch, which the neighbour objective scores
+LISTED = 50  # the length of the list whose border it looks at
+SOFTNESS = 0.05  # of the border, in shares of attention
+POPULARITY = 0.1  # weight of an item's popularity beside the neighbours' votes
+
+
+def label_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean cross entropy, in nats: logits, labels, weight (M,)."""
+    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return (losses * weight).sum() / weight.sum()
+
+
+def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) -> tuple[Tensor, Tensor]:
+    """((users, rows) known before time_ms, (users, rows) that are new in [time_ms, until_ms)), each (2, n) int64, distinct.
+
+    time_ms and until_ms (B,); the unknown row is left out.
+    """
+    users = torch.cat([part.users() for part in tokens])
+    rows, known = torch.cat([part.rows[ITEM] for part in tokens]), torch.cat([part.known_at_ms for part in tokens])
+    if not len(rows):
+        return torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64)
+    size = int(rows.max()) + 1
+    pairs = users * size + rows
+    had = torch.unique(pairs[(known < time_ms[users]) & (rows > 0)])
+    later = torch.unique(pairs[(known >= time_ms[users]) & (known < until_ms[users]) & (rows > 0)])
+    later = later[~torch.isin(later, had, assume_unique=True)]
+    return torch.stack([had // size, had % size]), torch.stack([later // size, later % size])
+
+
+def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tensor) -> Tensor | None:
+    """1 - a soft Recall@50 of the users' later items among what similar users had; None when nobody can be asked.
+
+    With a_uv = softmax over the other users v of u's country of cos(u, v) / 0.1, an item's score for u is the share of a_u that had
+    it, plus a tenth of its popularity; u's own items are out. A later item counts sigmoid((score - the 51st score) / 0.05), so that
+    the gradient is about the border of the list, as the judged Recall is (retrieval/protocol.py). The 2,000 most popular items
+    are scored. embeddings (B, D) unit rows as of one moment, country (B,), had and later (2, n) as item_pairs gives.
+    """
+    counts = torch.bincount(had[1]) if had.shape[1] else had.new_zeros(0)
+    items = torch.sort(torch.argsort(counts, descending=True, stable=True)[:SCORED_ITEMS]).values
+    items = items[counts[items] > 0]
+    if not len(items):
+        return None
+    owned, wanted = (torch.zeros(len(embeddings), len(items), dtype=embeddings.dtype) for _ in range(2))
+    for cells, pairs in ((owned, had), (wanted, later)):
+        user, place = _of_items(pairs, items)
+        cells[user, place] = 1
+    stranger = (country[:, None] != country) | torch.eye(len(embeddings), dtype=torch.bool)
+    asked = torch.nonzero((wanted.sum(dim=1) > 0) & ~stranger.all(dim=1)).squeeze(1)
+    if not len(asked):
+        return None
+    similar = (embeddings[asked] @ embeddings.T / TEMPERATURE).masked_fill(stranger[asked], -1e4)
+    scores = similar.softmax(dim=-1) @ owned + POPULARITY * owned.mean(dim=0)
+    scores = scores.masked_fill(owned[asked] > 0, -1e4)
+    border = scores.topk(min(LISTED + 1, scores.shape[1]), dim=1).values[:, -1:].detach()
+    found = torch.sigmoid((scores - border) / SOFTNESS) * wanted[asked]
+    return 1 - (found.sum(dim=1) / wanted[asked].sum(dim=1)).mean()
+
+
+def next_item_loss(
+    states: Tensor, tokens: SourceTokens, keys: Tensor, log_frequency: Tensor, before_ms: Tensor, most: int = 1024
+) -> Tensor | None:
+    """Mean cross entropy of the next item among the batch's own next items, nats; None without a pair of events.
+
+    states (T, d); keys (rows, d) of the items; log_frequency (rows,) of the training histories; targets known before
+    before_ms (B,). At most `most` evenly spaced positions.
+    """
+    following = torch.arange(len(states))[1:]
+    users = tokens.users()
+    fits = (users[1:] == users[:-1]) & (tokens.known_at_ms[1:] < before_ms[users[1:]]) & (tokens.rows[ITEM][1:] > 0)
+    following = following[fits]
+    if not len(following):
+        return None
+    following = following[torch.linspace(0, len(following) - 1, min(most, len(following))).long()]
+    target = tokens.rows[ITEM][following]
+    logits = states[following - 1] @ keys[target].T - log_frequency[target]
+    twin = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool)
+    return F.cross_entropy(logits.masked_fill(twin, -1e4), torch.arange(len(target)))
+
+
+def _of_items(pairs: Tensor, items: Tensor) -> Tensor:
+    """The pairs (2, n) whose item is among the ascending items, as (user, place among items)."""
+    place = torch.searchsorted(items, pairs[1]).clamp(max=len(items) - 1)
+    kept = items[place] == pairs[1]
+    return torch.stack([pairs[0], place])[:, kept]

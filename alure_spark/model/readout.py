@@ -1,0 +1,137 @@
+"""From states to click and conversion: one read-out per impression, on what was known strictly before it (house rule 5).
+
+History is encoded once per user; an impression picks the state of the last event of each source before it and adds what is
+relative to the request: elapsed time, causal engagement counts and sums (the engagement frequencies of CFEE, ALURE section
+2.2), how often the user met the same ad, account or attribute, and the ad itself (the ad tower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
+from .spec import ModelSpec
+from .tokens import DAY_MS, clock_encoding, embedding_table, numbers
+from .user_encoder import Reads, UserEncoder, known_ends, reads_of
+
+RECENT_DAYS = 28
+HEADS = ("click", "conversion")
+
+
+class Readout(nn.Module):
+    """Logits of click and conversion: a linear part on counts, and a network on states, ad and their products."""
+
+    fact_mean: Tensor  # (facts,)
+    fact_scale: Tensor  # (facts,)
+    calibration: Tensor  # (heads, 2)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        d, self.spec = spec.config.dimension, spec
+        self.account = embedding_table(spec.spaces.get(ACCOUNT, 1), d, 0.05)
+        self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
+        context = 2 * len(spec.of_impressions("numeric")) + 7
+        self.ad = nn.Linear(spec.views * spec.item_dimension + context, d)
+        self.keys = nn.ModuleDict({source: nn.Linear(d, d) for source in spec.sources})
+        facts = sum(len(fact_names(spec, source)) for source in spec.sources) + context
+        self.wide = nn.Linear(facts, len(HEADS))
+        self.deep = nn.Sequential(
+            nn.Linear(len(spec.sources) * (d + 1) + d + facts, d), nn.GELU(), nn.Dropout(spec.config.dropout), nn.Linear(d, len(HEADS))
+        )
+        nn.init.zeros_(self.wide.weight)
+        nn.init.zeros_(self.wide.bias)
+        self.register_buffer("fact_mean", torch.zeros(facts))
+        self.register_buffer("fact_scale", torch.ones(facts))
+        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per head.
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(HEADS)))
+
+    def forward(self, batch: JaggedBatch, states: Mapping[str, Tensor], encoder: UserEncoder) -> Tensor:
+        """(M, 2) uncalibrated logits of click and conversion."""
+        shown = batch.impressions
+        assert shown is not None
+        users = shown.users()
+        raw = self.facts(batch)
+        facts = (raw - self.fact_mean) / self.fact_scale
+        context = raw[:, -(self.ad.in_features - encoder.item_vectors.shape[1]) :]
+        item = F.embedding(shown.rows[ITEM], encoder.item_vectors, padding_idx=0)
+        ad = self.ad(torch.cat([item, context], dim=-1)) + self.account(shown.rows[ACCOUNT])
+        for name, table in self.tables.items():
+            ad = ad + table(shown.rows[name])
+        parts = [ad, facts]
+        for source in self.spec.sources:
+            state = encoder.state_at(source, batch.sources[source], states[source], users, shown.time_ms)
+            parts += [state, (self.keys[source](state) * ad).sum(-1, keepdim=True) / ad.shape[-1] ** 0.5]
+        logits: Tensor = self.wide(facts) + self.deep(torch.cat(parts, dim=-1))
+        return logits
+
+    def facts(self, batch: JaggedBatch) -> Tensor:
+        """(M, facts) of the weights' dtype: what is known at the request, per source in order of spec.sources, then the context."""
+        shown, dtype = batch.impressions, self.fact_mean.dtype
+        assert shown is not None
+        parts = [engagement_facts(self.spec, source, batch.sources[source], shown).to(dtype) for source in self.spec.sources]
+        parts += [numbers(shown.numbers[name], dtype) for name in self.spec.of_impressions("numeric")]
+        return torch.cat([*parts, clock_encoding(shown.time_ms, dtype)], dim=-1)
+
+    @torch.no_grad()
+    def fit_scale(self, facts: Tensor) -> None:
+        """Standardise the facts by the mean and spread of these rows (n, facts)."""
+        self.fact_mean.copy_(facts.mean(0))
+        self.fact_scale.copy_(facts.std(0, unbiased=False).clamp(min=1e-3))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(M, 2) calibrated probabilities."""
+        return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
+
+
+def matched_spaces(spec: ModelSpec, source: str) -> list[str]:
+    """What an impression and the source's events both have: the item, the account and shared categorical attributes."""
+    shared = {ITEM, ACCOUNT, *spec.of_impressions("categorical")} & {ITEM, *spec.of_kind(source, "categorical")}
+    return sorted(shared)
+
+
+def fact_names(spec: ModelSpec, source: str) -> list[str]:
+    """Names of the columns of engagement_facts."""
+    sums = [f"{source}.sum_{name}{when}" for name in spec.of_kind(source, "numeric") for when in ("", "_recent")]
+    matches = [f"{source}.same_{space}" for space in matched_spaces(spec, source)]
+    return [f"{source}.seen", f"{source}.count", f"{source}.count_recent", f"{source}.days_since", *sums, *matches]
+
+
+def engagement_facts(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impressions) -> Tensor:
+    """(M, facts of the source) float64; counts and sums as (signed) log1p, over the last max_events known before the impression.
+
+    `recent` is the last 28 days; days_since is log1p of the days since the last event, that of a year where there is none.
+    """
+    users = shown.users()
+    reads = reads_of(tokens, users, shown.time_ms, spec.reach(source))
+    recent = torch.maximum(known_ends(tokens, users, shown.time_ms - RECENT_DAYS * DAY_MS), reads.first)
+    seen = reads.counts > 0
+    elapsed = torch.full((len(users),), 365.0, dtype=torch.float64)
+    if seen.any():
+        last = tokens.known_at_ms[(reads.end - 1).clamp(min=0)]
+        elapsed = torch.where(seen, (shown.time_ms - last).to(torch.float64) / DAY_MS, elapsed)
+    columns = [seen.double(), reads.counts.double().log1p(), (reads.end - recent).double().log1p(), elapsed.log1p()]
+    for name in spec.of_kind(source, "numeric"):
+        running = F.pad(tokens.numbers[name].double().nan_to_num().cumsum(0), (1, 0))
+        for first in (reads.first, recent):
+            total = running[reads.end] - running[first]
+            columns.append(total.sign() * total.abs().log1p())
+    columns += [_same(tokens, users, reads, space, shown).double().log1p() for space in matched_spaces(spec, source)]
+    return torch.stack(columns, dim=-1)
+
+
+def _same(tokens: SourceTokens, users: Tensor, reads: Reads, space: str, shown: Impressions) -> Tensor:
+    """(M,) int64: how many of the events that the read may see have the impression's row of the space; 0 for the unknown row."""
+    wanted, size = shown.rows[space], len(tokens.known_at_ms)
+    # Only events of rows that somebody was shown matter; a shown (user, row) is numbered, so that place breaks ties in one key.
+    spread = int(wanted.max()) + 1 if len(wanted) else 1
+    shown_keys, group = torch.unique(users * spread + wanted, return_inverse=True)
+    events = torch.where(tokens.rows[space] < spread, tokens.users() * spread + tokens.rows[space], -1)
+    found = torch.searchsorted(shown_keys, events).clamp(max=max(0, len(shown_keys) - 1))
+    kept = torch.nonzero(shown_keys[found] == events).squeeze(1) if len(shown_keys) else found[:0]
+    place = torch.sort(found[kept] * (size + 1) + kept).values
+    low, high = (torch.searchsorted(place, group * (size + 1) + border) for border in (reads.first, reads.end))
+    return torch.where(wanted > 0, high - low, 0)

@@ -1,0 +1,89 @@
+"""The whole user model: the user sub-graph, the read-out of impressions, and the loss that trains both.
+
+`UserModel.encoder` alone is what embeds the table (ALURE, section 2.4: only the parts that make the embedding are evaluated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ObjectiveConfig
+from .batch import ITEM, JaggedBatch
+from .objectives import item_pairs, label_loss, neighbour_loss, next_item_loss
+from .readout import HEADS, Readout
+from .spec import ModelSpec
+from .user_encoder import UserEncoder
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Until when a batch may be learnt from, and at which moment neighbours are asked for the future."""
+
+    cut_ms: int  # embeddings of the neighbour objective are as of this moment
+    until_ms: int  # its later engagements end here; next items and labels too
+    validation: bool = False  # whether the impressions of the validation split count instead of the training ones
+
+
+class UserModel(nn.Module):
+    """Encoder and read-out."""
+
+    log_frequency: Tensor  # (rows of item_id,) of the training histories
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        torch.manual_seed(spec.config.seed)
+        self.spec = spec
+        self.encoder, self.readout = UserEncoder(spec), Readout(spec)
+        self.next_item = nn.Linear(spec.views * spec.item_dimension, spec.config.dimension)
+        self.register_buffer("log_frequency", torch.zeros(spec.spaces[ITEM]))
+
+    def losses(
+        self, batch: JaggedBatch, moments: Moments, weights: ObjectiveConfig, states: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Objective -> its unweighted mean loss in nats; only objectives with a weight and with something to learn from.
+
+        states: what encoder.states(batch) gave, where it is known already: history is encoded once per user.
+        """
+        encoder, found = self.encoder, {}
+        if states is None:
+            needed = weights.click or weights.conversion or weights.next_item or self.spec.config.residual
+            states = encoder.states(batch) if needed else {}
+        shown = batch.impressions
+        if shown is not None and (weights.click or weights.conversion):
+            weight = torch.where(shown.validation == moments.validation, shown.weight, 0.0)
+            if weight.sum() > 0:
+                logits = self.readout(batch, states, encoder)
+                for column, head in enumerate(HEADS):
+                    if getattr(weights, head):
+                        found[head] = label_loss(logits[:, column], getattr(shown, head), weight.to(logits.dtype))
+        item_tokens = [batch.sources[source] for source in self.spec.item_sources]
+        until = torch.full((len(batch),), moments.until_ms)
+        if weights.next_item:
+            keys = self.next_item(encoder.item_vectors)
+            parts = [
+                next_item_loss(states[source], batch.sources[source], keys, self.log_frequency, until) for source in self.spec.item_sources
+            ]
+            there = [part for part in parts if part is not None]
+            if there:
+                found["next_item"] = torch.stack(there).mean()
+        if weights.neighbour:
+            cut = torch.full((len(batch),), moments.cut_ms)
+            embeddings = encoder.embed_at(batch, states, torch.arange(len(batch)), cut)
+            loss = neighbour_loss(embeddings, batch.country, *item_pairs(item_tokens, cut, until))
+            if loss is not None:
+                found["neighbour"] = loss
+        return found
+
+    def probabilities(self, batch: JaggedBatch) -> Tensor:
+        """(M, 2) calibrated probabilities of click and conversion at the batch's impressions."""
+        logits = self.readout(batch, self.encoder.states(batch), self.encoder)
+        return self.readout.probabilities(logits)
+
+
+def total(losses: dict[str, Tensor], weights: ObjectiveConfig) -> Tensor:
+    """The weighted sum that is minimised."""
+    return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()

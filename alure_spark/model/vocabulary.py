@@ -1,0 +1,76 @@
+"""Which embedding row an id has: the table `vocabularies` as arrays (house rule 1).
+
+Enters: the table's columns, or what a saved model carries. Leaves: rows of embedding tables for id hashes. A space is `item_id`,
+`account_id` or a categorical attribute. Row 0 stands for every unknown or missing id, so a model never fails on a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError
+
+PREFIX = "vocabulary."
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Per space the known ids: hashes (n,) int64, ascending, and their embedding rows (n,) int64, each at least 1."""
+
+    entries: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def from_arrays(cls, space: np.ndarray, hash: np.ndarray, row: np.ndarray) -> Vocabulary:
+        """From the table's columns, all (n,): space of strings, hash and row int64, in any order.
+
+        Raises DataError where a space has a row below 1, or one hash or one row twice: two ids would share an embedding.
+        """
+        space, hash, row = np.asarray(space, object), np.asarray(hash, np.int64), np.asarray(row, np.int64)
+        entries = {}
+        for name in sorted(set(space)):
+            mine = np.flatnonzero(space == name)
+            hashes, rows = hash[mine], row[mine]
+            order = np.argsort(hashes)
+            entries[name] = hashes[order], rows[order]
+            for what, values in (("hash", hashes), ("row", rows)):
+                if len(np.unique(values)) < len(values):
+                    raise DataError(f"the vocabulary gives a {what} of the space '{name}' twice: rebuild the table 'vocabularies'")
+            if rows.min() < 1:
+                raise DataError(f"the vocabulary has row {rows.min()} in the space '{name}'; allowed: 1 and above, 0 is the unknown id")
+        return cls(entries)
+
+    def size(self, space: str) -> int:
+        """Rows that an embedding table of the space needs, with the unknown one: 1 for a space without ids."""
+        return 1 + int(self.entries[space][1].max()) if space in self.entries else 1
+
+    def rows(self, space: str, hashes: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """(n,) int64 embedding rows of hashes (n,) int64; 0 where the id is unknown or not present (n,) bool (None: all are)."""
+        if space not in self.entries:
+            return np.zeros(len(hashes), np.int64)
+        known, rows = self.entries[space]
+        place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        found = known[place] == hashes
+        return np.where(found if present is None else found & present, rows[place], 0)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays under the names `vocabulary.<space>.hash` and `vocabulary.<space>.row`, to be saved beside the weights."""
+        parts = ("hash", "row")
+        return {f"{PREFIX}{space}.{part}": pair[at] for space, pair in self.entries.items() for at, part in enumerate(parts)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Vocabulary:
+        """The inverse of state(); names of other things (weights) are left alone."""
+        spaces = [name[len(PREFIX) : -len(".hash")] for name in state if name.startswith(PREFIX) and name.endswith(".hash")]
+        return cls({space: (np.asarray(state[f"{PREFIX}{space}.hash"]), np.asarray(state[f"{PREFIX}{space}.row"])) for space in spaces})
+
+    def require_fits(self, sizes: Mapping[str, int]) -> None:
+        """Raises DataError when an embedding table of `sizes` (space -> rows) is too small for the ids of its space."""
+        for space, size in sizes.items():
+            if self.size(space) > size:
+                raise DataError(
+                    f"the vocabulary is newer than the model: the space '{space}' has {self.size(space)} rows, the model {size}: "
+                    "use the vocabulary that was saved with the model, or train a new model"
+                )
