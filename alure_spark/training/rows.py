@@ -1,0 +1,147 @@
+"""The Spark rim of training: `training_examples` -> packed rows in a folder that lives as long as one training.
+
+Enters: rows of `training_examples` at a fixed table version, of one segment, streams already cut by the feature policy. Leaves:
+Parquet, one row per user, every array as little-endian BINARY. Lists would do for pyarrow, but petastorm refuses lists of unequal
+length and makes a fixed-width numpy array of strings (which drops trailing zero bytes), so ids and names are bytes too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ..errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
+    from ..model.decode import Layout
+
+logger = logging.getLogger(__name__)
+
+# Kind of a column (Layout) -> its packed values. A categorical null is said by `<column>__present` (u1), a numeric one is NaN.
+KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"}
+NAMES = ("user_id", "country", "segment")  # UTF-8
+BINARY_LIMIT = 2**31 - 1  # bytes of one Arrow BINARY column in one batch
+# A bucket is one file of one row group; hashed ids do not repeat enough for dictionaries.
+WRITING: dict[str, int | str] = {"maxRecordsPerFile": 0, "parquet.block.size": 2**31 - 1, "parquet.enable.dictionary": "false"}
+
+
+def packed(examples: DataFrame, layout: Layout) -> DataFrame:
+    """user_id, country, segment BINARY (UTF-8), as_of_ms BIGINT, and each array column of the layout as BINARY (see KINDS).
+
+    `split` becomes 1 where it is 'validation'. A null array is an empty one. No shuffle. Raises DataError on a missing column;
+    the job fails with a DataError where a time, label, weight or split is null.
+    """
+    kinds = layout.columns() | layout.impression_columns()
+    for name in kinds:
+        if name not in examples.columns:
+            raise DataError(
+                f"training_examples lacks the array '{name}'{nearest(name, examples.columns)}: run jobs/build_sequences.py again"
+            )
+
+    def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        for batch in batches:
+            yield pack(batch, kinds)
+
+    schema = [f"`{name}` BINARY" for name in (*NAMES, *_binary_columns(kinds))]
+    return examples.select(*NAMES, *kinds, F.unix_millis("as_of").alias("as_of_ms")).mapInArrow(
+        rim, ", ".join([*schema, "as_of_ms BIGINT"])
+    )
+
+
+def _binary_columns(kinds: Mapping[str, str]) -> list[str]:
+    return [*kinds, *(f"{name}__present" for name, kind in kinds.items() if kind == "categorical")]
+
+
+def pack(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
+    """Lists -> bytes; the values of an integer column without nulls are not copied."""
+    columns = {name: batch.column(name).cast(pa.binary()) for name in NAMES}
+    for name, kind in kinds.items():
+        lists = batch.column(name)
+        lengths, values = pc.fill_null(lists.value_lengths(), 0).to_numpy(), lists.flatten()
+        if kind == "categorical":
+            columns[f"{name}__present"] = _bytes(lengths, values.is_valid().cast(pa.uint8()).to_numpy(), name)
+            values = pc.fill_null(values, 0)
+        elif kind == "numeric":
+            values = pc.fill_null(values, float("nan"))
+        elif values.null_count:
+            row = np.repeat(np.arange(len(lengths)), lengths)[values.is_null().to_numpy(zero_copy_only=False)][0]
+            raise DataError(
+                f"'{name}' of user '{batch.column('user_id')[row]}' holds a null: rebuild the table with jobs/build_sequences.py"
+            )
+        if name == "split":
+            values = pc.equal(values, "validation").cast(pa.uint8())
+        columns[name] = _bytes(lengths, values.to_numpy().astype(KINDS[kind], copy=False), name)
+    names = [*NAMES, *_binary_columns(kinds)]
+    return pa.RecordBatch.from_arrays([*(columns[name] for name in names), batch.column("as_of_ms")], names=[*names, "as_of_ms"])
+
+
+def _bytes(lengths: np.ndarray, values: np.ndarray, name: str) -> pa.Array:
+    """(B,) BINARY: the values (sum of lengths,) of each row, their memory taken as it is."""
+    if values.nbytes > BINARY_LIMIT:
+        raise DataError(f"'{name}' has {values.nbytes:,} bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch")
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * values.itemsize
+    return pa.Array.from_buffers(pa.binary(), len(lengths), [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(values)])
+
+
+@contextmanager
+def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: int, name: str) -> Iterator[str]:
+    """The packed rows in Parquet below folder/name: yields that path, and deletes it however the block ends.
+
+    One file of one row group per bucket of about rows_per_group users, by hash of user_id, inside by (hash, user_id, as_of): the
+    rows and their order depend neither on partitions nor on the order of the rows. The folder is readable by its owner only, and
+    driver and executors must both reach it. What a killed training left under the same name is replaced, so two trainings at
+    once need two names. Costs one shuffle of the packed rows and one count. Raises DataError when there is no row.
+    """
+    path = _local(folder, name)
+    rows = examples.count()
+    if not rows:
+        raise DataError(
+            "training_examples has no rows for this as_of and segment: run jobs/build_sequences.py, or choose a later time.as_of"
+        )
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    os.chmod(path, 0o700)
+    try:
+        place = F.xxhash64("user_id")
+        bucketed = packed(examples, layout).withColumn("bucket", F.pmod(place, F.lit(math.ceil(rows / rows_per_group))))
+        # `append` keeps the folder, and so its mode.
+        (
+            bucketed.repartition("bucket")
+            .sortWithinPartitions("bucket", place, "user_id", "as_of_ms")
+            .write.mode("append")
+            .partitionBy("bucket")
+            .options(**WRITING)
+            .parquet(_for_spark(path))
+        )
+        yield path
+    finally:
+        # Tasks of a failed job may still be writing; that must not hide why it failed.
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.exists(path):
+            logger.warning("could not delete all of %s: it holds users' histories, delete it by hand", path)
+
+
+def _local(folder: str, name: str) -> str:
+    scheme, colon, rest = folder.partition(":")
+    if colon and scheme != "file":
+        raise ConfigError(
+            f"lake.scratch is {folder!r}; allowed: a path that driver and executors both reach, such as ./out/scratch, a shared mount, "
+            "/dbfs/... or /Volumes/..."
+        )
+    return os.path.abspath(os.path.join(rest if colon else folder, name))
+
+
+def _for_spark(path: str) -> str:
+    """Spark takes a bare path for one of the cluster's default file system; volumes of Unity Catalog are only named that way."""
+    return path if path.startswith("/Volumes/") else f"file://{path}"

@@ -1,0 +1,68 @@
+"""What a training starts from: the spec that conf and vocabulary ask for, and item vectors that the classic methods found.
+
+Items that start from a factorisation and stay put are what generalises at these data sizes: free item vectors overfit within
+a hundred steps (README, "How it works").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..config import Config
+from ..errors import DataError
+from ..model.batch import ACCOUNT, ITEM
+from ..model.decode import Layout
+from ..model.spec import ModelSpec
+from ..model.user_model import UserModel
+from ..model.vocabulary import Vocabulary
+
+ABSENT = -30.0  # log weight of an item that tells nothing: everybody had it
+
+
+def layout_of(config: Config) -> Layout:
+    """The arrays that a model of this conf reads, by the feature policy."""
+    streams = config.policy().select(config.streams)
+    return Layout({name: stream.attributes for name, stream in streams.items()}, config.impression_attributes)
+
+
+def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
+    """The spec of a new model. Raises DataError when no item is known."""
+    streams = config.policy().select(config.streams)
+    layout = layout_of(config)
+    if vocabulary.size(ITEM) < 2:
+        raise DataError("the vocabulary has no item: run jobs/build_sequences.py for this as_of first")
+    kinds = [layout.impression_attributes, *layout.sources.values()]
+    spaces = {ITEM, ACCOUNT} | {name for attributes in kinds for name, kind in attributes.items() if kind == "categorical"}
+    return ModelSpec(
+        sources=layout.sources,
+        item_sources=tuple(source for source in config.item_sources if source in streams),
+        spaces={space: vocabulary.size(space) for space in sorted(spaces)},
+        impression_attributes=layout.impression_attributes,
+        max_events={name: stream.max_events for name, stream in streams.items()},
+        item_dimension=config.embedding.dimension,
+        config=config.model,
+    )
+
+
+def new_model(
+    spec: ModelSpec, vocabulary: Vocabulary, items: np.ndarray, views: list[np.ndarray], idf: np.ndarray, users_of: np.ndarray
+) -> UserModel:
+    """A model before training.
+
+    items (I,) int64 hashes; views: E arrays (I, at most item_dimension) without idf; idf (I,); users_of (I,) how many of the
+    training users had the item.
+    """
+    model = UserModel(spec)
+    rows = vocabulary.rows(ITEM, items)
+    frequency = np.zeros(spec.spaces[ITEM])
+    frequency[rows] = users_of
+    model.log_frequency.copy_(torch.from_numpy(np.log((frequency + 1) / (frequency.sum() + len(frequency)))))  # type: ignore[operator]
+    if spec.config.item_vectors:
+        table = np.zeros((spec.spaces[ITEM], spec.views, spec.item_dimension), np.float32)
+        for view, vectors in enumerate(views):
+            table[rows, view, : vectors.shape[1]] = vectors
+        weight = np.zeros(spec.spaces[ITEM], np.float32)
+        weight[rows] = np.where(idf > 0, np.log(np.where(idf > 0, idf, 1)), ABSENT)
+        model.encoder.set_items(torch.from_numpy(table.reshape(len(table), -1)), torch.from_numpy(weight))
+    return model
