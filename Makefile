@@ -28,7 +28,7 @@ $(STAMP): setup.py constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 was not found: install python3.11 and python3.11-venv, or give make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt pip setuptools wheel
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,demo]"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev,demo,petastorm]"
 	@touch $(STAMP)
 
 clean:

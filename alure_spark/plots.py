@@ -33,6 +33,19 @@ def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]],
     return figure
 
 
+def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, diagonal: bool = False) -> Figure:
+    """One line per name through its points (x (n,), y (n,)); diagonal draws what x = y would be."""
+    figure, axes = _axes(xlabel, ylabel)
+    if diagonal:
+        top = max((float(max(x.max(), y.max())) for x, y in series.values() if len(x)), default=1.0)
+        axes.plot([0, top], [0, top], color="#999999", linestyle=":")
+    for name, (x, y) in series.items():
+        axes.plot(x, y, marker="o", markersize=4, label=name)
+    if series:
+        axes.legend(frameon=False)
+    return figure
+
+
 def _axes(xlabel: str, ylabel: str):  # type: ignore[no-untyped-def]
     figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
     axes = figure.add_subplot()

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config, TrackingConfig, as_dict
+from .errors import TrackingError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +37,16 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found.stdout.strip()
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model: where its files are, and the digest that they must have."""
+
+    name: str
+    version: str
+    digest: str
+    folder: Path
 
 
 class Tracker:
@@ -86,12 +98,12 @@ class Tracker:
         clean = {key: str(value)[:500] for key, value in values.items()}
         self._try("log parameters", lambda mlflow: mlflow.log_params(clean), {"params": clean})
 
-    def log_metrics(self, values: Mapping[str, float | None]) -> None:
-        """Metrics; None means that there was nothing to measure: the name goes into the tag alure.absent_metrics, not a number."""
+    def log_metrics(self, values: Mapping[str, float | None], step: int | None = None) -> None:
+        """Metrics (of a step, for a curve); None means nothing to measure: its name goes into the tag alure.absent_metrics."""
         present = {key: float(value) for key, value in values.items() if value is not None}
         self.metrics.update(present)
         if present:
-            self._try("log metrics", lambda mlflow: mlflow.log_metrics(present), {"metrics": present})
+            self._try("log metrics", lambda mlflow: mlflow.log_metrics(present, step=step), {"metrics": present})
         absent = sorted(key for key, value in values.items() if value is None)
         if absent:
             self.set_tag("alure.absent_metrics", ", ".join(absent))
@@ -123,6 +135,62 @@ class Tracker:
 
     def log_text(self, text: str, name: str) -> None:
         self._try("log a text", lambda mlflow: mlflow.log_text(text, name), {"text": {name: text}})
+
+    def log_model(self, name: str, folder: Path, loader_module: str, digest: str, tags: Mapping[str, str]) -> str:
+        """Register a model folder under the name, as a pyfunc that loader_module reads; returns the new version.
+
+        Raises TrackingError: a model that is in no store cannot be used, unlike a metric that is missing.
+        """
+        try:
+            import mlflow
+
+            requirements = ["torch", "numpy", "pandas", "pyarrow", "safetensors"]
+            logged = mlflow.pyfunc.log_model(
+                name="user_model", loader_module=loader_module, data_path=str(folder), pip_requirements=requirements
+            )
+            client = mlflow.MlflowClient()
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            tags = {"alure.digest": digest, **tags}
+            made = client.create_model_version(name, logged.model_uri, self.run_id, tags=tags, model_id=logged.model_id)
+            return str(made.version)
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow at {self.config.uri} did not take the model ({type(error).__name__}: {error}); "
+                "run the job again when it does: training goes on from its last checkpoint"
+            ) from error
+
+    def promote(self, name: str, version: str, alias: str = "champion") -> None:
+        """Let the alias name that version."""
+        import mlflow
+
+        mlflow.MlflowClient(self.config.uri).set_registered_model_alias(name, alias, version)
+
+    def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
+        """The version that an alias names, or the version of that number; None where there is none yet.
+
+        Raises TrackingError when the store cannot be read or the version has no digest.
+        """
+        import mlflow
+
+        mlflow.set_tracking_uri(self.config.uri)
+        client = mlflow.MlflowClient(self.config.uri)
+        try:
+            if not client.search_registered_models(f"name = '{name}'"):
+                return None
+            if not which.isdigit() and which not in client.get_registered_model(name).aliases:
+                return None
+            found = client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
+            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}"))
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow at {self.config.uri} does not give model {name}, {which} ({type(error).__name__}: {error})"
+            ) from error
+        digest = found.tags.get("alure.digest")
+        if not digest:
+            raise TrackingError(f"model {name} version {found.version} has no digest (tag alure.digest): it is not one of ours")
+        (data,) = [path for path in (folder / "data").iterdir() if path.is_dir()]
+        return ModelVersion(name, str(found.version), digest, data)
 
     def tag_of(self, run_id: str, key: str) -> str | None:
         """A tag of another run, or None when the store has no such run."""

@@ -18,10 +18,10 @@ from jobs.command import Context, Job, Report
 def build(context: Context, run: JobRun) -> Report:
     config, graph = context.config, context.config.graph
     scope = as_of_scope(config.time.as_of_ms)
-    given = run.read("user_embeddings").where(scope).select("user_id", "country", "as_of", "model_id", "embedding")
+    found = embeddings.current_embeddings(run.read("user_embeddings"), config.time.as_of_ms)
+    given = found.select("user_id", "country", "as_of", "model_id", "embedding")
     if given.isEmpty():
-        raise LakeError(f"table 'user_embeddings' has no rows for {scope}: run jobs/embed_users.py for it first")
-    embeddings.require_one_model(given)
+        raise LakeError(f"table 'user_embeddings' has no rows at or before {config.time.as_of}: run jobs/embed_users.py for it first")
     good, refused = embeddings.usable_embeddings(given)
     good = good.persist()
     run.write("quarantine", refused.withColumn("run_id", F.lit(run.run_id)), scope="source = 'user_embeddings'")

@@ -59,6 +59,7 @@ class Job:
     writes: tuple[str, ...]
     scope: Callable[[Config], str]
     body: Callable[[Context, JobRun], Report]
+    memory: Callable[[Context], str] | None = None  # what --explain-memory prints
 
     def execute(self, context: Context) -> None:
         """Run the body, publish its tables as one, then tell MLflow."""
@@ -78,7 +79,7 @@ class Job:
                 tracker.log_text(text, name)
                 print(text)
         written = ", ".join(f"{name} v{version}" for name, version in run.outputs.items())
-        print(f"{self.name}: published {written} in {seconds:.0f} s", flush=True)
+        print(f"{self.name}: published {written or 'no table'} in {seconds:.0f} s", flush=True)
 
     def explain(self, context: Context) -> None:
         """--dry-run: what would be read, replaced and how much; nothing is written."""
@@ -105,6 +106,7 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--conf", required=True, help="a YAML file, e.g. conf/demo.yml")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one value (repeatable)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, and write nothing")
+    parser.add_argument("--explain-memory", action="store_true", help="say what a worker will hold in memory, and write nothing")
     parser.add_argument("--against", default="", metavar="RUN", help="compare the evaluation with that of an earlier run (MLflow run id)")
     return parser
 
@@ -112,9 +114,12 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
 def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str) -> None:
     """What the command line asks for: explain the jobs, or run them in order in one session and one MLflow run of that name."""
     context = open_context(load(options.conf, options.set), options.against)
-    if options.dry_run:
+    if options.dry_run or options.explain_memory:
         for job in jobs:
-            job.explain(context)
+            if options.dry_run:
+                job.explain(context)
+            if options.explain_memory and job.memory:
+                print(job.memory(context))
     else:
         run_jobs(context, jobs, name)
 

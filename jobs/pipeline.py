@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from alure_spark.errors import ConfigError, nearest
-from jobs import build_graph, build_sequences, embed_users, evaluate, ingest_events, retrieve_ads
+from jobs import build_graph, build_sequences, embed_users, evaluate, ingest_events, retrieve_ads, train_model
 from jobs.command import Job, argument_parser, guarded, run_options
 
 STAGES = {
-    module.JOB.name: module.JOB for module in (ingest_events, build_sequences, embed_users, build_graph, retrieve_ads, evaluate)
-}  # fmt: skip
+    module.JOB.name: module.JOB
+    for module in (ingest_events, build_sequences, train_model, embed_users, build_graph, retrieve_ads, evaluate)
+}
 
 
 def stages(first: str = "", last: str = "") -> list[Job]:

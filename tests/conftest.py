@@ -27,7 +27,7 @@ def spark():
 
 def overrides(folder: Path, *more: str) -> list[str]:
     """--set values that put lake, tracking store and artifacts into the folder."""
-    places = {"lake.root": f"{folder}/lake", "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
+    places = {"lake.root": f"{folder}/lake", "lake.scratch": f"{folder}/scratch", "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
     places |= {"tracking.artifact_root": f"{folder}/artifacts", "tracking.offline_root": f"{folder}/untracked"}
     return [f"{key}={value}" for key, value in places.items()] + list(more)
 

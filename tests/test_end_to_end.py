@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
 from alure_spark.config import build, load
-from alure_spark.errors import DataError, QualityError
+from alure_spark.errors import ConfigError, DataError, QualityError, TrackingError, TrainingError
 from alure_spark.lake import Lake, as_of_scope
+from alure_spark.model.artifact import Artifact
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from jobs.command import open_context, run_jobs
@@ -70,6 +73,11 @@ def test_the_chain_publishes_every_table_and_one_mlflow_run_with_plots(chain):
     assert {"evaluate/ads_recall.png", "evaluate/items_recall.png", "retrieve_ads/ads_per_user.png"} <= plots
     metrics = found.data.metrics
     assert metrics["build_graph.recall_worst_country"] == 1.0, "exact search"
+    plots = {item.path for item in client.list_artifacts(found.info.run_id, "train_model")}
+    assert {"train_model/losses.png", "train_model/calibration.png", "train_model/summary.txt"} <= plots
+    assert metrics["train_model.click.calibration"] == pytest.approx(1, abs=0.05)
+    assert metrics["train_model.flops_per_user"] > 0
+    assert len(client.get_metric_history(found.info.run_id, "train_model.epoch.train.click")) == 2, "a curve, one point per epoch"
     assert metrics["evaluate.items.recall_minus.random_neighbours.low"] > 0
 
 
@@ -81,6 +89,76 @@ def test_running_twice_changes_nothing(chain, tmp_path):
         key: value for key, value in first.items() if "vocabularies" not in key
     }
     assert again.lake.read("vocabularies").count() == chain.lake.read("vocabularies").count(), "append-only: nothing new to append"
+
+
+def test_the_registered_champion_is_what_embedded_the_table_in_plain_python_and_as_a_pyfunc_too(chain):
+    name = chain.config.model_name
+    found = chain.tracker.find_model(name)
+    artifact = Artifact.read(found.folder, found.digest)
+    table = chain.lake.read("user_embeddings").orderBy("user_id").toPandas()
+    assert set(table["model_id"]) == {artifact.model_id}
+    rows = chain.lake.read("user_sequences").orderBy("user_id").limit(40).toPandas()
+    model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    wanted = table.set_index("user_id")["embedding"]
+    for row in model.predict(rows).itertuples():
+        assert np.abs(np.array(row.embedding) - wanted[row.user_id]).max() < 1e-5
+
+
+def test_a_failing_training_leaves_the_champion_and_all_tables_as_they_were(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    lake = Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)
+    before, champion = contents(lake), chain.tracker.find_model(chain.config.model_name)
+    tracking = f"tracking.uri={chain.config.tracking.uri}"
+    for settings, error, message in (
+        (["training.learning_rate=1e38", "training.clip_norm=1e38"], TrainingError, "not finite"),
+        (["labels.validation_days=400"], DataError, "training split is empty|no user has embedding.min_items"),
+    ):
+        context = open_context(load(CONF, [*overrides(tmp_path), tracking, *settings]))
+        with pytest.raises(error, match=message):
+            run_jobs(context, stages("train_model", "train_model"), "train_model")
+        assert chain.tracker.find_model(chain.config.model_name).version == champion.version
+        assert contents(lake) == before
+        assert not [path for path in (tmp_path / "scratch").glob("*") if path.is_dir()], "packed histories are deleted"
+    failed = lake.runs().where("status = 'failed'").select("message").collect()
+    assert any("not finite" in row["message"] for row in failed)
+
+
+def test_a_champion_of_the_future_or_a_damaged_one_embeds_nothing(chain, tmp_path, monkeypatch):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    tracking = f"tracking.uri={chain.config.tracking.uri}"
+    earlier = open_context(load(CONF, [*overrides(tmp_path), tracking, "time.as_of=2025-01-14T00:00:00Z"]))
+    run_jobs(earlier, stages("build_sequences", "build_sequences"), "earlier")
+    with pytest.raises(ConfigError, match="it would leak the future"):
+        run_jobs(earlier, stages("embed_users", "embed_users"), "earlier")
+    nobody = open_context(load(CONF, [*overrides(tmp_path), tracking, "tracking.model_name=unheard_of"]))
+    with pytest.raises(TrackingError, match="run jobs/train_model.py first"):
+        run_jobs(nobody, stages("embed_users", "embed_users"), "nobody")
+    context = open_context(load(CONF, [*overrides(tmp_path), tracking]))
+    found = context.tracker.find_model(context.config.model_name)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(found.folder, damaged)
+    weights = bytearray((damaged / "user.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (damaged / "user.safetensors").write_bytes(weights)
+    monkeypatch.setattr(context.tracker, "find_model", lambda *arguments: replace(found, folder=damaged))
+    with pytest.raises(DataError, match="was changed or damaged"):
+        run_jobs(context, stages("embed_users", "embed_users"), "damaged")
+
+
+def test_the_next_day_only_users_with_new_events_are_embedded_again(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    first, second = chain.config.time.as_of_ms, "2025-01-17T00:00:00Z"
+    context = open_context(load(CONF, [*overrides(tmp_path), f"tracking.uri={chain.config.tracking.uri}", f"time.as_of={second}"]))
+    run_jobs(context, [*stages("build_sequences", "build_sequences"), *stages("embed_users", "build_graph")], "second day")
+    embeddings = context.lake.read("user_embeddings")
+    new = {row[0] for row in embeddings.where(as_of_scope(context.config.time.as_of_ms)).select("user_id").collect()}
+    touched = context.lake.read("events").where(
+        (F.unix_millis("known_at") >= first) & (F.unix_millis("known_at") < context.config.time.as_of_ms)
+    )
+    assert new <= {row[0] for row in touched.select("user_id").distinct().collect()}
+    assert 0 < len(new) < embeddings.where(as_of_scope(first)).count()
+    in_graph = context.lake.read("user_edges").where(as_of_scope(context.config.time.as_of_ms)).select("src_user_id").distinct().count()
+    assert in_graph == embeddings.select("user_id").distinct().count(), "users that were not touched keep their embedding"
 
 
 @pytest.mark.slow
@@ -157,6 +235,7 @@ source:
 streams: {{view: {{}}}}
 time: {{as_of: "2020-01-10"}}
 embedding: {{dimension: 4}}
+training: {{threads: 1}}
 graph: {{k2: 3}}
 evaluate: {{min_items: 2, bootstrap: 20}}
 """)
@@ -171,7 +250,9 @@ evaluate: {{min_items: 2, bootstrap: 20}}
     assert "evaluate.items.recall" in context.tracker.metrics
     found = mlflow.MlflowClient(context.config.tracking.uri).search_runs(["1"])[0]
     assert "evaluate.ads.recall" in found.data.tags["alure.absent_metrics"]
-    assert context.lake.read("training_examples").count() == 0
+    assert context.lake.read("training_examples").where("size(impression_id) = 0").count() == 12
+    assert "train_model.validation.neighbour" in context.tracker.metrics, "the contrastive objectives need no labels"
+    assert "train_model.validation.click" not in context.tracker.metrics
 
 
 def test_bad_embeddings_are_quarantined_and_two_models_refused(spark, chain, tmp_path):
@@ -274,14 +355,18 @@ def test_a_job_runs_under_spark_submit(chain, tmp_path):
 
 
 def kill_in_stage(folder: Path, stage: str) -> None:
-    """Start the stage and kill its driver (and everything it started) the moment its first table has a new commit."""
-    log = folder / "lake" / STAGES[stage].writes[0] / "_delta_log"
-    seen = set(log.glob("*.json")) | {log / "00000000000000000000.json"}  # version 0 only creates the table
+    """Start the stage and kill its driver (and everything it started) the moment its first table has a new commit.
+
+    Training writes no table: it is killed when it has written a checkpoint.
+    """
+    writes = STAGES[stage].writes
+    log, pattern = (folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "*.checkpoint")
+    seen = set(log.glob(pattern)) | {log / "00000000000000000000.json"}  # version 0 only creates the table
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
     process = subprocess.Popen(
         command(folder, f"jobs.{stage}"), cwd=ROOT, env=clean, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not set(log.glob("*.json")) - seen:
+    while not set(log.glob(pattern)) - seen:
         assert process.poll() is None, "the stage ended before it could be killed"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import mlflow
 import pytest
 
 from alure_spark.config import Config, StreamConfig, TrackingConfig
+from alure_spark.errors import TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker
 
@@ -58,3 +59,28 @@ def test_when_the_store_fails_the_figures_go_to_files_and_the_job_goes_on(tmp_pa
     assert {"inputs": {"events": 3}} in logged
     assert (folder / "plots" / "h.png").stat().st_size > 1000
     assert "MLflow could not start a run" in caplog.text
+
+
+def test_a_model_is_found_by_alias_and_version_with_its_digest(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    to = tracker(tmp_path)
+    assert to.find_model("m") is None
+    with to.run("job", CONFIG):
+        first = to.log_model("m", folder, "alure_spark.inference.pyfunc", "digest-1", {"alure.gate": "champion"})
+        assert to.find_model("m") is None, "no version is champion until it is promoted"
+        to.promote("m", first)
+        second = to.log_model("m", folder, "alure_spark.inference.pyfunc", "digest-2", {})
+    assert (first, second) == ("1", "2")
+    assert to.find_model("m").digest == "digest-1"
+    found = to.find_model("m", "2")
+    assert (found.version, found.digest, (found.folder / "weights").read_bytes()) == ("2", "digest-2", b"1")
+    with pytest.raises(TrackingError, match="does not give model m, 9"):
+        to.find_model("m", "9")
+
+
+def test_a_store_that_takes_no_model_is_an_error_and_not_a_warning(tmp_path):
+    to = tracker(tmp_path, uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="did not take the model"):
+        to.log_model("m", tmp_path, "alure_spark.inference.pyfunc", "d", {})

@@ -6,8 +6,22 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..errors import DataError
+from ..lake import latest_rows, timestamp
 
 INFINITY = float("inf")
+
+
+def current_embeddings(user_embeddings: DataFrame, as_of_ms: int) -> DataFrame:
+    """Each user's newest row at or before as_of, as of as_of; rows of another model than the newest as_of's are out of date: left out.
+
+    Raises DataError when the newest as_of itself has several models.
+    """
+    newest = latest_rows(user_embeddings, as_of_ms)
+    last = newest.agg(F.max("as_of").alias("_last"))
+    at_last = newest.join(F.broadcast(last), F.col("as_of") == F.col("_last")).drop("_last")
+    require_one_model(at_last)
+    models = at_last.select("model_id").distinct()
+    return newest.join(F.broadcast(models), "model_id", "left_semi").withColumn("as_of", timestamp(as_of_ms))
 
 
 def require_one_model(user_embeddings: DataFrame) -> None:

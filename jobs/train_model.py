@@ -1,0 +1,104 @@
+"""training_examples, vocabularies -> a user model in MLflow; the alias `champion` moves to it when it passes the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import functions as F
+
+from alure_spark.baselines.item_vectors import item_views
+from alure_spark.baselines.user_embeddings import collect_histories, item_histories
+from alure_spark.config import DAY_MS
+from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.model.artifact import Artifact
+from alure_spark.model.readout import HEADS
+from alure_spark.model.vocabulary import Vocabulary
+from alure_spark.plots import curves
+from alure_spark.tracking import git_commit
+from alure_spark.training import gate, loop, metrics, start
+from alure_spark.training.loader import Loader, open_reader
+from alure_spark.training.rows import exported
+from jobs.command import Context, Job, Report
+
+
+def train(context: Context, run: JobRun) -> Report:
+    config, tracker = context.config, context.tracker
+    if config.embedding.method != "alure":
+        return Report(texts={"train_model/skipped.txt": f"embedding.method is {config.embedding.method}: there is no model to train"})
+    as_of = config.time.as_of_ms
+    border = as_of - int(config.labels.validation_days * DAY_MS)
+    examples = run.read("training_examples").where(as_of_scope(as_of)).where("segment = 'all'")
+    known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
+    vocabulary = Vocabulary.from_arrays(*(known[name].to_numpy() for name in ("space", "hash", "row")))
+    spec, layout = start.spec_of(config, vocabulary), start.layout_of(config)
+    histories = collect_histories(item_histories(examples, spec.item_sources, border), config.embedding)
+    views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
+    model = start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users)
+
+    name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
+    checkpoint = Path(config.lake.scratch) / f"{name}.checkpoint"
+    with exported(examples, layout, config.lake.scratch, config.training.export_rows, name) as folder:
+        reader = open_reader(config.training.reader, folder)
+        loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
+        when = loop.calendar(loader, spec.item_sources, border, as_of)
+        trained = loop.train(model, loader, when, config.training, checkpoint)
+        found = loop.evaluate(model, loader, when.validation(), config.training.objectives)
+        flops = loop.flops_per_user(model, next(loader.in_order()))
+        registered = tracker.find_model(config.model_name)
+        champion = Artifact.read(registered.folder, registered.digest) if registered else None
+        verdict = gate.judge(champion, found, loader, when, config.training)
+    result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(model, found)
+    facts = {
+        "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": result,
+        "vocabulary_version": run.inputs["vocabularies"], "training_examples_version": run.inputs["training_examples"],
+    }  # fmt: skip
+    artifact = Artifact.of(model, vocabulary, facts)
+    tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": verdict.reason}
+    written = artifact.write(Path(config.lake.scratch) / f"{name}.model")
+    version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
+    if verdict.passed:
+        tracker.promote(config.model_name, version)
+    checkpoint.unlink(missing_ok=True)
+    run.content_hashes["model"] = artifact.digest[:16]
+    for key, value in tags.items():
+        tracker.set_tag(key, value)
+    for epoch, row in enumerate(trained.curves):
+        tracker.log_metrics({f"train_model.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
+
+    text = f"{config.model_name} version {version} ({artifact.model_id}): {verdict.reason}\n" + "\n".join(
+        f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items())
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    result |= {"best_epoch": trained.best_epoch + 1, "steps": trained.steps, "flops_per_user": flops, "parameters": parameters}
+    return Report(result, _figures(trained, found, model), {"train_model/summary.txt": text})
+
+
+def _figures(trained, found, model) -> dict:  # type: ignore[no-untyped-def]
+    """Loss per epoch and objective; calibration of the heads that have both labels."""
+    epochs = np.arange(1, len(trained.curves) + 1)
+    names = sorted({key for row in trained.curves for key in row if "." in key})
+    lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
+    figures = {"train_model/losses.png": curves(lines, "epoch", "nats")}
+    bins = {}
+    for column, head in enumerate(HEADS):
+        labels = found.labels[:, column]
+        if len(labels) and 0 < labels.mean() < 1:
+            scale, offset = model.readout.calibration[column].tolist()
+            curve = metrics.calibration_curve(labels, 1 / (1 + np.exp(-(scale * found.logits[:, column] + offset))), weights=found.weights)
+            bins[head] = (curve.probability, curve.label)
+    return figures | ({"train_model/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
+
+
+JOB = Job(
+    "train_model",
+    "the ALURE user model, its curves and its place in the registry",
+    ("training_examples", "vocabularies"),
+    (),
+    lambda config: as_of_scope(config.time.as_of_ms),
+    train,
+)
+
+if __name__ == "__main__":
+    JOB.main()
