@@ -27,7 +27,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from alure_spark.baselines.histories import ItemHistories
-from alure_spark.baselines.item_vectors import ItemVectors, embed, fit_item2vec, fit_svd
+from alure_spark.baselines.item_vectors import ItemVectors, embed, fit_item2vec, fit_svd, item_views
 from alure_spark.baselines.neighbours import embedding_neighbours, idf_cosine_neighbours, random_neighbours
 from alure_spark.config import format_time, load
 from alure_spark.lake import as_of_scope
@@ -107,6 +107,14 @@ def pipeline_neighbours(context: Context, split: Split) -> np.ndarray:
     return neighbours
 
 
+def weighted_svd(split: Split, seed: int) -> np.ndarray:
+    """(U, 10) neighbours by sums of the model's own SVD view with weights of the root of idf: where it starts, nothing learnt."""
+    views = item_views(split.histories, ["svd"], 64, 1, seed)
+    vectors = views.vectors[0] * np.sqrt(views.idf)[:, None].astype(np.float32)
+    users = embed(split.histories.indptr, split.histories.items, ItemVectors(views.items, vectors))
+    return embedding_neighbours(users, split.countries, NEIGHBOURS)
+
+
 def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
     """Road -> (does the seed matter, seed -> (U, 10) neighbours)."""
 
@@ -127,6 +135,7 @@ def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
         "idf_cosine": (False, lambda seed: idf_cosine_neighbours(split.had, split.countries, NEIGHBOURS)),
         "svd_16": (True, lambda seed: nearest(fit_svd(split.histories, 16, seed))),
         "svd_64": (True, lambda seed: nearest(fit_svd(split.histories, 64, seed))),
+        "svd_64_weighted": (True, lambda seed: weighted_svd(split, seed)),
         "als_64": (True, als),
         "als_64_alpha_10": (True, lambda seed: als(seed, alpha=10.0, regularization=0.1)),
         "item2vec_64_window_4": (True, lambda seed: nearest(fit_item2vec(split.histories, 64, 4, seed))),
@@ -181,15 +190,21 @@ def judge_set(
 
 
 def _pipeline_of_seed(name: str, fixed: Sequence[str], seed: int, split: Split) -> np.ndarray:
-    overrides = [*fixed, f"embedding.seed={seed}", f"graph.seed={seed}"]
-    return pipeline_neighbours(run_pipeline(CONFS[name], overrides, "embed_users", "build_graph"), split)
+    sections = ("embedding", "model", "training", "graph")
+    overrides = [*fixed, *(f"{section}.seed={seed}" for section in sections), f"tracking.model_name=user_graph_{seed}"]
+    return pipeline_neighbours(run_pipeline(CONFS[name], overrides, "train_model", "build_graph"), split)
 
 
 @contextmanager
 def _workdir(name: str, online_retail: Path):  # type: ignore[no-untyped-def]
     """The overrides that keep a run inside a temporary folder."""
     with tempfile.TemporaryDirectory(prefix=f"user_graph_{name}_") as folder:
-        overrides = [f"lake.root={folder}/lake", f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifact_root={folder}/artifacts"]
+        overrides = [
+            f"lake.root={folder}/lake",
+            f"lake.scratch={folder}/scratch",
+            f"tracking.uri=sqlite:///{folder}/mlflow.db",
+            f"tracking.artifact_root={folder}/artifacts",
+        ]
         if name == "online_retail":
             Path(folder, "online_retail.parquet").symlink_to(online_retail.resolve(strict=True))
             overrides.append(f"source.options.root={folder}")

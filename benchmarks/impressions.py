@@ -1,0 +1,72 @@
+"""What a trained user model says at every impression of a log: shared by the benchmarks that judge it as a ranker's feature.
+
+Enters: a lake that the pipeline filled, and its champion. Leaves: arrays, one row per impression. The embedding of an impression
+is the one that a daily job had published before it: as of a midnight at least PUBLISH_LAG_MS before the impression (ALURE,
+section 2.4, embedding logging). Everything else is read at the impression itself, from what was known strictly before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from alure_spark.config import DAY_MS
+from alure_spark.events.sequences import training_examples
+from alure_spark.training import start
+from alure_spark.training.loader import Loader, open_reader
+from alure_spark.training.rows import exported
+from jobs.command import Context
+from jobs.embed_users import champion
+
+PUBLISH_LAG_MS = 6 * 3_600_000
+
+
+@dataclass(frozen=True)
+class ImpressionReads:
+    """n impressions, users one after the other, by time."""
+
+    user_id: np.ndarray  # (n,) object
+    impression_id: np.ndarray  # (n,) object
+    time_ms: np.ndarray  # (n,) int64
+    account: np.ndarray  # (n,) int64 rows of the vocabulary
+    click: np.ndarray  # (n,) float64
+    conversion: np.ndarray  # (n,) float64
+    probabilities: np.ndarray  # (n, 2) float64 of click and conversion, calibrated
+    embeddings: np.ndarray  # (n, D) float32, zeros where nothing was known at the publication
+    facts: np.ndarray  # (n, F) float64: counts, recency and attributes that any ranker has (alure_spark/model/readout.py)
+
+    def select(self, rows: np.ndarray) -> ImpressionReads:
+        """The impressions of a mask or of row numbers."""
+        return ImpressionReads(*(getattr(self, item.name)[rows] for item in fields(self)))
+
+
+def read_impressions(context: Context, end_ms: int) -> ImpressionReads:
+    """Every impression known before end_ms; labels as they stand at end_ms."""
+    config = context.config
+    model, vocabulary = champion(context).model()
+    layout = start.layout_of(config)
+    events = context.lake.read("events")
+    examples = training_examples(events, config.streams, config.labels, end_ms, config.impression_attributes).where(
+        "size(impression_id) > 0"
+    ).persist()  # fmt: skip
+    names = {row["user_id"]: row["impression_id"] for row in examples.select("user_id", "impression_id").collect()}
+    parts: list[tuple[np.ndarray, ...]] = []
+    with exported(examples, layout, config.lake.scratch, config.training.export_rows, f"{config.name}-impressions") as folder:
+        loader = Loader(open_reader("pyarrow", folder), layout, vocabulary, config.training.batch_users, config.training.seed)
+        for batch in loader.in_order():
+            shown = batch.impressions
+            assert shown is not None
+            with torch.inference_mode():
+                states = model.encoder.states(batch)
+                published = (shown.time_ms - PUBLISH_LAG_MS).div(DAY_MS, rounding_mode="floor") * DAY_MS
+                embeddings = model.encoder.embed_at(batch, states, shown.users(), published)
+                probabilities = model.readout.probabilities(model.readout(batch, states, model.encoder))
+                facts = model.readout.facts(batch)
+            users = np.array(batch.user_ids, object)[shown.users().numpy()]
+            ids = np.array([name for user in batch.user_ids for name in names[user]], object)
+            tensors = (shown.time_ms, shown.rows["account_id"], shown.click.double(), shown.conversion.double())
+            parts.append((users, ids, *(one.numpy() for one in (*tensors, probabilities.double(), embeddings, facts.double()))))
+    examples.unpersist()
+    return ImpressionReads(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -1,0 +1,123 @@
+"""What the user embedding is worth to a ranking model: normalised entropy with it against without it (ALURE, Table 1).
+
+    python -m benchmarks.ranking_gain
+
+Two rankers, a logistic regression and a small network, each fitted with and without the embedding on the same rows, three
+seeds. completejourney: the 18 hand-made aggregates of benchmarks/redemption.py at each send; synthetic: what the user model's
+read-out counts (engagements, recency, matches) and the ad's account, on impressions after the time that the user model was
+trained up to; null: the same on the world in which nothing prefers anything, where a gain would be a fault. To each embedding
+its affinity to the ad's account is added: the cosine to the mean embedding of those who clicked the account's ads in the
+training part (a row's own user left out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alure_spark.config import DAY_MS, Config, format_time, load
+from alure_spark.training.ranking_gain import ranking_gain
+from benchmarks import contract, redemption
+from benchmarks.impressions import ImpressionReads, read_impressions
+from jobs import pipeline
+from jobs.command import open_context, run_jobs
+
+WORLD = ["source.options.users=3000", "source.options.days=28", "time.as_of=2025-01-20T00:00:00Z", "training.epochs=6"]
+SETS = {
+    "completejourney": ("conf/demo.yml", []),
+    "synthetic": ("conf/test.yml", [*WORLD, "inference.precision=float32"]),
+    "null": ("conf/test.yml", [*WORLD, "inference.precision=float32", "source.options.null=true"]),
+}
+TRAIN_SHARE = 0.6  # of the impressions after as_of, by time, train the synthetic worlds' rankers
+
+
+def reads_of(name: str, folder: str, more: Sequence[str], end_ms: int = 0) -> tuple[Config, ImpressionReads]:
+    """Run the pipeline of the set up to the trained model inside the folder, and read every impression before end_ms (0: all)."""
+    conf, overrides = SETS[name]
+    places = [f"lake.root={folder}/lake", f"lake.scratch={folder}/scratch", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+    places += [f"tracking.artifact_root={folder}/artifacts", f"tracking.offline_root={folder}/untracked"]
+    context = open_context(load(conf, [*overrides, *places, *more]))
+    run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")
+    last = context.lake.read("events").selectExpr("unix_millis(max(known_at))").collect()[0][0]
+    return context.config, read_impressions(context, end_ms or last + 1)
+
+
+def affinity(reads: ImpressionReads, label: np.ndarray, is_train: np.ndarray) -> np.ndarray:
+    """(n, 1) float64 cosine of a row's embedding to the mean embedding of the training rows with a click of the same account.
+
+    The rows of its own user are left out; 0 where there is no other clicker.
+    """
+    _, account = np.unique(reads.account, return_inverse=True)
+    _, user = np.unique(reads.user_id, return_inverse=True)
+    vectors = np.where(is_train & (label > 0), 1.0, 0.0)[:, None] * reads.embeddings
+    totals = np.zeros((account.max() + 1, vectors.shape[1]))
+    np.add.at(totals, account, vectors)
+    pair, inverse = np.unique(user * (account.max() + 1) + account, return_inverse=True)
+    own = np.zeros((len(pair), vectors.shape[1]))
+    np.add.at(own, inverse, vectors)
+    centre = totals[account] - own[inverse]
+    length = np.sqrt((centre**2).sum(axis=1)) * np.sqrt((reads.embeddings**2).sum(axis=1))
+    return ((centre * reads.embeddings).sum(axis=1) / np.where(length > 1e-9, length, 1))[:, None]
+
+
+def gains(
+    name: str, label: str, base: np.ndarray, reads: ImpressionReads, labels: np.ndarray, is_train: np.ndarray, options: Any
+) -> list[contract.Row]:
+    """One row per ranker."""
+    block = np.hstack([reads.embeddings, affinity(reads, labels, is_train)])
+    rows = []
+    for found in ranking_gain(base, block, labels, reads.user_id, is_train, options.seeds, options.resamples):
+        row = {"set": name, "label": label, "road": found.ranker, "rows": int((~is_train).sum()), "positives": int(labels[~is_train].sum())}
+        row |= {"ne_without": float(np.mean(found.ne_without)), "ne_with": float(np.mean(found.ne_with))}
+        row |= {"gain": found.mean_gain, "low": found.low, "high": found.high}
+        row |= {"gain_min": min(found.gain), "gain_max": max(found.gain), "factors": " ".join(map(str, found.factor))}
+        rows.append(row)
+    return rows
+
+
+def of_completejourney(options: Any) -> list[contract.Row]:
+    """The redemption protocol: the user model is trained up to the cut, the rankers on the sends before it."""
+    data = redemption.tables()
+    given = redemption.sends(data)
+    base = np.log1p(redemption.aggregates(given, data))
+    with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
+        _, reads = reads_of("completejourney", folder, [f"time.as_of={format_time(given.cut_ms)}"])
+    place = {key: row for row, key in enumerate(reads.impression_id)}
+    rows = np.array([place[f"{household}/{campaign}"] for household, campaign in zip(given.household_id, given.campaign_id, strict=True)])
+    matched = reads.select(rows)
+    labels = np.where(given.is_train, given.training_label, given.label)
+    return gains("completejourney", "redemption", base, matched, labels, given.is_train, options)
+
+
+def of_world(name: str, options: Any) -> list[contract.Row]:
+    """The rankers see impressions after the time that the user model was trained up to; the last ones judge."""
+    with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
+        config, reads = reads_of(name, folder, [])
+    mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be clicked
+    later = (reads.time_ms >= config.time.as_of_ms) & (reads.time_ms < mature)
+    kept = reads.select(later)
+    is_train = kept.time_ms < np.quantile(kept.time_ms, TRAIN_SHARE)
+    accounts = np.unique(kept.account, return_inverse=True)[1]
+    base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
+    return gains(name, "click", base, kept, kept.click, is_train, options)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=sorted(SETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9])
+    parser.add_argument("--resamples", type=int, default=1000)
+    options = parser.parse_args(arguments)
+    rows: list[contract.Row] = []
+    for name in options.sets:
+        rows += of_completejourney(options) if name == "completejourney" else of_world(name, options)
+    size = {"seeds": options.seeds, "resamples": options.resamples, "world": WORLD}
+    contract.publish("ranking_gain", size, rows, {})
+
+
+if __name__ == "__main__":
+    main()
