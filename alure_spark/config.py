@@ -196,7 +196,8 @@ class ModelConfig:
         _require(self.dimension % self.heads == 0, "model.dimension", self.dimension, f"a multiple of model.heads={self.heads}")
         known = bool(self.views) and set(self.views) <= {"svd", "item2vec"}
         _require(known, "model.views", self.views, "at least one of svd, item2vec")
-        _require(self.max_events >= self.layers, "model.max_events", self.max_events, f"at least model.layers={self.layers}")
+        # One event to look at, and one before it for its gap.
+        _require(self.max_events >= max(2, self.layers), "model.max_events", self.max_events, f"at least 2 and model.layers={self.layers}")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
 

@@ -264,7 +264,7 @@ def compiled(artifact: Artifact, config: InferenceConfig) -> Package:
     dtype, width = embedder.encoder.item_vectors.dtype, artifact.spec.config.dimension
     weights = {name: value.clone() for name, value in _rest_weights(layer).items()}
     # Two tensors, not one given twice: a package made from one reads one input for both.
-    example = (torch.randn(37, width, dtype=dtype), torch.randn(37, width, dtype=dtype), weights)
+    example = (*(torch.empty(37, width, dtype=dtype).normal_() for _ in range(2)), weights)
     tokens = torch.export.Dim("tokens", min=1)
     shapes = ({0: tokens}, {0: tokens}, dict.fromkeys(weights))
     try:
