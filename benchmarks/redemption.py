@@ -247,7 +247,7 @@ def model_reads(sends: Sends, seed: int, first: str, folder: str) -> ImpressionR
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[7, 8, 9], help="of the user model; none leaves it out")
     options = parser.parse_args(arguments)
     data = tables()
     given = sends(data)

@@ -170,7 +170,7 @@ class Export:
 
 
 def exported(artifact: Artifact, config: InferenceConfig) -> Export:
-    """The export of a model, made on the driver. Compiles where config.compile asks for it: one to two minutes.
+    """The export of a model, made on the driver. Compiles where config.compile asks for it: half a minute on an idle core.
 
     `auto` keeps the compiled block where it is faster on this machine, and stays eager where there is no C++ compiler. Raises ConfigError
     when `always` finds none, DataError when the compiled block differs from the eager one.
@@ -224,9 +224,10 @@ def machine() -> str:
 
 
 class _Rest(nn.Module):
-    """CausalModule._rest (output norm, feed-forward, skips) as a function of its weights, so that one package serves all layers.
+    """CausalModule._rest (norm, feed-forward, skips) as a function of its weights, so that one package serves all layers and sources.
 
-    It is the one per-token block with something to fuse: the others are a bare gather or matrix product.
+    It is the one per-token block with something to fuse: the others are a bare gather or matrix product. Measured with AVX-512: a fifth
+    faster alone, level (0.94 to 1.02 of the eager seconds) in the model, whose chunks stay in the cache anyway: the default is `never`.
     """
 
     def __init__(self, layer: CausalModule) -> None:

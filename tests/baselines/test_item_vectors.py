@@ -184,11 +184,11 @@ def test_any_small_history_gives_unit_or_zero_rows(events):
 
 def test_two_fits_give_the_same_bits_and_model_id_and_another_seed_or_conf_another_id():
     histories, _ = communities(seed=2)
-    config = EmbeddingConfig(dimension=8)
+    config = EmbeddingConfig(method="svd", dimension=8)
     first, second, other = fit_svd(histories, 8, 7), fit_svd(histories, 8, 7), fit_svd(histories, 8, 8)
     np.testing.assert_array_equal(first.vectors, second.vectors)
     assert first.model_id(config) == second.model_id(config)
     assert first.model_id(config).startswith("svd-")
     assert len(first.model_id(config)) == len("svd-") + 12
-    assert len({first.model_id(config), other.model_id(config), first.model_id(EmbeddingConfig(dimension=8, window=5))}) == 3
+    assert len({first.model_id(config), other.model_id(config), first.model_id(EmbeddingConfig(method="svd", dimension=8, window=5))}) == 3
     assert first.model_id(EmbeddingConfig(method="item2vec")).startswith("item2vec-")

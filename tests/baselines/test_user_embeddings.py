@@ -109,7 +109,7 @@ def test_users_without_a_known_item_get_no_row(histories, pure):
 def test_the_fit_sees_the_users_of_smallest_hash_and_all_are_embedded(histories, pure):
     from pyspark.sql import functions as F
 
-    config = EmbeddingConfig(dimension=6, fit_users=20)
+    config = EmbeddingConfig(method="svd", dimension=6, fit_users=20)
     ordered = [row.user_id for row in histories.where("size(items) > 0").orderBy(F.xxhash64("user_id")).collect()][:20]
     expected = fit_svd(pure.select(np.isin(pure.user_ids, ordered)), 6, 7)
     model = rim.fit(histories, config)

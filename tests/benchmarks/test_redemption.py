@@ -137,7 +137,7 @@ def test_the_command_publishes_one_row_per_peer(tmp_path, monkeypatch, sends, fe
     monkeypatch.setattr(redemption, "aggregates", lambda sends, data: features)
     written = {}
     monkeypatch.setattr(redemption.contract, "publish", lambda name, size, rows, ratios: written.update(name=name, size=size, rows=rows))
-    redemption.main(["--resamples", "20"])
+    redemption.main(["--resamples", "20", "--seeds"])
     assert written["name"] == "redemption"
     assert [row["road"] for row in written["rows"]] == ["one_feature", "logistic_regression", "hist_gradient_boosting"]
     assert written["size"]["judged_households"] == 1225

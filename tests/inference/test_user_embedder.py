@@ -100,10 +100,15 @@ def test_embeddings_are_rounded_unit_rows_and_zeros_where_nothing_is_known(artif
     empty = np.array([all(not rows.column(f"{source}__item_id")[user].as_py() for source in artifact.spec.sources) for user in range(41)])
     assert empty.sum() >= 4
     assert (found[empty] == 0).all()
-    assert not np.signbit(found[found == 0]).any()
     np.testing.assert_allclose(np.linalg.norm(found[~empty], axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(found, found.astype(np.float64).round(6).astype(np.float32))
     assert found.dtype == np.float32
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign(artifact, rows, monkeypatch):
+    embedder = UserEmbedder(artifact, InferenceConfig())
+    monkeypatch.setattr(embedder.encoder, "embed", lambda batch: torch.full((len(batch), embedder.dimension), -1e-9))
+    assert not np.signbit(embedder.embed_rows(rows, np.full(41, AS_OF_MS))).any()
 
 
 def test_no_user_at_all_gives_no_row(artifact, rows):
