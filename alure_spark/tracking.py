@@ -144,6 +144,7 @@ class Tracker:
         try:
             import mlflow
 
+            mlflow.set_tracking_uri(self.config.uri)
             requirements = ["torch", "numpy", "pandas", "pyarrow", "safetensors"]
             logged = mlflow.pyfunc.log_model(
                 name="user_model", loader_module=loader_module, data_path=str(folder), pip_requirements=requirements

@@ -19,7 +19,7 @@ from alure_spark.plots import bars
 from benchmarks.contract import RESULTS, machine, versions
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("ingest_events", "build_sequences", "embed_users", "build_graph", "retrieve_ads", "evaluate")
+STAGES = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", "evaluate")
 
 
 def record_demo(uri: str) -> None:
@@ -45,7 +45,7 @@ def demo_text(result: dict[str, Any]) -> str:
     metrics = result["metrics"]
     lines = [
         f"The demo took {result['seconds'] / 60:.1f} minutes on {result['machine']['cores']} cores after the install ("
-        + ", ".join(f"{stage} {metrics[f'{stage}.seconds']:.0f} s" for stage in STAGES)
+        + ", ".join(f"{stage} {metrics[f'{stage}.seconds']:.0f} s" for stage in STAGES if f"{stage}.seconds" in metrics)
         + f"): {metrics['ingest_events.events']:,.0f} events, {metrics['embed_users.users']:,.0f} users, "
         + f"{metrics['build_graph.edges']:,.0f} edges, {metrics['retrieve_ads.candidates_per_user']:.0f} candidates per user. It ends with",
         "",
@@ -96,6 +96,21 @@ def user_graph_text(result: dict[str, Any]) -> str:
     return "\n".join([*parts, *(f"![{name}](docs/user_graph_{name}.png)" for name in dict.fromkeys(row["set"] for row in result["rows"]))])
 
 
+def speed_text(results: list[dict[str, Any]]) -> str:
+    """The ratios of the speed benchmarks, and ours in users per core-second."""
+    lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
+    for result in results:
+        for key, value in result["ratios"].items():
+            lines.append(f"| {result['name']} | {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+    ours = [
+        f"{row['users_per_core_second']:,.0f} ({result['name']}, {row['road']})"
+        for result in results
+        for row in result["rows"]
+        if row["road"].endswith("ours")
+    ]
+    return "\n".join([*lines, "", f"Users per core-second of ours: {', '.join(ours)}."])
+
+
 def draw(result: dict[str, Any]) -> None:
     for name in dict.fromkeys(row["set"] for row in result["rows"]):
         recall = {row["road"]: row["recall"] for row in result["rows"] if row["set"] == name}
@@ -123,6 +138,8 @@ def main() -> None:
     result = json.loads((RESULTS / "user_graph.json").read_text())
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
+    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
+    text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
 
 

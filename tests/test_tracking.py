@@ -81,6 +81,7 @@ def test_a_model_is_found_by_alias_and_version_with_its_digest(tmp_path):
 
 
 def test_a_store_that_takes_no_model_is_an_error_and_not_a_warning(tmp_path):
-    to = tracker(tmp_path, uri="http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match="did not take the model"):
+    to = tracker(tmp_path, uri="sqlite:////proc/no_such_folder/m.db")
+    with to.run("job", CONFIG), pytest.raises(TrackingError, match="did not take the model"):
         to.log_model("m", tmp_path, "alure_spark.inference.pyfunc", "d", {})
+    assert to.offline is not None, "what can be kept without the store is kept in files"
