@@ -32,11 +32,11 @@ context.lake.read("user_sequences").select("user_id", "country", F.size(f"{confi
 
 # COMMAND ----------
 
-# MAGIC %md **Embeddings and graph.** Here the classic baseline: truncated SVD of the idf-weighted user-item matrix.
+# MAGIC %md **Embeddings and graph.** The user model is trained and embeds every user (02 looks inside); near users become neighbours.
 
 # COMMAND ----------
 
-run_jobs(context, stages("embed_users", "build_graph"), "notebook-graph")
+run_jobs(context, stages("train_model", "build_graph"), "notebook-graph")
 context.lake.read("user_edges").orderBy("src_user_id", "rank").show(5)
 
 # COMMAND ----------
