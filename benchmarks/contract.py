@@ -58,6 +58,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def places(folder: str) -> list[str]:
+    """The overrides that keep a run of the pipeline inside a folder."""
+    tracking = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifact_root={folder}/artifacts"]
+    return [f"lake.root={folder}/lake", f"lake.scratch={folder}/scratch", *tracking, f"tracking.offline_root={folder}/untracked"]
+
+
 @contextmanager
 def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
     """Fills seconds_wall, seconds_cpu and peak_mb (resident, sampled) of the block, over this process and all its children.

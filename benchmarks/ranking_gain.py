@@ -19,31 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from alure_spark.config import DAY_MS, Config, format_time, load
+from alure_spark.config import DAY_MS, load
 from alure_spark.training.ranking_gain import ranking_gain
 from benchmarks import contract, redemption
 from benchmarks.impressions import ImpressionReads, read_impressions
 from jobs import pipeline
 from jobs.command import open_context, run_jobs
 
-WORLD = ["source.options.users=3000", "source.options.days=28", "time.as_of=2025-01-20T00:00:00Z", "training.epochs=6"]
-SETS = {
-    "completejourney": ("conf/demo.yml", []),
-    "synthetic": ("conf/test.yml", [*WORLD, "inference.precision=float32"]),
-    "null": ("conf/test.yml", [*WORLD, "inference.precision=float32", "source.options.null=true"]),
-}
+WORLD = [
+    "source.options.users=3000",
+    "source.options.days=28",
+    "time.as_of=2025-01-20T00:00:00Z",
+    "training.epochs=6",
+    "inference.precision=float32",
+]
+WORLDS = {"synthetic": [], "null": ["source.options.null=true"]}
+SETS = ("completejourney", *WORLDS)
 TRAIN_SHARE = 0.6  # of the impressions after as_of, by time, train the synthetic worlds' rankers
-
-
-def reads_of(name: str, folder: str, more: Sequence[str], end_ms: int = 0) -> tuple[Config, ImpressionReads]:
-    """Run the pipeline of the set up to the trained model inside the folder, and read every impression before end_ms (0: all)."""
-    conf, overrides = SETS[name]
-    places = [f"lake.root={folder}/lake", f"lake.scratch={folder}/scratch", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
-    places += [f"tracking.artifact_root={folder}/artifacts", f"tracking.offline_root={folder}/untracked"]
-    context = open_context(load(conf, [*overrides, *places, *more]))
-    run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")
-    last = context.lake.read("events").selectExpr("unix_millis(max(known_at))").collect()[0][0]
-    return context.config, read_impressions(context, end_ms or last + 1)
 
 
 def affinity(reads: ImpressionReads, label: np.ndarray, is_train: np.ndarray) -> np.ndarray:
@@ -85,20 +77,20 @@ def of_completejourney(options: Any) -> list[contract.Row]:
     given = redemption.sends(data)
     base = np.log1p(redemption.aggregates(given, data))
     with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
-        _, reads = reads_of("completejourney", folder, [f"time.as_of={format_time(given.cut_ms)}"])
-    place = {key: row for row, key in enumerate(reads.impression_id)}
-    rows = np.array([place[f"{household}/{campaign}"] for household, campaign in zip(given.household_id, given.campaign_id, strict=True)])
-    matched = reads.select(rows)
+        reads = redemption.model_reads(given, options.seeds[0], "ingest_events", folder)
     labels = np.where(given.is_train, given.training_label, given.label)
-    return gains("completejourney", "redemption", base, matched, labels, given.is_train, options)
+    return gains("completejourney", "redemption", base, reads, labels, given.is_train, options)
 
 
 def of_world(name: str, options: Any) -> list[contract.Row]:
     """The rankers see impressions after the time that the user model was trained up to; the last ones judge."""
     with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
-        config, reads = reads_of(name, folder, [])
+        context = open_context(load("conf/test.yml", [*WORLD, *WORLDS[name], *contract.places(folder)]))
+        run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")
+        last = context.lake.read("events").selectExpr("unix_millis(max(known_at))").collect()[0][0]
+        reads = read_impressions(context, last + 1)
     mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be clicked
-    later = (reads.time_ms >= config.time.as_of_ms) & (reads.time_ms < mature)
+    later = (reads.time_ms >= context.config.time.as_of_ms) & (reads.time_ms < mature)
     kept = reads.select(later)
     is_train = kept.time_ms < np.quantile(kept.time_ms, TRAIN_SHARE)
     accounts = np.unique(kept.account, return_inverse=True)[1]

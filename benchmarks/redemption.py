@@ -233,10 +233,9 @@ def network(sends: Sends, features: np.ndarray, seed: int) -> np.ndarray:
 
 def model_reads(sends: Sends, seed: int, first: str, folder: str) -> ImpressionReads:
     """What the model of this seed says at each of the n sends, in their order. The pipeline runs from `first` inside the folder."""
-    places = [f"lake.root={folder}/lake", f"lake.scratch={folder}/scratch", f"tracking.uri=sqlite:///{folder}/mlflow{seed}.db"]
-    places += [f"tracking.artifact_root={folder}/artifacts", f"tracking.offline_root={folder}/untracked"]
-    seeds = [f"{section}.seed={seed}" for section in ("embedding", "model", "training")]
-    context = open_context(load(CONF, [*places, *seeds, f"time.as_of={format_time(sends.cut_ms)}"]))
+    # A name of its own per seed: a champion of another seed could hold the place.
+    own = [*(f"{section}.seed={seed}" for section in ("embedding", "model", "training")), f"tracking.model_name=redemption_{seed}"]
+    context = open_context(load(CONF, [*contract.places(folder), *own, f"time.as_of={format_time(sends.cut_ms)}"]))
     run_jobs(context, pipeline.stages(first, "train_model"), "benchmark_redemption")
     reads = read_impressions(context, int(sends.start_ms.max()) + 1)
     place = {name: row for row, name in enumerate(reads.impression_id)}

@@ -199,16 +199,11 @@ def _pipeline_of_seed(name: str, fixed: Sequence[str], seed: int, split: Split) 
 def _workdir(name: str, online_retail: Path):  # type: ignore[no-untyped-def]
     """The overrides that keep a run inside a temporary folder."""
     with tempfile.TemporaryDirectory(prefix=f"user_graph_{name}_") as folder:
-        overrides = [
-            f"lake.root={folder}/lake",
-            f"lake.scratch={folder}/scratch",
-            f"tracking.uri=sqlite:///{folder}/mlflow.db",
-            f"tracking.artifact_root={folder}/artifacts",
-        ]
+        overrides = contract.places(folder)
         if name == "online_retail":
             Path(folder, "online_retail.parquet").symlink_to(online_retail.resolve(strict=True))
             overrides.append(f"source.options.root={folder}")
-        yield [*overrides, f"tracking.offline_root={folder}/untracked"]
+        yield overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -44,7 +44,7 @@ def train(context: Context, run: JobRun) -> Report:
         loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
         when = loop.calendar(loader, spec.item_sources, border, as_of)
         trained = loop.train(model, loader, when, config.training, checkpoint)
-        found = loop.evaluate(model, loader, when.validation(), config.training.objectives)
+        found = trained.validation
         flops = loop.flops_per_user(model, next(loader.in_order()))
         registered = tracker.find_model(config.model_name)
         champion = Artifact.read(registered.folder, registered.digest) if registered else None
@@ -81,12 +81,11 @@ def _figures(trained, found, model) -> dict:  # type: ignore[no-untyped-def]
     names = sorted({key for row in trained.curves for key in row if "." in key})
     lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
     figures = {"train_model/losses.png": curves(lines, "epoch", "nats")}
-    bins = {}
+    bins, predicted = {}, loop.probabilities(model, found)
     for column, head in enumerate(HEADS):
         labels = found.labels[:, column]
         if len(labels) and 0 < labels.mean() < 1:
-            scale, offset = model.readout.calibration[column].tolist()
-            curve = metrics.calibration_curve(labels, 1 / (1 + np.exp(-(scale * found.logits[:, column] + offset))), weights=found.weights)
+            curve = metrics.calibration_curve(labels, predicted[:, column], weights=found.weights)
             bins[head] = (curve.probability, curve.label)
     return figures | ({"train_model/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
 

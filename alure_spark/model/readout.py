@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import DAY_MS
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
 from .spec import ModelSpec
-from .tokens import DAY_MS, clock_encoding, embedding_table, numbers
+from .tokens import clock_encoding, embedding_table, numbers
 from .user_encoder import Reads, UserEncoder, known_ends, reads_of
 
 RECENT_DAYS = 28

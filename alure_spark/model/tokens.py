@@ -12,10 +12,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..config import DAY_MS
 from .batch import ITEM, SourceTokens
 from .spec import ModelSpec
 
-DAY_MS, HOUR_MS, MINUTE_MS = 86_400_000, 3_600_000, 60_000
+HOUR_MS, MINUTE_MS = 3_600_000, 60_000
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; 0 is Monday
 OFFSET = "utc_offset_minutes"
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import DAY_MS
 from .attention import HOUR_MS, CausalAttention, Runs
 from .batch import ITEM, JaggedBatch, SourceTokens
 from .spec import ModelSpec
-from .tokens import DAY_MS, TokenEmbedding
+from .tokens import TokenEmbedding
 
 AGE_DAYS = (0.04, 1, 3, 7, 14, 28, 56, 112, 224)  # borders of the buckets of an event's age at the user's last event
 USER_SHIFT = 42  # (user << 42) + epoch ms orders the events of all users in one key

@@ -63,7 +63,8 @@ class Trained:
     model: UserModel
     best_epoch: int
     steps: int
-    curves: list[dict[str, float]] = field(default_factory=list)  # one per epoch: train.<objective>, validation.<objective>
+    curves: list[dict[str, float]]  # one per epoch: train.<objective>, validation.<objective>
+    validation: Evaluation  # of the best epoch's weights
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ def train(
         if checkpoint is not None:
             _save(checkpoint, model, optimizer, state)
     model.load_state_dict(state.best)
-    calibrate(model, evaluate(model, loader, when.validation(), config.objectives))
-    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves)
+    found = evaluate(model, loader, when.validation(), config.objectives)
+    calibrate(model, found)
+    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves, found)
 
 
 @torch.no_grad()
@@ -201,17 +203,22 @@ def calibrate(model: UserModel, found: Evaluation) -> None:
             model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
 
 
+def probabilities(model: UserModel, found: Evaluation) -> np.ndarray:
+    """(M, 2) float64 calibrated probabilities of what was evaluated."""
+    result: np.ndarray = model.readout.probabilities(torch.from_numpy(found.logits)).numpy()
+    return result
+
+
 def label_metrics(model: UserModel, found: Evaluation) -> dict[str, float | None]:
     """<head>.ne, .auc, .gauc and .calibration of the calibrated probabilities; None where a head has labels of one class only."""
     result: dict[str, float | None] = {}
-    calibration = model.readout.calibration.numpy()
+    predicted = probabilities(model, found)
     for column, head in enumerate(HEADS):
-        labels, weights = found.labels[:, column], found.weights
+        labels, weights, p = found.labels[:, column], found.weights, predicted[:, column]
         names = [f"{head}.{name}" for name in ("ne", "auc", "gauc", "calibration")]
         if not 0 < labels @ weights < weights.sum():
             result |= dict.fromkeys(names)
             continue
-        p = 1 / (1 + np.exp(-(found.logits[:, column] * calibration[column, 0] + calibration[column, 1])))
         values = (
             metrics.normalized_entropy(labels, p, weights),
             metrics.auc(labels, p, weights),
