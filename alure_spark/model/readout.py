@@ -40,11 +40,11 @@ class Readout(nn.Module):
         self.keys = nn.ModuleDict({source: nn.Linear(d, d) for source in spec.sources})
         facts = sum(len(fact_names(spec, source)) for source in spec.sources) + context
         self.wide = nn.Linear(facts, len(HEADS))
-        self.deep = nn.Sequential(
-            nn.Linear(len(spec.sources) * (d + 1) + d + facts, d), nn.GELU(), nn.Dropout(spec.config.dropout), nn.Linear(d, len(HEADS))
-        )
-        nn.init.zeros_(self.wide.weight)
-        nn.init.zeros_(self.wide.bias)
+        last = nn.Linear(d, len(HEADS))
+        self.deep = nn.Sequential(nn.Linear(len(spec.sources) * (d + 1) + d + facts, d), nn.GELU(), nn.Dropout(spec.config.dropout), last)
+        for part in (self.wide, last):  # training/loop.py starts the linear part at a logistic regression
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
         self.register_buffer("fact_mean", torch.zeros(facts))
         self.register_buffer("fact_scale", torch.ones(facts))
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per head.

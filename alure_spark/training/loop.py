@@ -28,6 +28,7 @@ from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel, total
 from . import metrics
 from .loader import Loader
+from .logistic import fit_logistic
 
 CUTS = 64  # moments that the neighbour objective draws from
 CUT_RANGE = (0.4, 0.95)  # quantiles of the event times before the border between which they lie
@@ -99,19 +100,36 @@ def calendar(loader: Loader, item_sources: Sequence[str], border_ms: int, end_ms
 
 
 def fit_readout(model: UserModel, loader: Loader) -> None:
-    """Standardise the read-out's facts, and start its heads at the base rates, on training impressions of the first batches."""
-    rows, labels = [], []
+    """Standardise the read-out's facts and start its linear part where a logistic regression on them stands.
+
+    On training impressions of the first batches. The ridge is chosen by cross-validation over users; a head with too few labels
+    of either kind for that starts at its base rate. The network beside it starts at 0 and adds what the facts do not say: a few
+    steps of gradient descent alone leave the heads far from what these counts already tell.
+    """
+    rows, labels, weights, users, known = [], [], [], [], 0
     for _, batch in zip(range(SAMPLED_BATCHES), loader.in_order(), strict=False):
         shown = batch.impressions
         if shown is not None:
-            rows.append(model.readout.facts(batch)[~shown.validation])
-            labels.append(torch.stack([shown.click, shown.conversion], dim=-1)[~shown.validation])
-    if rows and sum(map(len, rows)) > 1:
-        model.readout.fit_scale(torch.cat(rows))
-        counts = torch.cat(labels).sum(0)
-        rates = (counts + 1) / (sum(map(len, labels)) + 2)
-        with torch.no_grad():
-            model.readout.wide.bias.copy_(torch.logit(rates))
+            kept = ~shown.validation
+            rows.append(model.readout.facts(batch)[kept])
+            labels.append(torch.stack([shown.click, shown.conversion], dim=-1)[kept])
+            weights.append(shown.weight[kept])
+            users.append(shown.users()[kept] + known)
+        known += len(batch.user_ids)
+    if not rows or sum(map(len, rows)) < 2:
+        return
+    facts = torch.cat(rows)
+    model.readout.fit_scale(facts)
+    x = ((facts - model.readout.fact_mean) / model.readout.fact_scale).double().numpy()
+    y, weight, user = (torch.cat(part).double().numpy() for part in (labels, weights, users))
+    usable = np.isfinite(weight) & np.isfinite(x).all(axis=1)  # what is not stops the first step, with a sentence
+    x, y, weight, user = x[usable], y[usable], weight[usable], user[usable]
+    linear = model.readout.wide
+    with torch.no_grad():
+        for head in range(len(HEADS)):
+            coefficients, bias = fit_logistic(x, y[:, head], weight, user)
+            linear.weight[head] = torch.as_tensor(coefficients)
+            linear.bias[head] = bias
 
 
 def train(
