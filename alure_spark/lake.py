@@ -3,7 +3,9 @@
 A lake is a folder of Delta tables or a `catalog.schema`. A job writes its tables inside `lake.run(...)`; the last thing it
 does is append one row to `runs` that names the Delta version of every table it wrote. Readers read the newest version that
 a published row names, so a job that fails or is killed half-way is never seen: on failure the run restores the tables, and
-after a kill the next writer does (it finds commits that no published row names). One job writes to a lake at a time.
+after a kill the next writer does (it finds commits that no published row names).
+
+One job writes to a lake at a time: its first act is a row `started` in `runs`. Whoever finds an older living one waits or gives up.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -27,6 +31,7 @@ from .tables import RUNS, SCHEMA_VERSION, Table, table
 
 logger = logging.getLogger(__name__)
 VERSION_PROPERTY = "alure.schema_version"
+SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 
 
 def timestamp(epoch_ms: int) -> Column:
@@ -84,13 +89,18 @@ class JobRun:
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     content_hashes: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
     _before: dict[str, int | None] = field(default_factory=dict)
 
     def read(self, name: str) -> DataFrame:
         """The published rows of the table, at one version for the whole run."""
+        return self.lake.read(name, self.read_version(name))
+
+    def read_version(self, name: str) -> int:
+        """The version that `read` reads."""
         if name not in self.inputs:
             self.inputs[name] = self.lake.require_version(name)
-        return self.lake.read(name, self.inputs[name])
+        return self.inputs[name]
 
     def write(self, name: str, frame: DataFrame, scope: str = "true", append: bool = False) -> int:
         """Replace the rows of the scope (a SQL predicate) by the frame, or append; returns the row count of what was written.
@@ -105,6 +115,15 @@ class JobRun:
         self.content_hashes[name] = content_hash(written, of)
         return written.count()
 
+    def delete(self, name: str, users: DataFrame) -> int:
+        """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
+        self._before[name] = self.lake.recover(name)
+        before = self.lake.read(name, self.read_version(name)).count()
+        self.outputs[name] = self.lake.delete(table(name), users, self.run_id)
+        after = self.lake.read(name, self.outputs[name])
+        self.content_hashes[name] = content_hash(after, table(name))
+        return before - after.count()
+
     def rollback(self) -> None:
         for name, version in self._before.items():
             self.lake.restore(name, version)
@@ -118,6 +137,7 @@ class Lake:
         self.is_folder = "/" in config.root or ":" in config.root
         # Delta's SQL names folders by absolute path only.
         self.root = os.path.abspath(config.root) if self.is_folder and ":" not in config.root else config.root.rstrip("/")
+        self.config = config
         self._published: dict[str, int] | None = None
         if not self.is_folder:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
@@ -162,12 +182,14 @@ class Lake:
         version = self.require_version(name) if version is None else version
         self._check_schema_version(name)
         reader = self.spark.read.option("versionAsOf", version)
-        return reader.format("delta").load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
+        frame = reader.format("delta").load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
+        return _completed(frame, table(name))
 
     def runs(self) -> DataFrame:
         """The `runs` table as it is now."""
         reader = self.spark.read
-        return reader.format("delta").load(f"{self.root}/runs") if self.is_folder else reader.table(self.location("runs"))
+        frame = reader.format("delta").load(f"{self.root}/runs") if self.is_folder else reader.table(self.location("runs"))
+        return _completed(frame, RUNS)
 
     def size(self, name: str) -> tuple[int, int]:
         """(files, bytes) of the table's current version."""
@@ -177,11 +199,16 @@ class Lake:
 
     @contextmanager
     def run(self, job: str, config: Config, scope: str, git_commit: str = "unknown") -> Iterator[JobRun]:
-        """One job: published as a whole when the block ends, rolled back when it raises."""
-        self.refresh()
+        """One job: published as a whole when the block ends, rolled back when it raises.
+
+        Raises LakeError when another job is writing and does not end within lake.wait_minutes.
+        """
         run = JobRun(self, job, config.digest(), scope)
         started = datetime.now(UTC)
+        self._record(run, started, git_commit, "started", _this_process(), outputs={})
         try:
+            self._take_turn(run.run_id)
+            self.refresh()
             yield run
         except BaseException as error:
             try:
@@ -199,11 +226,48 @@ class Lake:
             "run_id": run.run_id, "job": run.job, "scope": run.scope, "config_hash": run.config_hash, "git_commit": git_commit,
             "inputs": run.inputs, "outputs": dict(outputs), "content_hashes": run.content_hashes if outputs else {},
             "schema_version": SCHEMA_VERSION, "started": started, "finished": datetime.now(UTC), "status": status, "message": message,
+            "facts": run.facts if outputs else {},
         }  # fmt: skip
         self._create(RUNS)
         frame = self.spark.createDataFrame([tuple(row[name] for name in RUNS.column_names)], RUNS.ddl())
-        self._save(frame.write.format("delta").mode("append").option("userMetadata", run.run_id), RUNS.name)
+        self._migrate(RUNS)
+        writer = frame.write.format("delta").mode("append").option("userMetadata", run.run_id).option("mergeSchema", "true")
+        self._save(writer, RUNS.name)
         self.refresh()
+
+    def _take_turn(self, run_id: str) -> None:
+        """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
+        deadline = time.monotonic() + 60 * self.config.wait_minutes
+        while True:
+            ended = self.runs().where("status <> 'started'").select("run_id")
+            begun = self.runs().where("status = 'started'").join(ended, "run_id", "left_anti").orderBy("started")
+            rows = begun.collect()
+            commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
+            place = {row["userMetadata"]: row["version"] for row in sorted(commits, key=lambda row: -row["version"])}  # a run's first one
+            others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
+            alive = [row for row in others if self._lives(row["message"], row["started"])]
+            if not alive:
+                return
+            if time.monotonic() >= deadline:
+                first = alive[0]
+                raise LakeError(
+                    f"{first['job']} (run {first['run_id']}, process {first['message']}) has been writing to lake {self.root} since "
+                    f"{first['started']:%Y-%m-%d %H:%M:%S} UTC: wait for it (lake.wait_minutes), or, if it is dead, set lake.lease_hours=0"
+                )
+            time.sleep(1)
+
+    def _lives(self, process: str, started: datetime) -> bool:
+        """Whether the writer may still be at work: on this machine its process is looked for, elsewhere its lease counts."""
+        host, _, pid = process.partition(" ")
+        if host == socket.gethostname():
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                return True
+            return True
+        return datetime.now(UTC).replace(tzinfo=None) - started < timedelta(hours=self.config.lease_hours)
 
     def commit(self, of: Table, frame: DataFrame, scope: str, run_id: str, append: bool) -> int:
         """Write one Delta commit; returns its version. Raises LakeError when columns are missing."""
@@ -214,6 +278,7 @@ class Lake:
         if extra and not of.open:
             raise LakeError(f"table '{of.name}' has no column {', '.join(extra)}; known: {', '.join(of.column_names)}")
         self._create(of)
+        self._migrate(of)
         fixed = [F.col(column.name).cast(column.type).alias(column.name) for column in of.columns]
         frame = frame.select(*fixed, *sorted(extra))
         writer = frame.write.format("delta").option("userMetadata", run_id).option("mergeSchema", "true")
@@ -226,6 +291,35 @@ class Lake:
         self._save(writer.partitionBy(*of.partitions) if of.partitions else writer, of.name)
         return self._newest_commit(of.name)[0]
 
+    def delete(self, of: Table, users: DataFrame, run_id: str) -> int:
+        """Delete the rows that name one of the users; returns the version. One commit per expression of `of.users`."""
+        for expression in of.users:
+            view = f"forgotten_{run_id}"
+            users.select(F.col("user_id").alias("_forgotten")).distinct().createOrReplaceTempView(view)
+            self.spark.sql(f"MERGE INTO {self.location(of.name)} AS t USING {view} ON {expression} = _forgotten WHEN MATCHED THEN DELETE")
+            self.spark.catalog.dropTempView(view)
+        return self._newest_commit(of.name)[0]
+
+    def vacuum(self, name: str, hours: float) -> None:
+        """Erase the files that no version of the last `hours` needs; older versions can no longer be read."""
+        # Delta lists the files in 10,000 tasks by default, most of them empty: on a laptop that is minutes for every table.
+        settings = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": self.spark.conf.get("spark.sql.shuffle.partitions")}
+        if hours < SAFE_VACUUM_HOURS:
+            settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
+        for key, value in settings.items():
+            self.spark.conf.set(key, value or "8")
+        try:
+            if self._has_deletion_vectors(name):
+                self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
+            self.spark.sql(f"VACUUM {self.location(name)} RETAIN {hours:g} HOURS")
+        finally:
+            for key in settings:
+                self.spark.conf.unset(key)
+
+    def _has_deletion_vectors(self, name: str) -> bool:
+        detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+        return bool(detail and detail["properties"].get("delta.enableDeletionVectors") == "true")
+
     def _save(self, writer, name: str) -> None:  # type: ignore[no-untyped-def]
         if self.is_folder:
             writer.save(f"{self.root}/{name}")
@@ -237,7 +331,7 @@ class Lake:
         parts = f" PARTITIONED BY ({', '.join(of.partitions)})" if of.partitions else ""
         self.spark.sql(
             f"CREATE TABLE IF NOT EXISTS {self.location(of.name)} ({columns}) USING DELTA{parts}"
-            f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')"
+            f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)})"
         )
 
     def _newest_commit(self, name: str) -> tuple[int, str]:
@@ -265,15 +359,40 @@ class Lake:
         else:
             self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
 
-    def _check_schema_version(self, name: str) -> None:
+    def _schema_version(self, name: str) -> str | None:
         detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
-        found = detail["properties"].get(VERSION_PROPERTY) if detail else None
-        expected = str(table(name).version)
-        if found != expected:
+        return detail["properties"].get(VERSION_PROPERTY) if detail else None
+
+    def _check_schema_version(self, name: str) -> None:
+        """Older versions are read (a version only adds columns, which are null there); a newer or foreign one is refused."""
+        found, expected = self._schema_version(name), table(name).version
+        if found is None or not found.isdigit() or not 1 <= int(found) <= expected:
             raise LakeError(
                 f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
                 f"jobs/{PRODUCERS.get(name, 'pipeline')}.py in a new lake, or use the release that wrote it"
             )
+
+    def _migrate(self, of: Table) -> None:
+        """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
+        if self._schema_version(of.name) != str(of.version):
+            self._check_schema_version(of.name)
+            self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
+
+
+def _statistics(of: Table) -> str:
+    """Of a table about users, which columns the Delta log keeps the smallest and largest value of: none that could be a user."""
+    skipping = [c.name for c in of.columns if c.type in ("TIMESTAMP", "DATE", "INT", "BIGINT", "DOUBLE") and c.name not in of.partitions]
+    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users else ""
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()} {os.getpid()}"
+
+
+def _completed(frame: DataFrame, of: Table) -> DataFrame:
+    """The frame with the columns that a table of an older schema version lacks, as nulls."""
+    lacking = [column for column in of.columns if column.name not in frame.columns]
+    return frame.withColumns({column.name: F.lit(None).cast(column.type) for column in lacking}) if lacking else frame
 
 
 PRODUCERS = {

@@ -44,6 +44,7 @@ class Table:
     open: bool = False
     version: int = SCHEMA_VERSION
     not_content: tuple[str, ...] = field(default=())  # run ids and clocks: left out of the content hash
+    users: tuple[str, ...] = ()  # SQL expressions that name a user: forgetting one deletes the rows where any of them is that user
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -94,6 +95,7 @@ EVENTS = Table(
     key=("event_id",),
     partitions=("known_date",),
     open=True,
+    users=("user_id",),
 )
 
 # What ingestion adds to the frame that a source hands over.
@@ -128,6 +130,7 @@ FOLLOWS = Table(
         event_time TIMESTAMP ! : since when, UTC
     """),
     key=("src_user_id", "dst_user_id"),
+    users=("src_user_id", "dst_user_id"),
 )
 
 USER_SEQUENCES = Table(
@@ -141,6 +144,7 @@ USER_SEQUENCES = Table(
     key=("user_id", "as_of"),
     partitions=("as_of",),
     open=True,  # s__known_at_ms, s__event_time_ms, s__item_id, s__<attribute> for every source s
+    users=("user_id",),
 )
 
 TRAINING_EXAMPLES = Table(
@@ -164,6 +168,7 @@ TRAINING_EXAMPLES = Table(
     key=("user_id", "as_of", "segment"),
     partitions=("as_of",),
     open=True,  # impression__<attribute> for labels.impression_attributes, and the arrays of USER_SEQUENCES
+    users=("user_id",),
 )
 
 VOCABULARIES = Table(
@@ -190,6 +195,7 @@ USER_EMBEDDINGS = Table(
     """),
     key=("user_id", "as_of"),
     partitions=("as_of",),
+    users=("user_id",),
 )
 
 USER_CLUSTERS = Table(
@@ -203,6 +209,7 @@ USER_CLUSTERS = Table(
     """),
     key=("user_id", "as_of"),
     partitions=("as_of",),
+    users=("user_id",),
 )
 
 CLUSTER_CENTROIDS = Table(
@@ -233,6 +240,7 @@ USER_EDGES = Table(
     """),
     key=("src_user_id", "graph", "rank", "as_of"),
     partitions=("as_of",),
+    users=("src_user_id", "dst_user_id"),
 )
 
 AD_CANDIDATES = Table(
@@ -250,6 +258,7 @@ AD_CANDIDATES = Table(
     """),
     key=("user_id", "as_of"),
     partitions=("as_of",),
+    users=("user_id",),
 )
 
 DWELL_STATISTICS = Table(
@@ -267,6 +276,7 @@ DWELL_STATISTICS = Table(
         sum_log_dwell_sq_micro_0 BIGINT ! : the same, not converted
     """),
     key=("user_id", "surface", "window"),
+    users=("user_id",),
 )
 
 DWELL_CORRELATIONS = Table(
@@ -286,6 +296,7 @@ DWELL_CORRELATIONS = Table(
         std_error DOUBLE : standard error of corr
     """),
     key=("user_id", "surface", "window"),
+    users=("user_id",),
 )
 
 USER_SEGMENTS = Table(
@@ -299,6 +310,7 @@ USER_SEGMENTS = Table(
         valid_to TIMESTAMP : exclusive; null means open
     """),
     key=("user_id", "surface", "valid_from"),
+    users=("user_id",),
 )
 
 EVALUATION_USERS = Table(
@@ -317,6 +329,7 @@ EVALUATION_USERS = Table(
     """),
     key=("user_id", "as_of", "config_hash", "task", "policy"),
     partitions=("as_of", "config_hash"),
+    users=("user_id",),
 )
 
 QUARANTINE = Table(
@@ -331,6 +344,18 @@ QUARANTINE = Table(
     key=("source", "reason", "row"),
     partitions=(),
     not_content=("run_id",),
+    users=("get_json_object(row, '$.user_id')", "get_json_object(row, '$.src_user_id')", "get_json_object(row, '$.dst_user_id')"),
+)
+
+TOMBSTONES = Table(
+    name="tombstones",
+    doc="One row per forgotten user: ingestion keeps them out.",
+    columns=_columns("""
+        user_hash STRING ! : HMAC-SHA256 of the user id under the key in ALURE_USER_KEY
+        forgotten_at TIMESTAMP ! : when, UTC
+    """),
+    key=("user_hash",),
+    not_content=("forgotten_at",),
 )
 
 RUNS = Table(
@@ -348,10 +373,12 @@ RUNS = Table(
         schema_version INT ! : SCHEMA_VERSION of the code
         started TIMESTAMP ! : UTC
         finished TIMESTAMP ! : UTC
-        status STRING ! : published or failed
-        message STRING : the error of a failed run
+        status STRING ! : started (a row of its own, written first), then published or failed
+        message STRING : the error of a failed run; of a started one its machine and process
+        facts MAP<STRING,STRING> : what later runs must know of this one, e.g. known_from of an ingestion
     """),
-    key=("run_id", "job"),
+    key=("run_id", "status"),
+    version=2,  # 2: facts
     not_content=("run_id", "started", "finished", "git_commit"),
 )
 
@@ -360,7 +387,7 @@ TABLES: dict[str, Table] = {
     for table in (
         EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS,
         CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS,
-        EVALUATION_USERS, QUARANTINE, RUNS,
+        EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 
