@@ -35,10 +35,15 @@ def _require(condition: bool, path: str, value: object, allowed: str) -> None:
 class LakeConfig:
     root: str = "./lake"  # a folder of Delta tables (contains '/' or ':'), or `catalog.schema`
     scratch: str = "./out/scratch"  # packed training rows and checkpoints while training runs; executors must reach it too
+    vacuum_hours: float = 168.0  # forget_users erases the files of versions older than this; 0 leaves no earlier version to read
+    wait_minutes: float = 0.0  # how long a job waits for another one that is writing to the lake, before it gives up
+    lease_hours: float = 24.0  # a writer on another machine that has said nothing for so long is taken for dead
 
     def __post_init__(self) -> None:
         folder = "/" in self.root or ":" in self.root
         _require(folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
+        for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
+            _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,30 @@ class TimeConfig:
     @property
     def horizon_end_ms(self) -> int:
         return self.as_of_ms + int(self.horizon_days * DAY_MS)
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """How raw rows become events; one run takes the whole log, or the batch that became known in the last days before as_of."""
+
+    batch_days: float = 0.0  # take what was known in [time.as_of - batch_days, time.as_of) and keep the rest; 0 replaces the table
+    late_days: float = 0.0  # an event that arrived later than so many days after it happened is refused; 0 takes every one
+    dwell_from_next: tuple[str, ...] = ()  # streams without dwell: it is the gap to the user's next event, known only then
+    session_gap_minutes: float = 30.0  # dwell_from_next: a longer gap ends the session, and the dwell stays unknown
+    dwell_min_ms: int = 0  # a shorter dwell is no dwell (DynamiX: 250): it becomes null and is counted
+    dwell_max_ms: int = 0  # so does a longer one; 0 has no upper bound
+    utc_offset_minutes: Mapping[str, int] = field(default_factory=dict)  # country -> local time, where an event has none of its own
+    max_row_change: float = 0.0  # refuse a load with a stream that has more or fewer rows than the last one by this share; 0 is off
+    max_refused_share: float = 0.0  # refuse a load of whose rows a larger share is refused; 0 is off
+    max_null_rise: float = 0.0  # refuse a load in which a column is missing more often than in the last one by this share; 0 is off
+    hash_user_ids: bool = False  # user ids become HMAC-SHA256 under the key in the environment variable ALURE_USER_KEY
+
+    def __post_init__(self) -> None:
+        for name in ("batch_days", "late_days", "dwell_min_ms", "dwell_max_ms", "max_row_change", "max_refused_share", "max_null_rise"):
+            _require(getattr(self, name) >= 0, f"ingest.{name}", getattr(self, name), "0 (off) or more")
+        _require(self.session_gap_minutes > 0, "ingest.session_gap_minutes", self.session_gap_minutes, "a number above 0")
+        for country, minutes in self.utc_offset_minutes.items():
+            _require(abs(minutes) <= 840, f"ingest.utc_offset_minutes.{country}", minutes, "-840 to 840")
 
 
 @dataclass(frozen=True)
@@ -327,6 +356,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
     streams: Mapping[str, StreamConfig] = field(default_factory=dict)
     labels: LabelConfig = field(default_factory=LabelConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -353,6 +383,7 @@ class Config:
                 if known and kind == "embedding" != (known == "ARRAY<FLOAT>"):
                     raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}', but its type is {known}")
         for where, names in (
+            ("ingest.dwell_from_next", self.ingest.dwell_from_next),
             ("embedding.sources", self.embedding.sources),
             ("evaluate.item_sources", self.evaluate.item_sources),
             ("retrieval.event_weights", self.retrieval.event_weights),
@@ -391,6 +422,11 @@ class Config:
     def attribute_kinds(self) -> dict[str, str]:
         """Attribute name -> kind over all streams."""
         return {name: kind for stream in self.streams.values() for name, kind in stream.attributes.items()}
+
+    def sequence_digest(self) -> str:
+        """Hash of what decides the rows of user_sequences, 16 hex digits: rows of another digest cannot be gone on from."""
+        streams = {name: as_dict(stream) for name, stream in self.streams.items()}
+        return hashlib.sha256(json.dumps(streams, sort_keys=True).encode()).hexdigest()[:16]
 
     def digest(self) -> str:
         """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""

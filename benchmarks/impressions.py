@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from alure_spark.config import DAY_MS
-from alure_spark.events.sequences import training_examples
+from alure_spark.events.examples import training_examples
 from alure_spark.training import start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported

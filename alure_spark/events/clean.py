@@ -6,17 +6,19 @@ contract as a whole (a missing column, a wrong type) is a DataError; a bad row i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..config import format_time
+from ..config import DAY_MS, IngestConfig, format_time
 from ..errors import DataError, nearest
 from ..tables import ADS, ATTRIBUTE_TYPES, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
+from .dwell import bound_dwell, dwell_from_next, fill_local_time
 
 NO_COUNTRY = "ALL"
+OTHER_CONTENT = "event_id has other content already"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
 
 
@@ -25,19 +27,29 @@ def id_hash(column: Column) -> Column:
     return F.when(column.isNotNull(), F.xxhash64(column))
 
 
-def judge_events(frame: DataFrame, streams: list[str], attributes: Mapping[str, str], not_before_ms: int, not_after_ms: int) -> DataFrame:
+def judge_events(
+    frame: DataFrame,
+    streams: list[str],
+    attributes: Mapping[str, str],
+    not_before_ms: int,
+    not_after_ms: int,
+    ingest: IngestConfig | None = None,
+) -> DataFrame:
     """Every input event, typed, with the verdict on it; `accepted` and `refused` split it (persist it between the two).
 
-    Of rows with one event_id the first by (known_at, content) stays, equal copies vanish, copies with other content are
-    refused. Raises DataError on a missing required column or declared attribute, or on a column of the wrong type.
+    Of rows with one event_id the first by (known_at, content) stays, equal copies vanish, copies with other content are refused;
+    when a copy arrived is not its content, as a log that delivers at least once may deliver late. Dwell and local time come as
+    `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds. Raises DataError on a missing required column
+    or declared attribute, or on a column of the wrong type.
     """
+    ingest = ingest or IngestConfig()
     typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, REQUIRED_INPUT_COLUMNS)
-    content = _wide_hash([name for name in typed.columns if name not in ("event_id", "_raw")])
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
-    typed = typed.withColumn("_content", content).withColumn("country", F.coalesce("country", F.lit(no_country)))
+    typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_content", content(typed))
     typed = typed.withColumn("event_id", F.coalesce("event_id", "_content")).withColumn(
         "known_at", F.greatest("event_time", "arrival_time")
     )
+    late_ms = F.unix_millis("known_at") - F.unix_millis("event_time")
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
     reason = _first_reason(
         (_empty("user_id"), "user_id is null or empty"),
@@ -45,6 +57,7 @@ def judge_events(frame: DataFrame, streams: list[str], attributes: Mapping[str, 
         (_unparsed(frame, "arrival_time"), "arrival_time is unparsable"),
         (F.unix_millis("event_time") < not_before_ms, f"event_time is before {format_time(not_before_ms)}"),
         (F.unix_millis("known_at") >= not_after_ms, "event_time or arrival_time is in the future"),
+        *([(late_ms > int(ingest.late_days * DAY_MS), f"arrived more than {ingest.late_days:g} days late")] if ingest.late_days else []),
         (_empty("source"), "source is null or empty"),
         (~F.col("source").isin(streams), "source is not declared in streams"),
         (_empty("item_id"), "item_id is null or empty"),
@@ -52,7 +65,8 @@ def judge_events(frame: DataFrame, streams: list[str], attributes: Mapping[str, 
         (F.exists("media_embedding", lambda x: x.isNull() | F.isnan(x)), "media_embedding has NaN or null"),
         *((_not_finite(name), f"{name} is not finite") for name in ("value", *numeric)),
     )
-    judged = _first_per_key(typed.withColumn("reason", reason), ("event_id",), ("known_at",), "event_id has other content already")
+    judged = _first_per_key(typed.withColumn("reason", reason), ("event_id",), ("known_at", "_content", "arrival_time"), OTHER_CONTENT)
+    judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest), ingest), ingest)
     return judged.select(
         "*",
         F.concat(F.lit("events/"), F.coalesce("source", F.lit("?"))).alias("_from"),
@@ -60,6 +74,12 @@ def judge_events(frame: DataFrame, streams: list[str], attributes: Mapping[str, 
         F.xxhash64("event_id").alias("event_hash"),
         id_hash(F.col("item_id")).alias("item_hash"),
     )
+
+
+def content(typed: DataFrame, without: Collection[str] = ()) -> Column:
+    """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`."""
+    left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
+    return _wide_hash([name for name in typed.columns if name not in left_out and not name.startswith("_")])
 
 
 def judge_ads(frame: DataFrame) -> DataFrame:
@@ -89,9 +109,9 @@ def judge_follows(frame: DataFrame) -> DataFrame:
     return _first_per_key(typed.withColumn("reason", reason), FOLLOWS.key, ("event_time",), "").withColumn("_from", F.lit(FOLLOWS.name))
 
 
-def accepted(judged: DataFrame) -> DataFrame:
-    """The rows that stay, in the table's columns."""
-    helpers = [name for name in judged.columns if name.startswith("_")]
+def accepted(judged: DataFrame, keep: Collection[str] = ()) -> DataFrame:
+    """The rows that stay, in the table's columns, and of the helper columns (`_...`) those to keep."""
+    helpers = [name for name in judged.columns if name.startswith("_") and name not in keep]
     return judged.where("reason IS NULL AND _n = 1").drop(*helpers, "reason")
 
 

@@ -1,22 +1,21 @@
-"""Clean events -> user sequences and labelled training examples (ALURE, section 2.1; house rules 1-4).
+"""Clean events -> user sequences (ALURE, section 2.1; house rules 1-3), whole or day by day.
 
-Both come from one aggregation: per user and source the events known before as_of, ordered by (known_at, event_hash).
-`user_sequences` keeps the last N of each source; `training_examples` keeps what every impression of the user may look at.
+One aggregation: per user and source the events known before as_of, ordered by (known_at, event_hash), of which the last N stay.
+A day later only the users with new events get a row: what their latest row holds, then the new events, then the cut to the last N
+again. The last N of a whole are the last N of (last N of the past, the new), so that both ways give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, LabelConfig, StreamConfig
+from ..config import StreamConfig
 from ..tables import ATTRIBUTE_TYPES, EVENTS
 from .clean import id_hash
-
-HOUR_MS = 3_600_000
 
 
 def user_sequences(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms: int) -> DataFrame:
@@ -25,126 +24,90 @@ def user_sequences(events: DataFrame, streams: Mapping[str, StreamConfig], as_of
     Arrays `s__known_at_ms`, `s__event_time_ms`, `s__item_id` and `s__<attribute>` run in parallel, oldest first, ties by event
     hash; a stream without events has empty arrays. One shuffle of the events by user.
     """
-    histories = _histories(events, streams, as_of_ms)
-    columns = [
-        column
-        for name, stream in streams.items()
-        for column in _arrays(
-            name, stream, F.slice(F.col(name), F.greatest(F.size(name) - stream.max_events + 1, F.lit(1)), stream.max_events)
-        )
-    ]
-    return histories.select("user_id", "country", _as_of(as_of_ms), *columns)
+    columns = [column for name, stream in streams.items() for column in arrays(name, stream, _last(F.col(name), stream.max_events))]
+    return histories(events, streams, as_of_ms).select("user_id", "country", as_of_column(as_of_ms), *columns)
 
 
-def training_examples(
-    events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}
+def touched_sequences(
+    events: DataFrame, previous: DataFrame, streams: Mapping[str, StreamConfig], since_ms: int, as_of_ms: int
 ) -> DataFrame:
-    """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
+    """The rows of `user_sequences` of the users with an event known in [since, as_of), from their previous rows and those events.
 
-    The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of) and all
-    events from there to as_of, so that each impression finds the history that serving would have seen. Labels count responses
-    known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
+    previous: USER_SEQUENCES rows of the same streams, complete at `since`; each user's latest one at or before `since` is taken.
+    Reads the events of [since, as_of) only; of `previous` all is read, but only touched users are shuffled.
     """
-    impressions = labelled_impressions(events, labels, as_of_ms, attributes)
-    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion"]
-    listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
-    last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
-    per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
-    joined = _histories(events, streams, as_of_ms).join(per_user, "user_id", "left")
-    kind = per_user.schema["_shown"].dataType
-    joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
-    first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
+    recent = histories(events, streams, as_of_ms, since_ms)
+    touched = recent.select("user_id")
+    previous = previous.where(F.col("as_of") <= F.timestamp_millis(F.lit(since_ms)))
+    newest = previous.select("user_id", "as_of").join(touched, "user_id", "left_semi").groupBy("user_id").agg(F.max("as_of").alias("as_of"))
+    before = previous.join(newest, ["user_id", "as_of"], "left_semi").drop("country", "as_of")
+    joined = recent.join(before, "user_id", "left")
     columns = []
     for name, stream in streams.items():
-        before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
-        kept = F.slice(F.col(name), F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(name), F.lit(1)))
-        columns += _arrays(name, stream, kept)
-    border = as_of_ms - int(labels.validation_days * DAY_MS)
-    shown = F.col("_shown")
-    return joined.select(
-        "user_id", "country", _as_of(as_of_ms), F.lit("all").alias("segment"),
-        *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
-        F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
-        F.transform(shown["time_ms"], lambda t: F.lit(1.0)).alias("weight"),
-        F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
-        *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
-        *columns,
-    )  # fmt: skip
+        for added, field in zip(arrays(name, stream, F.col(name)), fields_of(stream), strict=True):
+            column = f"{name}__{field}"
+            past = F.coalesce(F.col(column), F.array().cast(previous.schema[column].dataType))
+            columns.append(_last(F.concat(past, added), stream.max_events).alias(column))
+    return joined.select("user_id", "country", as_of_column(as_of_ms), *columns)
 
 
-def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}) -> DataFrame:
-    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
+def select_features(sequences: DataFrame, streams: Mapping[str, StreamConfig]) -> DataFrame:
+    """Sequences as a feature policy leaves them: only its streams' columns are read, only the last max_events kept.
 
-    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it.
-
-    A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
-    ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
+    streams: what FeaturePolicy.select returned. Columns that belong to no stream of the table stay.
     """
-    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms)))
-    shown = known.where(F.col("source") == labels.impression_source).select(
-        "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
-        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
-        *(_attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
-    )  # fmt: skip
-    for label, source, hours in (
-        ("click", labels.click_source, labels.click_window_hours),
-        ("conversion", labels.conversion_source, labels.conversion_window_hours),
-    ):
-        responses = known.where(F.col("source") == source).select(
-            "user_id", "impression_id", F.col("item_hash").alias("ad_id"), F.unix_millis("event_time").alias("response_ms")
-        )
-        hits = _attributed(shown, responses, int(hours * HOUR_MS)).withColumn(label, F.lit(1))
-        shown = shown.join(hits, ["user_id", "event_hash"], "left").withColumn(label, F.coalesce(label, F.lit(0)))
-    return shown
+    parallel = [name for name in sequences.columns if "__" in name and not name.startswith("impression__")]
+    kept = [F.col(name) for name in sequences.columns if name not in parallel]
+    for name, stream in streams.items():
+        for field in fields_of(stream):
+            kept.append(_last(F.col(f"{name}__{field}"), stream.max_events).alias(f"{name}__{field}"))
+    return sequences.select(*kept)
 
 
-def _attributed(shown: DataFrame, responses: DataFrame, window_ms: int) -> DataFrame:
-    """Distinct (user_id, event_hash) of impressions that a response followed within the window."""
-    in_window = (F.col("response_ms") - F.col("time_ms")).between(0, window_ms)
-    named = shown.join(responses.where("impression_id IS NOT NULL").drop("ad_id"), ["user_id", "impression_id"]).where(in_window)
-    # Last touch: walk the impressions and nameless responses of a user and ad in time, an impression before a response.
-    walk = shown.select(
-        "user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms"
-    ).unionByName(
-        responses.where("impression_id IS NULL").select("user_id", "ad_id", F.col("response_ms").alias("t"), F.lit(1).alias("is_response")),
-        allowMissingColumns=True,
-    )
-    past = Window.partitionBy("user_id", "ad_id").orderBy("t", "is_response", "event_hash").rowsBetween(Window.unboundedPreceding, 0)
-    touched = walk.select(
-        "user_id", "is_response", F.col("t").alias("response_ms"),
-        F.last("event_hash", ignorenulls=True).over(past).alias("event_hash"),
-        F.last("time_ms", ignorenulls=True).over(past).alias("time_ms"),
-    ).where((F.col("is_response") == 1) & in_window)  # fmt: skip
-    return named.select("user_id", "event_hash").union(touched.select("user_id", "event_hash")).distinct()
+def histories(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms: int, since_ms: int | None = None) -> DataFrame:
+    """One row per user with an event known before as_of (and not before since): country of the last one, and per stream their array.
 
-
-def new_vocabulary_rows(events: DataFrame, vocabularies: DataFrame | None, categorical: list[str], as_of_ms: int) -> DataFrame:
-    """Rows to append to VOCABULARIES: ids known before as_of that have no row yet, numbered on from the last row, by hash.
-
-    Spaces: item_id, account_id, and each categorical attribute. Row 0 is kept for unknown ids.
+    An array holds structs (known_at_ms, event_hash, event_time_ms, item_id, attributes) in that order.
     """
-    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms)))
-    spaces = {"item_id": F.col("item_hash"), "account_id": id_hash(F.col("account_id"))}
-    spaces.update({name: id_hash(F.col(name).cast("string")) for name in categorical if name not in spaces})
-    pairs = F.explode(F.array(*(F.struct(F.lit(space).alias("space"), value.alias("hash")) for space, value in spaces.items())))
-    found = known.select(pairs.alias("p")).select("p.space", "p.hash").where("hash IS NOT NULL").distinct()
-    if vocabularies is not None:
-        last = vocabularies.groupBy("space").agg(F.max("row").alias("_last"))
-        found = found.join(vocabularies.select("space", "hash"), ["space", "hash"], "left_anti").join(last, "space", "left")
-    else:
-        found = found.withColumn("_last", F.lit(0))
-    number = F.row_number().over(Window.partitionBy("space").orderBy("hash")) + F.coalesce("_last", F.lit(0))
-    return found.select("space", "hash", number.cast("bigint").alias("row"), F.timestamp_millis(F.lit(as_of_ms)).alias("first_seen"))
-
-
-def _histories(events: DataFrame, streams: Mapping[str, StreamConfig], as_of_ms: int) -> DataFrame:
-    """One row per user: country of the last event, and per stream the ordered array of event structs known before as_of."""
-    known = events.where(known_before(F.unix_millis("known_at"), F.lit(as_of_ms))).where(F.col("source").isin(list(streams)))
+    known = known_events(events, as_of_ms, since_ms).where(F.col("source").isin(list(streams)))
     lists = [
         F.sort_array(F.collect_list(F.when(F.col("source") == name, F.struct(*_fields(stream))))).alias(name)
         for name, stream in streams.items()
     ]
     return known.groupBy("user_id").agg(F.max_by("country", F.struct("known_at", "event_hash")).alias("country"), *lists)
+
+
+def known_events(events: DataFrame, as_of_ms: int, since_ms: int | None = None) -> DataFrame:
+    """The events known before as_of and, if given, not yet before since; days outside are not even opened."""
+    day = F.to_date(F.timestamp_millis(F.lit(as_of_ms)))
+    known = events.where((F.col("known_date") <= day) & known_before(F.unix_millis("known_at"), F.lit(as_of_ms)))
+    if since_ms is None:
+        return known
+    first_day = F.to_date(F.timestamp_millis(F.lit(since_ms)))
+    return known.where((F.col("known_date") >= first_day) & ~known_before(F.unix_millis("known_at"), F.lit(since_ms)))
+
+
+def attribute(name: str, kind: str) -> Column:
+    """An attribute of `events` as sequences hold it."""
+    value = F.col(name)
+    if kind == "categorical":
+        types = {column.name: column.type for column in EVENTS.columns}
+        value = id_hash(value.cast("string") if types.get(name, "STRING") != "STRING" else value)
+    return value.cast(ATTRIBUTE_TYPES[kind][1])
+
+
+def fields_of(stream: StreamConfig) -> tuple[str, ...]:
+    """The fields that a stream's parallel arrays hold, without the `s__`."""
+    return ("known_at_ms", "event_time_ms", "item_id", *stream.attributes)
+
+
+def arrays(name: str, stream: StreamConfig, events: Column) -> list[Column]:
+    """The parallel arrays of a stream, from its array of event structs."""
+    return [events[field].alias(f"{name}__{field}") for field in fields_of(stream)]
+
+
+def as_of_column(as_of_ms: int) -> Column:
+    return F.timestamp_millis(F.lit(as_of_ms)).alias("as_of")
 
 
 def _fields(stream: StreamConfig) -> list[Column]:
@@ -154,36 +117,8 @@ def _fields(stream: StreamConfig) -> list[Column]:
         F.unix_millis("event_time").alias("event_time_ms"),
         F.col("item_hash").alias("item_id"),
     ]
-    return [*fields, *(_attribute(name, kind).alias(name) for name, kind in stream.attributes.items())]
+    return [*fields, *(attribute(name, kind).alias(name) for name, kind in stream.attributes.items())]
 
 
-def _attribute(name: str, kind: str) -> Column:
-    """An attribute of `events` as sequences hold it."""
-    value = F.col(name)
-    if kind == "categorical":
-        types = {column.name: column.type for column in EVENTS.columns}
-        value = id_hash(value.cast("string") if types.get(name, "STRING") != "STRING" else value)
-    return value.cast(ATTRIBUTE_TYPES[kind][1])
-
-
-def _arrays(name: str, stream: StreamConfig, events: Column) -> list[Column]:
-    fields = ["known_at_ms", "event_time_ms", "item_id", *stream.attributes]
-    return [events[field].alias(f"{name}__{field}") for field in fields]
-
-
-def _as_of(as_of_ms: int) -> Column:
-    return F.timestamp_millis(F.lit(as_of_ms)).alias("as_of")
-
-
-def select_features(sequences: DataFrame, streams: Mapping[str, StreamConfig]) -> DataFrame:
-    """Sequences as a feature policy leaves them: only its streams' columns are read, only the last max_events kept.
-
-    streams: what FeaturePolicy.select returned. Columns that belong to no stream of the table stay.
-    """
-    arrays = [name for name in sequences.columns if "__" in name and not name.startswith("impression__")]
-    kept = [F.col(name) for name in sequences.columns if name not in arrays]
-    for name, stream in streams.items():
-        for field in ("known_at_ms", "event_time_ms", "item_id", *stream.attributes):
-            column = f"{name}__{field}"
-            kept.append(F.slice(column, F.greatest(F.size(column) - stream.max_events + 1, F.lit(1)), stream.max_events).alias(column))
-    return sequences.select(*kept)
+def _last(array: Column, count: int) -> Column:
+    return F.slice(array, F.greatest(F.size(array) - count + 1, F.lit(1)), count)

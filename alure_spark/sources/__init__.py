@@ -23,12 +23,15 @@ class Canonical:
     follows: DataFrame | None = None
 
 
-def read(spark: SparkSession, config: SourceConfig) -> Canonical:
-    """The canonical frames of the configured source. Raises ConfigError on an unknown kind or option."""
+def read(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None) -> Canonical:
+    """The canonical frames of the configured source. Raises ConfigError on an unknown kind or option.
+
+    batch: epoch ms [from, to) of known_at that will be asked for; an adapter may leave out events outside, so as to read less.
+    """
     kinds: dict[str, Callable[[], Canonical]] = {
         "completejourney": lambda: _completejourney(spark, config),
         "synthetic": lambda: _synthetic(spark, config),
-        "tables": lambda: _tables(spark, config),
+        "tables": lambda: _tables(spark, config, batch),
     }
     if config.kind not in kinds:
         raise ConfigError(f"source.kind is '{config.kind}'{nearest(config.kind, kinds)}")
@@ -47,7 +50,7 @@ def _synthetic(spark: SparkSession, config: SourceConfig) -> Canonical:
     return Canonical(*world.canonical(spark, build(options.WorldOptions, config.options, "source.options")))
 
 
-def _tables(spark: SparkSession, config: SourceConfig) -> Canonical:
+def _tables(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None) -> Canonical:
     from . import mapping
 
-    return Canonical(*mapping.canonical(spark, build(mapping.Options, config.options, "source.options")))
+    return Canonical(*mapping.canonical(spark, build(mapping.Options, config.options, "source.options"), batch))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ..config import format_time
 from ..errors import ConfigError, DataError
 
 
@@ -23,6 +24,7 @@ class TableMapping:
     table: str = ""  # a catalog table
     format: str = "delta"
     where: str = ""  # SQL predicate; rows outside it are no events of this stream (not refused: not meant)
+    batch_where: str = ""  # the same for ingest.batch_days, to read less: {from} and {to} are the batch's UTC times, to exclusive
     source: str = ""  # name of the stream, unless columns has an expression for `source`
     read_options: Mapping[str, str] = field(default_factory=dict)  # e.g. header: "true"
 
@@ -48,9 +50,12 @@ class Options:
                 )
 
 
-def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFrame | None, DataFrame | None]:
+def canonical(
+    spark: SparkSession, options: Options, batch: tuple[int, int] | None = None
+) -> tuple[DataFrame, DataFrame | None, DataFrame | None]:
     """(events, ads, follows); columns that a table does not map are null. Raises DataError naming table and expression."""
-    frames = [_union([_mapped(spark, item, options.root) for item in items]) for items in (options.events, options.ads, options.follows)]
+    parts = (options.events, options.ads, options.follows)
+    frames = [_union([_mapped(spark, item, options.root, batch) for item in items]) for items in parts]
     assert frames[0] is not None
     return frames[0], frames[1], frames[2]
 
@@ -62,14 +67,18 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
     return result
 
 
-def _mapped(spark: SparkSession, item: TableMapping, root: str) -> DataFrame:
+def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> DataFrame:
     name = item.table or (item.path if item.path.startswith("/") or "://" in item.path or not root else f"{root.rstrip('/')}/{item.path}")
+    where = item.where
+    if item.batch_where and batch is not None:
+        within = item.batch_where.replace("{from}", format_time(batch[0])).replace("{to}", format_time(batch[1]))
+        where = f"({where}) AND ({within})" if where else within
     try:
         frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
-        frame = frame.where(item.where) if item.where else frame
+        frame = frame.where(where) if where else frame
         frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
-        raise DataError(f"table {name} ({item.format}) cannot be read with where '{item.where}': {str(error).splitlines()[0]}") from error
+        raise DataError(f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}") from error
     expressions = dict(item.columns)
     if item.source:
         expressions["source"] = "'" + item.source.replace("'", "''") + "'"

@@ -58,7 +58,14 @@ def test_a_bad_row_is_refused_with_its_reason_and_whole(spark, change, reason):
 
 
 def test_equal_events_collapse_and_one_id_with_two_contents_goes_to_quarantine(spark):
-    rows = [GOOD, GOOD, but(value=2.0), but(event_id=None), but(event_id=None), but(event_id=None, item_id="i2")]
+    rows = [
+        GOOD,
+        GOOD,
+        but(value=2.0, arrival_time="2019-05-02 00:00:00"),
+        but(event_id=None),
+        but(event_id=None),
+        but(event_id=None, item_id="i2"),
+    ]
     result = judged(spark, rows)
     kept = accepted(result).select("event_id", "value", "item_id").collect()
     assert len(kept) == 3, "e1 once, and one row for each content without an id"
@@ -88,7 +95,14 @@ def test_a_strange_id_survives_and_a_long_log_of_one_user_too(spark):
 
 
 def test_nothing_is_lost_every_row_is_accepted_refused_or_a_copy(spark):
-    rows = [GOOD, GOOD, but(user_id=None), but(event_id="e2"), but(event_id="e2", value=3.0), but(event_id="e3", event_time="x")]
+    rows = [
+        GOOD,
+        GOOD,
+        but(user_id=None),
+        but(event_id="e2"),
+        but(event_id="e2", value=3.0, arrival_time="2019-05-02 00:00:00"),
+        but(event_id="e3", event_time="x"),
+    ]
     result = judged(spark, rows)
     copies = 1
     assert accepted(result).count() + refused(result).count() + copies == result.count() == len(rows)

@@ -9,7 +9,9 @@ from pyspark.sql import functions as F
 from alure_spark.boundary import known_before
 from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig
 from alure_spark.events.clean import accepted, judge_events
-from alure_spark.events.sequences import new_vocabulary_rows, select_features, training_examples, user_sequences
+from alure_spark.events.examples import training_examples
+from alure_spark.events.sequences import select_features, user_sequences
+from alure_spark.events.vocabularies import new_vocabulary_rows
 from tests import oracle
 
 DAY = 86_400_000

@@ -1,0 +1,73 @@
+"""A batch of judged events beside those that are there already: duplicates vanish across days, too.
+
+Enters: the `events` table and the accepted rows of a batch. Leaves: what to write. Of two deliveries of one event_id the one that
+was known first stays, whichever batch it came with, so that batches in any order end in the table that the whole log gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ..config import IngestConfig
+from .clean import OTHER_CONTENT, content
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a batch changes."""
+
+    added: DataFrame  # rows of the batch that stay, in the columns of `events`
+    displaced: DataFrame  # (event_id, known_date) of rows of the table that an earlier delivery takes the place of
+    refused: DataFrame  # (source, reason, row) of the later of two contents
+
+
+def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
+    """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged, keep=("_raw",))`.
+
+    Contents are compared but for what ingestion itself may have changed (dwell and local time, where `ingest` says so).
+    """
+    altered = changed_by(ingest)
+    shared = sorted(set(batch.columns) & set(existing.columns))
+    old = existing.select(
+        "event_id",
+        F.col("known_date").alias("_old_known_date"),
+        F.col("known_at").alias("_old_known_at"),
+        F.col("arrival_time").alias("_old_arrival_time"),
+        F.col("source").alias("_old_source"),
+        content(existing.select(*shared), altered).alias("_old_said"),
+        F.to_json(F.struct(*shared)).alias("_old_row"),
+    )
+    new = batch.withColumn("_said", content(batch.select(*shared), altered))
+    met = new.join(old, "event_id", "left")
+    order_old, order_new = F.struct("_old_known_at", "_old_said", "_old_arrival_time"), F.struct("known_at", "_said", "arrival_time")
+    met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))
+    conflict = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said"))
+    refused_new = met.where(conflict & ~F.col("_stays")).select(
+        F.concat(F.lit("events/"), "source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), F.col("_raw").alias("row")
+    )
+    refused_old = met.where(conflict & F.col("_stays")).select(
+        F.concat(F.lit("events/"), "_old_source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), F.col("_old_row").alias("row")
+    )
+    helpers = [name for name in met.columns if name.startswith("_")]
+    return Merge(
+        added=met.where("_stays").drop(*helpers),
+        displaced=met.where(F.col("_stays") & F.col("_old_known_at").isNotNull()).select(
+            "event_id", F.col("_old_known_date").alias("known_date")
+        ),
+        refused=refused_new.union(refused_old),
+    )
+
+
+def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
+    """The columns of an event that ingestion may have given another value than the log's."""
+    dwell = bool(ingest.dwell_from_next or ingest.dwell_min_ms or ingest.dwell_max_ms)
+    return (("dwell_ms",) if dwell else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
+
+
+def of_quarantine(refused: DataFrame, quarantined: DataFrame) -> DataFrame:
+    """The refused rows that quarantine does not hold yet: a batch that comes again is refused once."""
+    key = ["source", "reason", "row"]
+    return refused.dropDuplicates(key).join(quarantined.select(*key), key, "left_anti")

@@ -1,0 +1,61 @@
+"""What a log leaves to ingestion: dwell that nobody measured, dwell that cannot be true, and local time.
+
+Enters and leaves: judged events (clean.py); each function is the identity where the conf asks for nothing.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from ..config import IngestConfig
+
+MINUTE_MS = 60_000
+
+
+def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+    """Dwell of the streams `ingest.dwell_from_next`, where it is null: the gap to the user's next event of the session.
+
+    Next in the order of becoming known. The gap is known with the next event only, so that is when the event becomes known;
+    where the session ended (no next event within the session gap) dwell stays null, and that is known when the gap is over.
+    Nothing in a history tells what was not known yet. One shuffle by user.
+    """
+    if not ingest.dwell_from_next:
+        return judged
+    gap_ms = int(ingest.session_gap_minutes * MINUTE_MS)
+    stays = F.col("reason").isNull() & (F.col("_n") == 1)
+    ordered = Window.partitionBy("user_id", stays).orderBy("known_at", "_content")
+    known, happened = F.unix_millis("known_at"), F.unix_millis("event_time")
+    next_known, next_happened = F.lead(known).over(ordered), F.lead(happened).over(ordered)
+    derived = stays & F.col("source").isin(list(ingest.dwell_from_next)) & F.col("dwell_ms").isNull()
+    goes_on = next_known - known <= gap_ms
+    dwell = F.when(goes_on & (next_happened >= happened), next_happened - happened)
+    moment = F.timestamp_millis(F.when(goes_on, next_known).otherwise(known + gap_ms))
+    with_next = judged.withColumn("_dwell", dwell).withColumn("_moment", moment).withColumn("_derived", derived)
+    return with_next.withColumns(
+        {
+            "dwell_ms": F.when(F.col("_derived"), F.col("_dwell")).otherwise(F.col("dwell_ms")),
+            "known_at": F.when(F.col("_derived"), F.col("_moment")).otherwise(F.col("known_at")),
+        }
+    ).drop("_dwell", "_moment", "_derived")
+
+
+def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+    """A dwell outside [dwell_min_ms, dwell_max_ms] becomes null (DynamiX, section 3: at least 250 ms, no unrealistic hours).
+
+    The event stays: it was seen, only its dwell is not to be believed. `_dwell_outlier` (BOOLEAN) marks it.
+    """
+    dwell = F.col("dwell_ms")
+    outside: Column = dwell < ingest.dwell_min_ms
+    if ingest.dwell_max_ms:
+        outside = outside | (dwell > ingest.dwell_max_ms)
+    marked = judged.withColumn("_dwell_outlier", F.coalesce(outside & F.col("reason").isNull(), F.lit(False)))
+    return marked.withColumn("dwell_ms", F.when(~F.col("_dwell_outlier"), dwell))
+
+
+def fill_local_time(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+    """utc_offset_minutes of the event's country where the event has none."""
+    if not ingest.utc_offset_minutes:
+        return judged
+    offsets = F.create_map(*(F.lit(part) for pair in sorted(ingest.utc_offset_minutes.items()) for part in pair))
+    return judged.withColumn("utc_offset_minutes", F.coalesce("utc_offset_minutes", offsets[F.col("country")].cast("int")))

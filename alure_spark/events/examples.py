@@ -1,0 +1,97 @@
+"""Clean events -> labelled training examples: what every impression of a user may look at, and what became of it (house rules 2, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from ..boundary import known_before
+from ..config import DAY_MS, LabelConfig, StreamConfig
+from .clean import id_hash
+from .sequences import arrays, as_of_column, attribute, histories, known_events
+
+HOUR_MS = 3_600_000
+
+
+def training_examples(
+    events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}
+) -> DataFrame:
+    """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
+
+    The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of) and all
+    events from there to as_of, so that each impression finds the history that serving would have seen. Labels count responses
+    known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
+    """
+    impressions = labelled_impressions(events, labels, as_of_ms, attributes)
+    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion"]
+    listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
+    last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
+    per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
+    joined = histories(events, streams, as_of_ms).join(per_user, "user_id", "left")
+    kind = per_user.schema["_shown"].dataType
+    joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
+    first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
+    columns = []
+    for name, stream in streams.items():
+        before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
+        kept = F.slice(F.col(name), F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(name), F.lit(1)))
+        columns += arrays(name, stream, kept)
+    border = as_of_ms - int(labels.validation_days * DAY_MS)
+    shown = F.col("_shown")
+    return joined.select(
+        "user_id", "country", as_of_column(as_of_ms), F.lit("all").alias("segment"),
+        *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
+        F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
+        F.transform(shown["time_ms"], lambda t: F.lit(1.0)).alias("weight"),
+        F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
+        *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
+        *columns,
+    )  # fmt: skip
+
+
+def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}) -> DataFrame:
+    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
+
+    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it.
+
+    A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
+    ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
+    """
+    known = known_events(events, as_of_ms)
+    shown = known.where(F.col("source") == labels.impression_source).select(
+        "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
+        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
+        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
+    )  # fmt: skip
+    for label, source, hours in (
+        ("click", labels.click_source, labels.click_window_hours),
+        ("conversion", labels.conversion_source, labels.conversion_window_hours),
+    ):
+        responses = known.where(F.col("source") == source).select(
+            "user_id", "impression_id", F.col("item_hash").alias("ad_id"), F.unix_millis("event_time").alias("response_ms")
+        )
+        hits = _attributed(shown, responses, int(hours * HOUR_MS)).withColumn(label, F.lit(1))
+        shown = shown.join(hits, ["user_id", "event_hash"], "left").withColumn(label, F.coalesce(label, F.lit(0)))
+    return shown
+
+
+def _attributed(shown: DataFrame, responses: DataFrame, window_ms: int) -> DataFrame:
+    """Distinct (user_id, event_hash) of impressions that a response followed within the window."""
+    in_window = (F.col("response_ms") - F.col("time_ms")).between(0, window_ms)
+    named = shown.join(responses.where("impression_id IS NOT NULL").drop("ad_id"), ["user_id", "impression_id"]).where(in_window)
+    # Last touch: walk the impressions and nameless responses of a user and ad in time, an impression before a response.
+    walk = shown.select(
+        "user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms"
+    ).unionByName(
+        responses.where("impression_id IS NULL").select("user_id", "ad_id", F.col("response_ms").alias("t"), F.lit(1).alias("is_response")),
+        allowMissingColumns=True,
+    )
+    past = Window.partitionBy("user_id", "ad_id").orderBy("t", "is_response", "event_hash").rowsBetween(Window.unboundedPreceding, 0)
+    touched = walk.select(
+        "user_id", "is_response", F.col("t").alias("response_ms"),
+        F.last("event_hash", ignorenulls=True).over(past).alias("event_hash"),
+        F.last("time_ms", ignorenulls=True).over(past).alias("time_ms"),
+    ).where((F.col("is_response") == 1) & in_window)  # fmt: skip
+    return named.select("user_id", "event_hash").union(touched.select("user_id", "event_hash")).distinct()

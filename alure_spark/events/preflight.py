@@ -1,0 +1,105 @@
+"""What a load of events looks like, and what is off about it against the last one: asked before anything is written.
+
+Enters: judged events (clean.py). Leaves: one `SourceProfile` per stream, as plain numbers that a run can carry, and sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from ..config import IngestConfig, format_time
+from ..tables import DERIVED_EVENT_COLUMNS, EVENTS, REQUIRED_INPUT_COLUMNS
+
+OPTIONAL = tuple(
+    column.name for column in EVENTS.columns if column.name not in (*REQUIRED_INPUT_COLUMNS, *DERIVED_EVENT_COLUMNS, "event_id", "country")
+)
+
+
+@dataclass(frozen=True)
+class SourceProfile:
+    """One stream of one load."""
+
+    rows: int
+    refused: int
+    first_ms: int | None  # known_at, epoch ms
+    last_ms: int | None
+    nulls: Mapping[str, float]  # optional column -> share of the rows without a value
+    countries: Mapping[str, int]  # rows of the largest countries
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def profile(judged: DataFrame) -> dict[str, SourceProfile]:
+    """Stream ('?' where a row names none) -> its profile. Two aggregations."""
+    source = F.coalesce("source", F.lit("?")).alias("source")
+    empty = F.struct(*(F.avg(F.col(name).isNull().cast("double")).alias(name) for name in OPTIONAL))
+    aggregates: list[Column] = [
+        F.count("*").alias("rows"),
+        F.count_if(F.col("reason").isNotNull()).alias("refused"),
+        F.unix_millis(F.min("known_at")).alias("first_ms"),
+        F.unix_millis(F.max("known_at")).alias("last_ms"),
+        empty.alias("nulls"),
+    ]
+    per_country = judged.groupBy(source, "country").count()
+    largest = F.slice(F.sort_array(F.collect_list(F.struct("count", "country")), asc=False), 1, 5)
+    countries = {row["source"]: row["top"] for row in per_country.groupBy("source").agg(largest.alias("top")).collect()}
+    return {
+        row["source"]: SourceProfile(
+            row["rows"], row["refused"], row["first_ms"], row["last_ms"],
+            {name: share for name, share in row["nulls"].asDict().items() if share > 0},
+            {pair["country"]: pair["count"] for pair in countries[row["source"]]},
+        )
+        for row in judged.groupBy(source).agg(*aggregates).collect()
+    }  # fmt: skip
+
+
+def heavy_hitters(judged: DataFrame, keys: tuple[str, ...] = ("user_id", "item_id", "account_id")) -> list[str]:
+    """Per key a sentence on the value that most events have: what would make one task wait for one key."""
+    total = judged.count()
+    found = []
+    for key in keys:
+        top = judged.where(F.col(key).isNotNull()).groupBy(key).count().orderBy(F.desc("count"), key).first()
+        if top is not None:
+            found.append(f"heaviest {key}: {top[key]} with {top['count']:,} events ({top['count'] / total:.1%})")
+    return found
+
+
+def what_is_off(now: Mapping[str, SourceProfile], last: Mapping[str, Mapping[str, object]], ingest: IngestConfig) -> list[str]:
+    """Sentences on what passes the thresholds of `ingest`; empty when the load is like the last one (or there was none).
+
+    last: the profiles of the last load, as `as_dict` gave them.
+    """
+    found = []
+    for source, found_now in now.items():
+        if ingest.max_refused_share and found_now.refused > ingest.max_refused_share * found_now.rows:
+            found.append(f"{source}: {found_now.refused:,} of {found_now.rows:,} rows are refused")
+    for source, before in last.items():
+        rows, was = now[source].rows if source in now else 0, int(str(before["rows"]))
+        if ingest.max_row_change and abs(rows - was) > ingest.max_row_change * was:
+            found.append(f"{source}: {rows:,} rows, {was:,} the last time")
+        nulls = before["nulls"]
+        assert isinstance(nulls, Mapping)
+        for name, share in now[source].nulls.items() if source in now else ():
+            if ingest.max_null_rise and share - float(nulls.get(name, 0.0)) > ingest.max_null_rise:
+                found.append(f"{source}: {name} is missing in {share:.1%} of the rows, {float(nulls.get(name, 0.0)):.1%} the last time")
+    return found
+
+
+def describe(profiles: Mapping[str, SourceProfile]) -> list[str]:
+    """One sentence per stream."""
+    lines = []
+    for source, one in sorted(profiles.items()):
+        when = (
+            f"{format_time(one.first_ms)} to {format_time(one.last_ms)}"
+            if one.first_ms is not None and one.last_ms is not None
+            else "no time"
+        )
+        nulls = ", ".join(f"{name} {share:.0%}" for name, share in sorted(one.nulls.items(), key=lambda pair: -pair[1]) if share < 1)
+        countries = ", ".join(f"{country} {count:,}" for country, count in one.countries.items())
+        lines.append(f"{source}: {one.rows:,} rows, {one.refused:,} refused; known {when}; {countries}; missing: {nulls or 'nothing'}")
+    return lines
