@@ -193,6 +193,16 @@ class Tracker:
         (data,) = [path for path in (folder / "data").iterdir() if path.is_dir()]
         return ModelVersion(name, str(found.version), digest, data)
 
+    def model_versions(self, name: str) -> list[str]:
+        """The numbers of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""
+        import mlflow
+
+        try:
+            found = mlflow.MlflowClient(self.config.uri).search_model_versions(f"name = '{name}'")
+        except Exception as error:
+            raise TrackingError(f"MLflow at {self.config.uri} does not list model {name} ({type(error).__name__}: {error})") from error
+        return sorted((str(version.version) for version in found), key=int)
+
     def tag_of(self, run_id: str, key: str) -> str | None:
         """A tag of another run, or None when the store has no such run."""
         import mlflow

@@ -15,11 +15,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alure_spark.config import Config, load
-from alure_spark.errors import AlureError
+from alure_spark.config import DAY_MS, Config, format_time, load, parse_time
+from alure_spark.errors import AlureError, ConfigError
 from alure_spark.lake import JobRun, Lake
 from alure_spark.session import get_session
 from alure_spark.tracking import Tracker, git_commit
@@ -47,6 +47,7 @@ class Context:
     lake: Lake
     tracker: Tracker
     against: str = ""  # run to compare with (evaluate)
+    force: bool = False  # take a load that is off (ingest_events)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Job:
     scope: Callable[[Config], str]
     body: Callable[[Context, JobRun], Report]
     memory: Callable[[Context], str] | None = None  # what --explain-memory prints
+    plan: Callable[[Context], str] | None = None  # what --dry-run says besides the tables
+    after: Callable[[Context], None] | None = None  # what is left to do once the tables are published
 
     def execute(self, context: Context) -> None:
         """Run the body, publish its tables as one, then tell MLflow."""
@@ -67,6 +70,8 @@ class Job:
         with context.tracker.run(self.name, context.config) as tracker:
             with context.lake.run(self.name, context.config, self.scope(context.config), git_commit()) as run:
                 report = self.body(context, run)
+            if self.after:
+                self.after(context)
             tracker.log_inputs(context.lake.root, run.inputs)
             seconds = time.monotonic() - started
             tracker.log_metrics({f"{self.name}.{key}": value for key, value in (report.metrics | {"seconds": seconds}).items()})
@@ -92,13 +97,17 @@ class Job:
                 print(f"  reads   {name} v{published[name]}: {rows:,} rows, {files:,} files, {size / 1e6:,.1f} MB")
             else:
                 print(f"  reads   {name}: not published yet")
+        if self.plan:
+            print(self.plan(context))
         for name in self.writes:
             print(f"  writes  {name} where {self.scope(context.config)} (now {f'v{published[name]}' if name in published else 'absent'})")
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a single job; exits with 2 after an AlureError."""
         parser = argument_parser(self.doc)
-        guarded(lambda options: run_options(options, [self], self.name), parser.parse_args(arguments))
+        parser.add_argument("--from", dest="first", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
+        parser.add_argument("--to", dest="last", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
+        guarded(lambda options: run_options(options, [self], self.name, days_between(options)), parser.parse_args(arguments))
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:
@@ -107,21 +116,40 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one value (repeatable)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, and write nothing")
     parser.add_argument("--explain-memory", action="store_true", help="say what a worker will hold in memory, and write nothing")
+    parser.add_argument("--force", action="store_true", help="take a load of events that is off against the last one")
     parser.add_argument("--against", default="", metavar="RUN", help="compare the evaluation with that of an earlier run (MLflow run id)")
     return parser
 
 
-def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str) -> None:
-    """What the command line asks for: explain the jobs, or run them in order in one session and one MLflow run of that name."""
+def days_between(options: argparse.Namespace) -> list[int]:
+    """The as_ofs, epoch ms, that --from and --to ask for; empty without them. Raises ConfigError when they are reversed."""
+    if not (options.first or options.last):
+        return []
+    end = parse_time(options.last, "--to") if options.last else load(options.conf, options.set).time.as_of_ms
+    start = parse_time(options.first, "--from") if options.first else end
+    if start > end:
+        raise ConfigError(f"--from {format_time(start)} comes after --to {format_time(end)}")
+    return list(range(start, end + 1, DAY_MS))
+
+
+def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, days: Sequence[int] = ()) -> None:
+    """What the command line asks for: explain the jobs, or run them in order in one session and one MLflow run of that name.
+
+    With days (epoch ms), once for each as time.as_of, in order: every day is published by itself.
+    """
     context = open_context(load(options.conf, options.set), options.against)
-    if options.dry_run or options.explain_memory:
-        for job in jobs:
-            if options.dry_run:
-                job.explain(context)
-            if options.explain_memory and job.memory:
-                print(job.memory(context))
-    else:
-        run_jobs(context, jobs, name)
+    context.force = options.force
+    moments = [replace(context.config.time, as_of=format_time(day)) for day in days] or [context.config.time]
+    for moment in moments:
+        context.config = replace(context.config, time=moment)
+        if options.dry_run or options.explain_memory:
+            for job in jobs:
+                if options.dry_run:
+                    job.explain(context)
+                if options.explain_memory and job.memory:
+                    print(job.memory(context))
+        else:
+            run_jobs(context, jobs, name)
 
 
 def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:

@@ -1,53 +1,154 @@
-"""Source adapter -> events, ads, follows; refused rows -> quarantine. Replaces the whole tables."""
+"""Source adapter -> events, ads, follows; refused rows -> quarantine.
+
+The whole log replaces the tables; with `ingest.batch_days` a run takes what became known in the days before time.as_of and adds it:
+`ingest_events --from DAY --to DAY` does so day by day, also for a day that was missed. A batch that comes twice changes nothing.
+`--dry-run` says what the load looks like; a load that is off against the last one is refused unless `--force`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import sources
-from alure_spark.config import parse_time
+from alure_spark.config import DAY_MS, format_time, parse_time
 from alure_spark.errors import DataError
-from alure_spark.events import clean
-from alure_spark.lake import JobRun
+from alure_spark.events import batches, clean, identity, preflight
+from alure_spark.events.dwell import MINUTE_MS
+from alure_spark.lake import JobRun, timestamp
 from alure_spark.tables import ADS, FOLLOWS
 from jobs.command import Context, Job, Report
 
 
 def ingest(context: Context, run: JobRun) -> Report:
-    config, spark = context.config, context.spark
-    given = sources.read(spark, config.source)
-    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
-    judged = {
-        "events": clean.judge_events(
-            given.events, list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after
-        ),
-        "ads": clean.judge_ads(given.ads if given.ads is not None else _none(context, ADS.ddl(), "ad_hash")),
-        "follows": clean.judge_follows(given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())),
-    }
-    frames = {name: frame.persist() for name, frame in judged.items()}
-    refused = clean.refused(frames["events"]).union(clean.refused(frames["ads"])).union(clean.refused(frames["follows"]))
-    metrics: dict[str, float | None] = {"refused": refused.count(), "events_read": frames["events"].count()}
-    # One task per day, so that a day is few files.
-    metrics["events"] = run.write("events", clean.accepted(frames["events"]).repartition("known_date"))
-    if not metrics["events"]:
-        why = refused.groupBy("reason").count().orderBy(F.desc("count"), "reason").limit(3).collect()
-        reasons = "; ".join(f"{row['reason']} ({row['count']})" for row in why) or "the source is empty"
-        raise DataError(f"source {config.source.kind} gave no acceptable event of {metrics['events_read']:.0f}: {reasons}")
-    for name in ("ads", "follows"):
-        metrics[name] = run.write(name, clean.accepted(frames[name]))
-    run.write("quarantine", refused.withColumn("run_id", F.lit(run.run_id)), scope="source <> 'user_embeddings'")
+    batch = _batch(context)
+    judged = _judged(context, batch)
+    for frame in (judged.events, judged.ads, judged.follows):
+        frame.persist()
+    found = preflight.profile(judged.events)
+    off = preflight.what_is_off(found, _last_profile(context), context.config.ingest)
+    if off and not context.force:
+        raise DataError(f"nothing was written, because this load is off: {'; '.join(off)}. Look at --dry-run; --force takes it as it is")
+    run.facts["load"] = _kind(batch)
+    run.facts["profile"] = json.dumps({source: one.as_dict() for source, one in found.items()})
+    refused = clean.refused(judged.events).union(clean.refused(judged.ads)).union(clean.refused(judged.follows))
+    metrics: dict[str, float | None] = {"refused": refused.count(), "events_read": judged.events.count()}
+    metrics["dwell_outliers"] = judged.events.where("_dwell_outlier").count()
+    if batch is not None and "events" in context.lake.published_versions():
+        metrics["events"], more = _add(context, run, judged.events, batch)
+        refused = refused.union(more)
+    else:
+        # One task per day, so that a day is few files.
+        metrics["events"] = run.write("events", clean.accepted(judged.events).repartition("known_date"))
+        if not metrics["events"]:
+            why = refused.groupBy("reason").count().orderBy(F.desc("count"), "reason").limit(3).collect()
+            reasons = "; ".join(f"{row['reason']} ({row['count']})" for row in why) or "the source is empty"
+            raise DataError(f"source {context.config.source.kind} gave no acceptable event of {metrics['events_read']:.0f}: {reasons}")
+        if batch is not None:
+            run.facts["known_from"] = format_time(batch[0])
+    for name, frame in (("ads", judged.ads), ("follows", judged.follows)):
+        metrics[name] = run.write(name, clean.accepted(frame))
     per_reason = refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
-    for frame in frames.values():
+    rows = refused.withColumn("run_id", F.lit(run.run_id))
+    if batch is not None and "quarantine" in context.lake.published_versions():
+        run.write("quarantine", batches.of_quarantine(rows, run.read("quarantine")), scope="source <> 'user_embeddings'", append=True)
+    else:
+        run.write("quarantine", rows, scope="source <> 'user_embeddings'")
+    for frame in (judged.events, judged.ads, judged.follows):
         frame.unpersist()
-    texts = (
-        {"quarantine.txt": "\n".join(f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason)}
-        if per_reason
-        else {}
-    )
-    return Report(metrics, texts=texts)
+    lines = [f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason]
+    return Report(metrics, texts={"quarantine.txt": "\n".join(lines)} if lines else {})
+
+
+@dataclass(frozen=True)
+class _Judged:
+    events: DataFrame
+    ads: DataFrame
+    follows: DataFrame
+
+
+def _batch(context: Context) -> tuple[int, int] | None:
+    """[from, to) in epoch ms of known_at, or None for the whole log."""
+    days = context.config.ingest.batch_days
+    return (context.config.time.as_of_ms - int(days * DAY_MS), context.config.time.as_of_ms) if days else None
+
+
+def plan(context: Context) -> str:
+    """What --dry-run says: the load as it would be judged, and what would be refused."""
+    events = _judged(context, _batch(context)).events.persist()
+    found = preflight.profile(events)
+    off = preflight.what_is_off(found, _last_profile(context), context.config.ingest)
+    lines = [*preflight.describe(found), *preflight.heavy_hitters(events), *(f"off: {sentence}" for sentence in off)]
+    events.unpersist()
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _last_profile(context: Context) -> dict[str, dict[str, object]]:
+    """The profile of the last published load of the same kind (whole or batch); empty without one."""
+    if not context.lake.published_versions():
+        return {}
+    runs = context.lake.runs().where("job = 'ingest_events' AND status = 'published'").orderBy(F.desc("finished")).limit(50)
+    for row in runs.select("facts").collect():
+        facts = row["facts"] or {}
+        if facts.get("load") == _kind(_batch(context)):
+            return dict(json.loads(facts["profile"]))
+    return {}
+
+
+def _kind(batch: tuple[int, int] | None) -> str:
+    return "whole" if batch is None else "batch"
+
+
+def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
+    """The source's rows with the verdicts; of events those of the batch (and those whose time cannot be read)."""
+    config, spark = context.config, context.spark
+    gap_ms = int(config.ingest.session_gap_minutes * MINUTE_MS) if config.ingest.dwell_from_next else 0
+    given = sources.read(spark, config.source, (batch[0] - gap_ms, batch[1]) if batch else None)
+    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
+    forgotten = context.lake.read("tombstones") if "tombstones" in context.lake.published_versions() else None
+    key = identity.user_key(os.environ) if config.ingest.hash_user_ids or forgotten is not None else None
+
+    def known_users(frame: DataFrame, *names: str) -> DataFrame:
+        if config.ingest.hash_user_ids and key is not None:
+            frame = frame.withColumns({name: identity.keyed_hash(F.col(name), key) for name in names if name in frame.columns})
+        return identity.without_forgotten(frame, names, forgotten, key)
+
+    events = clean.judge_events(
+        known_users(given.events, "user_id"),
+        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after, config.ingest,
+    )  # fmt: skip
+    if batch is not None:
+        known = F.unix_millis("known_at")
+        events = events.where(known.isNull() | ((known >= batch[0]) & (known < batch[1])))
+    ads = given.ads if given.ads is not None else _none(context, ADS.ddl(), "ad_hash")
+    follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
+    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(known_users(follows, "src_user_id", "dst_user_id")))
+
+
+def _add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]) -> tuple[int, DataFrame]:
+    """Write what the batch changes, whole days at a time; (new events, further refused rows)."""
+    ingest, events = context.config.ingest, run.read("events")
+    near = events
+    if ingest.late_days:  # two deliveries of an event are known at most so far apart
+        reach = int(ingest.late_days * DAY_MS)
+        low, high = (F.to_date(timestamp(moment)) for moment in (batch[0] - reach, batch[1] + reach))
+        near = events.where((F.col("known_date") >= low) & (F.col("known_date") <= high))
+    change = batches.merge(near, clean.accepted(judged, keep=("_raw",)), ingest)
+    added, displaced = change.added.persist(), change.displaced.persist()
+    new, first = added.agg(F.count("*"), F.unix_millis(F.min("known_at"))).collect()[0]
+    if new:
+        days = sorted({row[0] for frame in (added, displaced) for row in frame.select("known_date").distinct().collect()})
+        in_days = F.col("known_date").isin(days)
+        kept = events.where(in_days).join(displaced.select("event_id"), "event_id", "left_anti")
+        scope = f"known_date IN ({', '.join(f'DATE{str(day)!r}' for day in days)})"
+        run.write("events", kept.unionByName(added, allowMissingColumns=True).repartition("known_date"), scope)
+        run.facts["known_from"] = format_time(first)
+    return new, change.refused
 
 
 def _none(context: Context, ddl: str, *derived: str) -> DataFrame:
@@ -61,6 +162,7 @@ JOB = Job(
     ("events", "ads", "follows", "quarantine"),
     lambda config: "true",
     ingest,
+    plan=plan,
 )
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Remove users from every table of the lake, for good: --users FILE (one id per line) or --user ID (repeatable).
+
+Deletes their rows (history, examples, embeddings, both ends of edges and follows, candidates, quarantine), writes tombstones under
+the key in ALURE_USER_KEY so that no later ingestion brings them back, erases what training left in lake.scratch, and vacuums by
+`lake.vacuum_hours`. Says what remains: models that were trained with them, and the time-travel window.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from alure_spark.errors import ConfigError
+from alure_spark.events import identity
+from alure_spark.lake import JobRun
+from alure_spark.tables import TABLES
+from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
+
+
+def forget(context: Context, run: JobRun, users: Sequence[str]) -> Report:
+    """users: ids as the source writes them. Raises ConfigError without a key or a user."""
+    key, config = identity.user_key(os.environ), context.config
+    if not users:
+        raise ConfigError("nobody to forget: give --user ID or --users FILE")
+    ids = context.spark.createDataFrame([(user,) for user in sorted(set(users))], "user_id string")
+    if config.ingest.hash_user_ids:
+        ids = ids.withColumn("user_id", identity.keyed_hash(F.col("user_id"), key))
+    ids = ids.persist()
+    published = context.lake.published_versions()
+    tables = [name for name, of in TABLES.items() if of.users and name in published]
+    deleted = {name: run.delete(name, ids) for name in tables}
+    run.write("tombstones", _new_tombstones(run, ids, key, "tombstones" in published), append=True)
+    ids.unpersist()
+    _erase_scratch(config.lake.scratch)
+    rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
+    models = context.tracker.model_versions(config.model_name)
+    remains = [
+        f"forgotten: {len(set(users)):,} users; rows deleted: {rows}",
+        f"remains: versions of the last {config.lake.vacuum_hours:g} hours can still be read back (lake.vacuum_hours)"
+        if config.lake.vacuum_hours
+        else "remains: no earlier version of the tables",
+        f"remains: {len(models)} model versions of {config.model_name} may have been trained with them ({', '.join(models) or 'none'})",
+        "remains: candidates and graphs of other users, made with their help, until the next run; the source's own log",
+    ]
+    return Report({f"deleted.{name}": float(count) for name, count in deleted.items()}, texts={"forgotten.txt": "\n".join(remains)})
+
+
+def vacuum(context: Context) -> None:
+    """Erase the files of old versions, once the run is published."""
+    for name in context.lake.published_versions():
+        if TABLES[name].users:
+            context.lake.vacuum(name, context.config.lake.vacuum_hours)
+
+
+def _new_tombstones(run: JobRun, ids: DataFrame, key: bytes, published: bool) -> DataFrame:
+    found = ids.select(identity.keyed_hash(F.col("user_id"), key).alias("user_hash"))
+    if published:
+        found = found.join(run.read("tombstones").select("user_hash"), "user_hash", "left_anti")
+    return found.withColumn("forgotten_at", F.lit(datetime.now(UTC).replace(tzinfo=None)))
+
+
+def _erase_scratch(folder: str) -> None:
+    """Packed histories and checkpoints of a killed training."""
+    for path in Path(folder).glob("*") if Path(folder).is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def job(users: Sequence[str]) -> Job:
+    """The job that forgets these users."""
+    return Job(
+        "forget_users",
+        "remove users from every table of the lake",
+        tuple(name for name, of in TABLES.items() if of.users),
+        ("tombstones",),
+        lambda config: "true",
+        lambda context, run: forget(context, run, users),
+        after=vacuum,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--user", action="append", default=[], metavar="ID")
+    parser.add_argument("--users", default="", metavar="FILE", help="one user id per line")
+
+    def action(options) -> None:  # type: ignore[no-untyped-def]
+        listed = Path(options.users).read_text().split("\n") if options.users else []
+        run_options(options, [job([*options.user, *(line for line in listed if line)])], "forget_users")
+
+    guarded(action, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

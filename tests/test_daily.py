@@ -1,0 +1,212 @@
+"""The daily life of a lake: batches, backfills, two writers at once, forgotten users, tables of yesterday's release."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tarfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+from alure_spark.config import format_time, load, parse_time
+from alure_spark.errors import ConfigError, DataError, LakeError
+from alure_spark.events import identity
+from alure_spark.lake import Lake, content_hash, latest_rows
+from alure_spark.tables import TABLES
+from jobs import build_sequences, forget_users, ingest_events
+from jobs.command import open_context, run_jobs
+from tests import scan
+from tests.conftest import ROOT, overrides
+
+CONF = ROOT / "conf" / "test.yml"
+WORLD = ("source.options.users=80", "source.options.days=8")
+KEY = "a key of the tests, long enough"
+
+
+def day(number: int) -> str:
+    return format_time(parse_time("2025-01-06") + number * 86_400_000)
+
+
+def do(folder, jobs, *more):
+    context = open_context(load(CONF, overrides(folder, *WORLD, *more)))
+    run_jobs(context, jobs, "daily")
+    context.lake.refresh()
+    return context
+
+
+def sequences(context, as_of):
+    return content_hash(latest_rows(context.lake.read("user_sequences"), parse_time(as_of)).drop("as_of"))
+
+
+@pytest.mark.slow
+def test_day_by_day_with_a_missed_day_and_repeats_ends_in_the_tables_of_one_whole_run(spark, tmp_path):
+    whole = do(tmp_path / "whole", [ingest_events.JOB, build_sequences.JOB], f"time.as_of={day(10)}")
+    daily = tmp_path / "daily"
+
+    def ingest(end, days):
+        do(daily, [ingest_events.JOB], f"time.as_of={day(end)}", f"ingest.batch_days={days}")
+
+    def build(as_of):
+        return do(daily, [build_sequences.JOB], f"time.as_of={day(as_of)}")
+
+    def rebuilt(context):
+        row = context.lake.runs().where("status = 'published' AND job = 'build_sequences'").orderBy(F.desc("finished")).first()
+        users = context.lake.read("user_sequences").where(row["scope"]).count()
+        return users == latest_rows(context.lake.read("user_sequences"), 10**13).count()
+
+    ingest(3, 30)
+    build(3)
+    ingest(4, 1)
+    build(4)
+    ingest(6, 1)  # day 4 to 5 is missed
+    build(6)
+    ingest(10, 4)
+    ingest(10, 4)
+    assert not rebuilt(build(10)), "only touched users have a row"
+    ingest(5, 1)  # the missed day comes in after the newer ones
+    context = build(10)
+    assert rebuilt(context), "what came in before the previous as_of makes everybody be rebuilt"
+    assert content_hash(context.lake.read("events")) == content_hash(whole.lake.read("events"))
+    assert sequences(context, day(10)) == sequences(whole, day(10))
+    assert content_hash(context.lake.read("training_examples").where(f"as_of = '{day(10)}'")) == content_hash(
+        whole.lake.read("training_examples")
+    )
+    arguments = ["--conf", str(CONF), "--from", day(5), "--to", day(7)]
+    for value in overrides(daily, *WORLD):
+        arguments += ["--set", value]
+    build_sequences.JOB.main(arguments)
+    context.lake.refresh()
+    for as_of in (5, 6, 7):
+        fresh = do(tmp_path / "whole", [build_sequences.JOB], f"time.as_of={day(as_of)}")
+        assert sequences(context, day(as_of)) == sequences(fresh, day(as_of)), as_of
+
+
+@pytest.fixture
+def started(spark, tmp_path):
+    """A lake with tables, and a way to plant a writer that said `started`."""
+    context = do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+
+    def plant(process, ago_hours=0.0):
+        runs = context.lake.runs()
+        row = runs.where("status = 'started'").limit(1)
+        begun = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=ago_hours)
+        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": F.lit(begun)})
+        planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{context.lake.root}/runs")
+
+    return context, plant
+
+
+def test_a_second_writer_gives_up_with_a_sentence_and_leaves_the_tables_as_they_were(started, tmp_path):
+    context, plant = started
+    before = context.lake.published_versions()
+    plant(f"{socket.gethostname()} 1")  # a living process
+    with pytest.raises(LakeError, match=r"run other, process \S+ 1\) has been writing to lake"):
+        do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+    context.lake.refresh()
+    assert context.lake.published_versions() == before
+
+
+def test_a_dead_writer_is_no_obstacle(started, tmp_path):
+    _, plant = started
+    plant(f"{socket.gethostname()} 999999999")
+    do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+    plant("another-machine 1", ago_hours=30)
+    do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+    plant("another-machine 1", ago_hours=1)
+    with pytest.raises(LakeError, match="another-machine"):
+        do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+    do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", "lake.lease_hours=0.5")
+
+
+def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monkeypatch):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "left_by_a_killed_training").write_text("u00000007")
+    places = [value for value in overrides(tmp_path) if not value.startswith("tracking")]
+    places += [f"tracking.uri={chain.config.tracking.uri}", f"tracking.artifact_root={chain.config.tracking.artifact_root}"]
+    context = open_context(load(CONF, [*places, "lake.vacuum_hours=0"]))
+    users = [row[0] for row in context.lake.read("user_edges").select("dst_user_id").distinct().orderBy("dst_user_id").limit(2).collect()]
+    kept = context.lake.read("events").where(~F.col("user_id").isin(users))
+    expected = content_hash(kept)
+    folders = [tmp_path / "lake", tmp_path / "scratch"]
+    for user in users:
+        found = {path.split("/")[0] for path in scan.places(user, *folders)}
+        assert {"events", "user_sequences", "user_embeddings", "user_edges", "ad_candidates", "follows"} <= found, user
+    monkeypatch.delenv(identity.KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match="ALURE_USER_KEY has 0 characters"):
+        run_jobs(context, [forget_users.job(users)], "forget")
+    monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
+    run_jobs(context, [forget_users.job(users)], "forget")
+    context.lake.refresh()
+    folders.append(Path(chain.config.tracking.artifact_root))
+    for user in users:
+        assert scan.places(user, *folders) == set()
+    assert content_hash(context.lake.read("events")) == expected, "nobody else lost a row"
+    run_jobs(context, [ingest_events.JOB, build_sequences.JOB], "again")
+    context.lake.refresh()
+    assert content_hash(context.lake.read("events")) == expected, "a re-ingest does not bring them back"
+    for user in users:
+        assert scan.places(user, *folders) == set()
+    monkeypatch.delenv(identity.KEY_VARIABLE)
+    with pytest.raises(ConfigError, match="ALURE_USER_KEY"):
+        run_jobs(context, [ingest_events.JOB], "without the key")
+
+
+def test_user_ids_become_keyed_hashes_that_no_plan_and_no_table_can_undo(spark, tmp_path, monkeypatch):
+    monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
+    context = do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", "ingest.hash_user_ids=true")
+    ids = [row[0] for row in context.lake.read("events").select("user_id").distinct().collect()]
+    assert all(len(user) == 64 for user in ids)
+    assert scan.places("u00000007", tmp_path / "lake") == set()
+    hashed = spark.createDataFrame([("u00000007",)], "u string").select(identity.keyed_hash(F.col("u"), KEY.encode()).alias("u"))
+    assert hashed.first()[0] in ids
+    assert KEY not in hashed._jdf.queryExecution().toString()
+
+
+def test_a_lake_of_the_first_release_is_read_and_written_on(spark, tmp_path):
+    with tarfile.open(ROOT / "tests" / "golden" / "lake_1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    lake = Lake(spark, load(CONF, overrides(tmp_path)).lake)
+    expected = {}
+    for row in lake.runs().where("status = 'published'").orderBy("finished").collect():
+        assert row["facts"] is None
+        expected |= {name: (row["scope"], value) for name, value in row["content_hashes"].items()}
+    for name, (scope, value) in expected.items():
+        frame = lake.read(name)
+        if name not in ("events", "ads", "follows", "quarantine", "vocabularies"):
+            frame = frame.where(scope)
+        if name != "vocabularies":
+            assert content_hash(frame, TABLES[name]) == value, name
+    do(
+        tmp_path,
+        [build_sequences.JOB],
+        f"time.as_of={day(4)}",
+        "source.options.users=40",
+        "source.options.days=5",
+        "labels.validation_days=1",
+    )
+    lake.refresh()
+    assert lake.runs().where("status = 'published' AND facts IS NOT NULL").count() == 1
+
+
+def test_a_load_that_is_off_is_refused_before_anything_is_written(spark, tmp_path, capsys):
+    limits = ("ingest.max_row_change=0.3", "ingest.max_null_rise=0.2")
+    context = do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", *limits)
+    before = context.lake.published_versions()
+    smaller = (f"time.as_of={day(10)}", *limits, "source.options.users=30")
+    with pytest.raises(DataError, match=r"nothing was written.*organic_impression: [\d,]+ rows, [\d,]+ the last time"):
+        do(tmp_path, [ingest_events.JOB], *smaller)
+    context.lake.refresh()
+    assert context.lake.published_versions() == before
+    planned = open_context(load(CONF, overrides(tmp_path, *WORLD, *smaller)))
+    ingest_events.JOB.explain(planned)
+    said = capsys.readouterr().out
+    for part in ("ad_click: ", "refused; known 2025-01-0", "heaviest user_id: u", "off: organic_impression", "missing: "):
+        assert part in said
+    planned.force = True
+    run_jobs(planned, [ingest_events.JOB], "forced")
+    planned.lake.refresh()
+    assert planned.lake.read("events").count() < context.lake.read("events", before["events"]).count()
