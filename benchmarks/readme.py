@@ -96,6 +96,38 @@ def user_graph_text(result: dict[str, Any]) -> str:
     return "\n".join([*parts, *(f"![{name}](docs/user_graph_{name}.png)" for name in dict.fromkeys(row["set"] for row in result["rows"]))])
 
 
+def redemption_text(result: dict[str, Any]) -> str:
+    """One row per road: AUC and NE, and what the user model's differ by."""
+    size = result["size"]
+    lines = [
+        f"{size['judged_sends']:,} sends to {size['judged_households']:,} households from {size['cut'][:10]} on, "
+        f"{size['judged_redeemed']:,} of them redeemed.",
+        "",
+        "| road | AUC | NE | alure minus, AUC | alure minus, NE |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        gaps = [
+            f"{row[f'alure_minus_{name}']:+.3f} ({row[f'alure_minus_{name}_low']:+.3f} to {row[f'alure_minus_{name}_high']:+.3f})"
+            if f"alure_minus_{name}" in row
+            else ""
+            for name in ("auc", "ne")
+        ]
+        lines.append(f"| {row['road']} | {row['auc']:.3f} | {row['ne']:.3f} | {gaps[0]} | {gaps[1]} |")
+    return "\n".join(lines)
+
+
+def ranking_gain_text(result: dict[str, Any]) -> str:
+    """One row per set and ranker."""
+    lines = ["| set | ranker | rows (positive) | NE without | NE with | gain | 95 % interval |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['set']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} | {row['ne_with']:.4f} "
+            f"| {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_text(results: list[dict[str, Any]]) -> str:
     """The ratios of the speed benchmarks, and ours in users per core-second."""
     lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
@@ -138,6 +170,8 @@ def main() -> None:
     result = json.loads((RESULTS / "user_graph.json").read_text())
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
+    for name, words in {"redemption": redemption_text, "ranking_gain": ranking_gain_text}.items():
+        text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
     speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
