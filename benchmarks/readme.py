@@ -171,7 +171,8 @@ def main() -> None:
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
     for name, words in {"redemption": redemption_text, "ranking_gain": ranking_gain_text}.items():
-        text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
+        if (RESULTS / f"{name}.json").exists():
+            text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
     speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)

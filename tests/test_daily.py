@@ -125,9 +125,7 @@ def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monke
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "left_by_a_killed_training").write_text("u00000007")
-    places = [value for value in overrides(tmp_path) if not value.startswith("tracking")]
-    places += [f"tracking.uri={chain.config.tracking.uri}", f"tracking.artifact_root={chain.config.tracking.artifact_root}"]
-    context = open_context(load(CONF, [*places, "lake.vacuum_hours=0"]))
+    context = open_context(load(CONF, overrides(tmp_path, "lake.vacuum_hours=0")))
     users = [row[0] for row in context.lake.read("user_edges").select("dst_user_id").distinct().orderBy("dst_user_id").limit(2).collect()]
     kept = context.lake.read("events").where(~F.col("user_id").isin(users))
     expected = content_hash(kept)
