@@ -425,13 +425,12 @@ class Config:
 
     def sequence_digest(self) -> str:
         """Hash of what decides the rows of user_sequences, 16 hex digits: rows of another digest cannot be gone on from."""
-        streams = {name: as_dict(stream) for name, stream in self.streams.items()}
-        return hashlib.sha256(json.dumps(streams, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(as_dict(self)["streams"])
 
     def digest(self) -> str:
         """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""
         content = {key: value for key, value in as_dict(self).items() if key not in ("lake", "spark", "tracking", "name")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(content)
 
 
 def parse_time(text: str, path: str = "time") -> int:
@@ -449,6 +448,10 @@ def format_time(epoch_ms: int) -> str:
     """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it."""
     moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)
     return moment.isoformat(sep=" ", timespec="milliseconds")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -309,16 +309,12 @@ class Lake:
         for key, value in settings.items():
             self.spark.conf.set(key, value or "8")
         try:
-            if self._has_deletion_vectors(name):
+            if self._property(name, "delta.enableDeletionVectors") == "true":
                 self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
             self.spark.sql(f"VACUUM {self.location(name)} RETAIN {hours:g} HOURS")
         finally:
             for key in settings:
                 self.spark.conf.unset(key)
-
-    def _has_deletion_vectors(self, name: str) -> bool:
-        detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
-        return bool(detail and detail["properties"].get("delta.enableDeletionVectors") == "true")
 
     def _save(self, writer, name: str) -> None:  # type: ignore[no-untyped-def]
         if self.is_folder:
@@ -359,13 +355,13 @@ class Lake:
         else:
             self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
 
-    def _schema_version(self, name: str) -> str | None:
+    def _property(self, name: str, key: str) -> str | None:
         detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
-        return detail["properties"].get(VERSION_PROPERTY) if detail else None
+        return detail["properties"].get(key) if detail else None
 
     def _check_schema_version(self, name: str) -> None:
         """Older versions are read (a version only adds columns, which are null there); a newer or foreign one is refused."""
-        found, expected = self._schema_version(name), table(name).version
+        found, expected = self._property(name, VERSION_PROPERTY), table(name).version
         if found is None or not found.isdigit() or not 1 <= int(found) <= expected:
             raise LakeError(
                 f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
@@ -374,7 +370,7 @@ class Lake:
 
     def _migrate(self, of: Table) -> None:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
-        if self._schema_version(of.name) != str(of.version):
+        if self._property(of.name, VERSION_PROPERTY) != str(of.version):
             self._check_schema_version(of.name)
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
 

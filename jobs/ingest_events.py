@@ -148,6 +148,8 @@ def _add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int
         scope = f"known_date IN ({', '.join(f'DATE{str(day)!r}' for day in days)})"
         run.write("events", kept.unionByName(added, allowMissingColumns=True).repartition("known_date"), scope)
         run.facts["known_from"] = format_time(first)
+    for frame in (added, displaced):
+        frame.unpersist()
     return new, change.refused
 
 

@@ -31,13 +31,14 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     """
     altered = changed_by(ingest)
     shared = sorted(set(batch.columns) & set(existing.columns))
-    old = existing.select(
+    again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
+    old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
         F.col("known_at").alias("_old_known_at"),
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
-        content(existing.select(*shared), altered).alias("_old_said"),
+        content(again.select(*shared), altered).alias("_old_said"),
         F.to_json(F.struct(*shared)).alias("_old_row"),
     )
     new = batch.withColumn("_said", content(batch.select(*shared), altered))

@@ -31,13 +31,12 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
     goes_on = next_known - known <= gap_ms
     dwell = F.when(goes_on & (next_happened >= happened), next_happened - happened)
     moment = F.timestamp_millis(F.when(goes_on, next_known).otherwise(known + gap_ms))
-    with_next = judged.withColumn("_dwell", dwell).withColumn("_moment", moment).withColumn("_derived", derived)
-    return with_next.withColumns(
+    return judged.withColumns(
         {
-            "dwell_ms": F.when(F.col("_derived"), F.col("_dwell")).otherwise(F.col("dwell_ms")),
-            "known_at": F.when(F.col("_derived"), F.col("_moment")).otherwise(F.col("known_at")),
+            "dwell_ms": F.when(derived, dwell).otherwise(F.col("dwell_ms")),
+            "known_at": F.when(derived, moment).otherwise(F.col("known_at")),
         }
-    ).drop("_dwell", "_moment", "_derived")
+    )
 
 
 def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
