@@ -258,6 +258,7 @@ class TrainingConfig:
     pooling_learning_rate_share: float = 10.0  # the few numbers that weigh events and directions learn faster
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    refit: bool = True  # train once more on everything before as_of, for as many epochs as validation found best
     checkpoint_steps: int = 20  # steps between checkpoints, from which an interrupted training goes on
     threads: int = 0  # of torch; 0 means all cores. Equal threads give equal weights
     gate: float = 0.01  # the champion moves unless the new validation loss is worse by more than this share

@@ -1,4 +1,9 @@
-"""training_examples, vocabularies -> a user model in MLflow; the alias `champion` moves to it when it passes the gate."""
+"""training_examples, vocabularies -> a user model in MLflow; the alias `champion` moves to it when it passes the gate.
+
+Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and the gate; and, with
+training.refit, one on everything for as many epochs, which is what gets registered. The validated one lies beside it, so that a
+later gate compares models that have not seen the split.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,9 @@ from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
 from alure_spark.config import DAY_MS
 from alure_spark.lake import JobRun, as_of_scope, timestamp
-from alure_spark.model.artifact import Artifact
+from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
 from alure_spark.model.readout import HEADS
+from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
 from alure_spark.tracking import git_commit
@@ -33,34 +39,44 @@ def train(context: Context, run: JobRun) -> Report:
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
     vocabulary = Vocabulary.from_arrays(*(known[name].to_numpy() for name in ("space", "hash", "row")))
     spec, layout = start.spec_of(config, vocabulary), start.layout_of(config)
-    histories = collect_histories(item_histories(examples, spec.item_sources, border), config.embedding)
-    views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
-    model = start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users)
+
+    def new_model(before_ms: int | None) -> UserModel:
+        histories = collect_histories(item_histories(examples, spec.item_sources, before_ms), config.embedding)
+        views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
+        return start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users)
 
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
-    checkpoint = Path(config.lake.scratch) / f"{name}.checkpoint"
+    checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
     with exported(examples, layout, config.lake.scratch, config.training.export_rows, name) as folder:
         reader = open_reader(config.training.reader, folder)
         loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
         when = loop.calendar(loader, spec.item_sources, border, as_of)
-        trained = loop.train(model, loader, when, config.training, checkpoint)
+        trained = loop.train(new_model(border), loader, when, config.training, checkpoints[0])
         found = trained.validation
-        flops = loop.flops_per_user(model, next(loader.in_order()))
         registered = tracker.find_model(config.model_name)
-        champion = Artifact.read(registered.folder, registered.digest) if registered else None
+        champion = read_validated(registered.folder, registered.digest) if registered else None
         verdict = gate.judge(champion, found, loader, when, config.training)
+        model = trained.model
+        if config.training.refit:
+            everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
+            model = loop.refit(new_model(None), loader, trained, everything, config.training, checkpoints[1])
+        flops = loop.flops_per_user(model, next(loader.in_order()))
     result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(model, found)
     facts = {
         "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": result,
         "vocabulary_version": run.inputs["vocabularies"], "training_examples_version": run.inputs["training_examples"],
     }  # fmt: skip
-    artifact = Artifact.of(model, vocabulary, facts)
+    validated = Artifact.of(trained.model, vocabulary, facts)
+    artifact = Artifact.of(model, vocabulary, facts | {"validated": validated.digest})
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": verdict.reason}
     written = artifact.write(Path(config.lake.scratch) / f"{name}.model")
+    if config.training.refit:
+        validated.write(written / VALIDATED)
     version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
     if verdict.passed:
         tracker.promote(config.model_name, version)
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
     run.content_hashes["model"] = artifact.digest[:16]
     for key, value in tags.items():
         tracker.set_tag(key, value)

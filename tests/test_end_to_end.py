@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from alure_spark.config import build, load
 from alure_spark.errors import ConfigError, DataError, QualityError, TrackingError, TrainingError
 from alure_spark.lake import Lake, as_of_scope
-from alure_spark.model.artifact import Artifact
+from alure_spark.model.artifact import Artifact, read_validated
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from jobs.command import open_context, run_jobs
@@ -97,6 +97,9 @@ def test_the_registered_champion_is_what_embedded_the_table_in_plain_python_and_
     artifact = Artifact.read(found.folder, found.digest)
     table = chain.lake.read("user_embeddings").orderBy("user_id").toPandas()
     assert set(table["model_id"]) == {artifact.model_id}
+    validated = read_validated(found.folder, found.digest)
+    assert validated.digest != artifact.digest, "the champion was refitted; the gate judges what has not seen the validation split"
+    assert validated.facts["validation"] == artifact.facts["validation"]
     rows = chain.lake.read("user_sequences").orderBy("user_id").limit(40).toPandas()
     model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     wanted = table.set_index("user_id")["embedding"]

@@ -3,6 +3,7 @@
 user.safetensors     the user sub-graph and the vocabulary: all that embedding the table needs
 readout.safetensors  the rest, for going on with training and for scoring impressions
 model.json           the spec, and what the training run said of itself (conf hash, vocabulary version, ...)
+validated/           the same three of the model that has not seen the validation split, where there was a refit
 
 The model_id is 'alure-' and 12 hex digits of the digest over user.safetensors and the spec: two models that embed alike have
 the same one.
@@ -28,7 +29,7 @@ from .user_encoder import UserEncoder
 from .user_model import UserModel
 from .vocabulary import Vocabulary
 
-USER, READOUT, DESCRIPTION = "user.safetensors", "readout.safetensors", "model.json"
+USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,16 @@ class Artifact:
                 "take it from MLflow again, or train anew"
             )
         return found
+
+
+def read_validated(folder: str | Path, digest: str) -> Artifact:
+    """The model of that digest in the folder, as it was before it was refitted: what a gate may judge on its validation split.
+
+    Raises DataError as Artifact.read does.
+    """
+    refitted = Artifact.read(folder, digest)
+    place = Path(folder) / VALIDATED
+    return Artifact.read(place, refitted.facts["validated"]) if place.is_dir() else refitted
 
 
 def _sha256(content: bytes) -> str:

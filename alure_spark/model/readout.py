@@ -38,7 +38,7 @@ class Readout(nn.Module):
         context = 2 * len(spec.of_impressions("numeric")) + 7
         self.ad = nn.Linear(spec.views * spec.item_dimension + context, d)
         self.keys = nn.ModuleDict({source: nn.Linear(d, d) for source in spec.sources})
-        facts = sum(len(fact_names(spec, source)) for source in spec.sources) + context
+        facts = sum(len(fact_names(spec, source)) for source in spec.sources) + len(shared_names(spec)) + context
         self.wide = nn.Linear(facts, len(HEADS))
         last = nn.Linear(d, len(HEADS))
         self.deep = nn.Sequential(nn.Linear(len(spec.sources) * (d + 1) + d + facts, d), nn.GELU(), nn.Dropout(spec.config.dropout), last)
@@ -70,10 +70,11 @@ class Readout(nn.Module):
         return logits
 
     def facts(self, batch: JaggedBatch) -> Tensor:
-        """(M, facts) of the weights' dtype: what is known at the request, per source in order of spec.sources, then the context."""
+        """(M, facts) of the weights' dtype: per source in order of spec.sources, over the item sources together, then the context."""
         shown, dtype = batch.impressions, self.fact_mean.dtype
         assert shown is not None
-        parts = [engagement_facts(self.spec, source, batch.sources[source], shown).to(dtype) for source in self.spec.sources]
+        counted = {source: engagements(self.spec, source, batch.sources[source], shown) for source in self.spec.sources}
+        parts = [on_log_scale(counts).to(dtype) for counts in (*counted.values(), over_item_sources(self.spec, counted)) if counts]
         parts += [numbers(shown.numbers[name], dtype) for name in self.spec.of_impressions("numeric")]
         return torch.cat([*parts, clock_encoding(shown.time_ms, dtype)], dim=-1)
 
@@ -95,16 +96,21 @@ def matched_spaces(spec: ModelSpec, source: str) -> list[str]:
 
 
 def fact_names(spec: ModelSpec, source: str) -> list[str]:
-    """Names of the columns of engagement_facts."""
-    sums = [f"{source}.sum_{name}{when}" for name in spec.of_kind(source, "numeric") for when in ("", "_recent")]
-    matches = [f"{source}.same_{space}" for space in matched_spaces(spec, source)]
-    return [f"{source}.seen", f"{source}.count", f"{source}.count_recent", f"{source}.days_since", *sums, *matches]
+    """Names of what `engagements` counts, in its order."""
+    sums = [f"sum_{name}{when}" for name in spec.of_kind(source, "numeric") for when in ("", "_recent")]
+    return ["seen", "count", "count_recent", "days_since", *sums, *(f"same_{space}" for space in matched_spaces(spec, source))]
 
 
-def engagement_facts(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impressions) -> Tensor:
-    """(M, facts of the source) float64; counts and sums as (signed) log1p, over the last max_events known before the impression.
+def shared_names(spec: ModelSpec) -> list[str]:
+    """Names of what `over_item_sources` counts: what two or more of the item sources have, but for `seen`."""
+    names = [name for source in spec.item_sources for name in fact_names(spec, source)]
+    return [name for name in dict.fromkeys(names) if name != "seen" and names.count(name) > 1]
 
-    `recent` is the last 28 days; days_since is log1p of the days since the last event, that of a year where there is none.
+
+def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impressions) -> dict[str, Tensor]:
+    """Name -> (M,) float64 over the source's last max_events known before the impression; `recent` is the last 28 days.
+
+    days_since is that since the last event, a year where there is none; same_<space> counts the events with the impression's row.
     """
     users = shown.users()
     reads = reads_of(tokens, users, shown.time_ms, spec.reach(source))
@@ -114,14 +120,29 @@ def engagement_facts(spec: ModelSpec, source: str, tokens: SourceTokens, shown: 
     if seen.any():
         last = tokens.known_at_ms[(reads.end - 1).clamp(min=0)]
         elapsed = torch.where(seen, (shown.time_ms - last).to(torch.float64) / DAY_MS, elapsed)
-    columns = [seen.double(), reads.counts.double().log1p(), (reads.end - recent).double().log1p(), elapsed.log1p()]
+    found = {"seen": seen.double(), "count": reads.counts.double(), "count_recent": (reads.end - recent).double(), "days_since": elapsed}
     for name in spec.of_kind(source, "numeric"):
         running = F.pad(tokens.numbers[name].double().nan_to_num().cumsum(0), (1, 0))
-        for first in (reads.first, recent):
-            total = running[reads.end] - running[first]
-            columns.append(total.sign() * total.abs().log1p())
-    columns += [_same(tokens, users, reads, space, shown).double().log1p() for space in matched_spaces(spec, source)]
-    return torch.stack(columns, dim=-1)
+        for when, first in (("", reads.first), ("_recent", recent)):
+            found[f"sum_{name}{when}"] = running[reads.end] - running[first]
+    return found | {f"same_{space}": _same(tokens, users, reads, space, shown).double() for space in matched_spaces(spec, source)}
+
+
+def over_item_sources(spec: ModelSpec, counted: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Name -> (M,) float64: the sums (of days_since the least) over the item sources that have it.
+
+    A linear part cannot make the logarithm of a sum from the logarithms of its terms.
+    """
+    found = {}
+    for name in shared_names(spec):
+        terms = torch.stack([counted[source][name] for source in spec.item_sources if name in counted[source]])
+        found[name] = terms.amin(0) if name == "days_since" else terms.sum(0)
+    return found
+
+
+def on_log_scale(counts: Mapping[str, Tensor]) -> Tensor:
+    """(M, facts) float64: signed log1p of each count and sum; `seen` stays 0 or 1."""
+    return torch.stack([x if name == "seen" else x.sign() * x.abs().log1p() for name, x in counts.items()], dim=-1)
 
 
 def _same(tokens: SourceTokens, users: Tensor, reads: Reads, space: str, shown: Impressions) -> Tensor:

@@ -25,7 +25,7 @@ class Moments:
 
     cut_ms: int  # embeddings of the neighbour objective are as of this moment
     until_ms: int  # its later engagements end here; next items and labels too
-    validation: bool = False  # whether the impressions of the validation split count instead of the training ones
+    validation: bool | None = False  # which impressions count: those of the training split, of the validation split, or (None) all
 
 
 class UserModel(nn.Module):
@@ -54,7 +54,8 @@ class UserModel(nn.Module):
             states = encoder.states(batch) if needed else {}
         shown = batch.impressions
         if shown is not None and (weights.click or weights.conversion):
-            weight = torch.where(shown.validation == moments.validation, shown.weight, 0.0)
+            wanted = shown.validation == moments.validation if moments.validation is not None else torch.ones_like(shown.validation)
+            weight = torch.where(wanted, shown.weight, 0.0)
             if weight.sum() > 0:
                 logits = self.readout(batch, states, encoder)
                 for column, head in enumerate(HEADS):

@@ -2,7 +2,8 @@
 
 Everything that is drawn (order of users, dropout, the moment of the neighbour objective) is a pure function of (seed, epoch,
 step), so a run that was killed goes on from its last checkpoint and ends in the same weights as an undisturbed one. What comes
-after the border belongs to validation: no loss of training looks past it.
+after the border belongs to validation: no loss of training looks past it. `refit` then learns once more from all that is known,
+for as many epochs as validation found best: the last days are what tomorrow looks like most.
 """
 
 from __future__ import annotations
@@ -45,13 +46,18 @@ class Calendar:
     """What may be learnt when, epoch ms."""
 
     cuts_ms: tuple[int, ...]  # moments before the border
-    border_ms: int  # training ends and validation begins
+    border_ms: int  # training ends and validation begins; at end_ms nothing is held back
     end_ms: int  # as_of
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is a validation split."""
+        return self.border_ms < self.end_ms
 
     def training(self, seed: int, epoch: int, step: int) -> Moments:
         """The moments of a training step."""
         cut = np.random.default_rng([seed, epoch, step, 1]).choice(np.asarray(self.cuts_ms))
-        return Moments(int(cut), self.border_ms)
+        return Moments(int(cut), self.border_ms, validation=False if self.holds_back else None)
 
     def validation(self) -> Moments:
         return Moments(self.border_ms, self.end_ms, validation=True)
@@ -99,18 +105,18 @@ def calendar(loader: Loader, item_sources: Sequence[str], border_ms: int, end_ms
     return Calendar(tuple(int(cut) for cut in cuts), border_ms, end_ms)
 
 
-def fit_readout(model: UserModel, loader: Loader) -> None:
+def fit_readout(model: UserModel, loader: Loader, everything: bool = False) -> None:
     """Standardise the read-out's facts and start its linear part where a logistic regression on them stands.
 
-    On training impressions of the first batches. The ridge is chosen by cross-validation over users; a head with too few labels
-    of either kind for that starts at its base rate. The network beside it starts at 0 and adds what the facts do not say: a few
-    steps of gradient descent alone leave the heads far from what these counts already tell.
+    On the training impressions (`everything`: on all) of the first batches. The ridge is chosen by cross-validation over users;
+    a head with too few labels of either kind for that starts at its base rate. The network beside it starts at 0 and adds what
+    the facts do not say: a few steps of gradient descent alone leave the heads far from what these counts already tell.
     """
     rows, labels, weights, users, known = [], [], [], [], 0
     for _, batch in zip(range(SAMPLED_BATCHES), loader.in_order(), strict=False):
         shown = batch.impressions
         if shown is not None:
-            kept = ~shown.validation
+            kept = ~shown.validation | everything
             rows.append(model.readout.facts(batch)[kept])
             labels.append(torch.stack([shown.click, shown.conversion], dim=-1)[kept])
             weights.append(shown.weight[kept])
@@ -145,15 +151,61 @@ def train(
     checkpoint: a file that is written every config.checkpoint_steps steps, and gone on from when it is there.
     Raises TrainingError on a loss or gradient that is not finite, DataError when a split has nothing to learn from.
     """
+
+    def end_epoch(state: _State) -> None:
+        state.end_epoch(model, evaluate(model, loader, when.validation(), config.objectives), config.objectives)
+
+    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe)
+    model.load_state_dict(state.best)
+    found = evaluate(model, loader, when.validation(), config.objectives)
+    calibrate(model, found)
+    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves, found)
+
+
+def refit(
+    model: UserModel,
+    loader: Loader,
+    validated: Trained,
+    when: Calendar,
+    config: TrainingConfig,
+    checkpoint: Path | None = None,
+    observe: Observer | None = None,
+) -> UserModel:
+    """Train a new model on everything before as_of, for as many epochs as `validated` found best; no split is left to judge it by.
+
+    when: the calendar of a border at as_of. The slope of the calibration is the validated model's, whose logits were of impressions
+    that it had not seen; the offset lets the mean probability of the last days be their mean label. Raises as `train` does.
+    """
+    _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe)
+    found = evaluate(model, loader, when.validation(), config.objectives)
+    for column in range(len(HEADS)):
+        scale, offset = validated.model.readout.calibration[column].tolist()
+        if (scale, offset) != (1.0, 0.0):
+            offset = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights, scale=scale).offset
+            model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
+    return model.eval()
+
+
+def _epochs(
+    model: UserModel,
+    loader: Loader,
+    when: Calendar,
+    config: TrainingConfig,
+    epochs: int,
+    end_epoch: Callable[[_State], None],
+    checkpoint: Path | None,
+    observe: Observer | None,
+) -> _State:
+    """Train for so many epochs of the config.epochs that the learning rate is planned for, or until the state has had enough."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    fit_readout(model, loader)
+    fit_readout(model, loader, everything=not when.holds_back)
     optimizer = _optimizer(model, config)
     state = _State()
     if checkpoint is not None and checkpoint.is_file():
         state = _restore(checkpoint, model, optimizer)
     planned = config.epochs * loader.steps
-    while state.epoch < config.epochs and not state.stopped(config.patience):
+    while state.epoch < epochs and not state.stopped(config.patience):
         model.train()
         steps = _progress(loader.batches(state.epoch, start=state.step), loader.steps - state.step, f"epoch {state.epoch + 1}")
         for batch in steps:
@@ -172,14 +224,10 @@ def train(
                 _save(checkpoint, model, optimizer, state)
         if not state.sums:
             raise DataError("the training split is empty: no user has a labelled impression or a later item before the validation time")
-        found = evaluate(model, loader, when.validation(), config.objectives)
-        state.end_epoch(model, found, config.objectives)
+        end_epoch(state)
         if checkpoint is not None:
             _save(checkpoint, model, optimizer, state)
-    model.load_state_dict(state.best)
-    found = evaluate(model, loader, when.validation(), config.objectives)
-    calibrate(model, found)
-    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves, found)
+    return state
 
 
 @torch.no_grad()
@@ -282,6 +330,9 @@ class _State:
         self.curves.append(row)
         if loss < self.best_loss:
             self.best, self.best_epoch, self.best_loss = copy.deepcopy(model.state_dict()), self.epoch, loss
+        self.next_epoch()
+
+    def next_epoch(self) -> None:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
     def stopped(self, patience: int) -> bool:

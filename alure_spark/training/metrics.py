@@ -104,23 +104,27 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     return CalibrationCurve(means[0], means[1], count[used])
 
 
-def fit_calibration(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, prior: float = 1.0) -> Calibration:
-    """Logistic fit of labels on sigmoid(scale * logit + offset) (Platt, 1999), drawn towards (1, 0).
+def fit_calibration(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, prior: float = 1.0, scale: float | None = None
+) -> Calibration:
+    """Logistic fit of labels on sigmoid(scale * logit + offset) (Platt, 1999), drawn towards (1, 0); a given scale stays.
 
     Minimises the summed log loss + prior / 2 * ((scale - 1)^2 + offset^2), which is strictly convex: with few rows, or one class
     only, the answer stays near (1, 0) instead of running away.
     """
     labels, logits, weights = _checked(labels, logits, weights)
 
+    may_move = np.array([scale is None, True])
+
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         shift = parameters - (1.0, 0.0)
         z = parameters[0] * logits + parameters[1]
         residual = weights * (expit(z) - labels)
         value = weights @ (np.logaddexp(0, z) - labels * z) + prior / 2 * shift @ shift
-        return value, np.array([residual @ logits, residual.sum()]) + prior * shift
+        return value, (np.array([residual @ logits, residual.sum()]) + prior * shift) * may_move
 
-    scale, offset = minimize(loss, (1.0, 0.0), jac=True, method="BFGS").x
-    return Calibration(float(scale), float(offset))
+    fitted = minimize(loss, (1.0 if scale is None else scale, 0.0), jac=True, method="BFGS").x
+    return Calibration(float(fitted[0]), float(fitted[1]))
 
 
 def cluster_bootstrap(

@@ -12,7 +12,7 @@ from alure_spark.config import ObjectiveConfig
 from alure_spark.model import objectives
 from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, SourceTokens, offsets_of, select_users
 from alure_spark.model.objectives import POPULARITY, SOFTNESS, TEMPERATURE, item_pairs, label_loss, neighbour_loss, next_item_loss
-from alure_spark.model.readout import RECENT_DAYS, engagement_facts, fact_names
+from alure_spark.model.readout import RECENT_DAYS, engagements, fact_names, on_log_scale, over_item_sources, shared_names
 from alure_spark.model.user_model import Moments, UserModel, total
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, batch_of, cut_history, gradients, random_batch, shaken, spec_of
 
@@ -158,11 +158,27 @@ def test_engagement_facts_are_those_of_a_loop(users):
         numbers={},
         **{name: torch.zeros(len(shown)) for name in ("click", "conversion", "weight", "label_age_ms", "validation")},
     )
-    found = engagement_facts(FACT_SPEC, "purchase", tokens, impressions)
+    counts = engagements(FACT_SPEC, "purchase", tokens, impressions)
     names = fact_names(FACT_SPEC, "purchase")
-    assert [name.split(".")[1] for name in names[-3:]] == ["same_account_id", "same_category_id", "same_item_id"]
+    assert list(counts) == names
+    assert names[-3:] == ["same_account_id", "same_category_id", "same_item_id"]
     expected = [loop_facts(mine, *one) for mine, theirs in users for one in theirs]
-    assert_close(found, torch.tensor(expected, dtype=torch.float64).view(-1, len(names)), 1e-6)
+    assert_close(on_log_scale(counts), torch.tensor(expected, dtype=torch.float64).view(-1, len(names)), 1e-6)
+
+
+def test_what_item_sources_share_is_counted_over_them_together():
+    spec = spec_of()
+    batch = random_batch(spec, 8, 20, impressions=9)
+    counted = {source: engagements(spec, source, batch.sources[source], batch.impressions) for source in spec.sources}
+    found = over_item_sources(spec, counted)
+    assert list(found) == shared_names(spec)
+    first, second = spec.item_sources
+    assert {"count", "count_recent", "days_since", "same_item_id"} <= set(found)
+    assert "seen" not in found
+    assert_close(found["count"], counted[first]["count"] + counted[second]["count"])
+    assert_close(found["days_since"], torch.minimum(counted[first]["days_since"], counted[second]["days_since"]))
+    alone = replace(spec, item_sources=(first,))
+    assert over_item_sources(alone, counted) == {}, "one source says it already"
 
 
 def loop_pairs(batch, sources, time_ms, until_ms):

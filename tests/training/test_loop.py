@@ -132,6 +132,47 @@ def test_a_training_killed_in_mid_epoch_ends_in_the_weights_of_an_undisturbed_on
     assert [row["validation.total"] for row in again.curves] == [row["validation.total"] for row in whole.curves]
 
 
+def refitted(batch: JaggedBatch, result: loop.Trained, config: TrainingConfig, checkpoint=None, observe=None) -> UserModel:
+    loader = MemoryLoader(batch, config.batch_users)
+    return loop.refit(UserModel(SPEC), loader, result, loop.calendar(loader, ["view"], END, END), config, checkpoint, observe)
+
+
+def test_a_refit_learns_from_the_last_days_too_for_the_epochs_that_validation_found_best():
+    """A third ad row is shown after the border only, and clicked by everybody: only a refit can know."""
+    batch, config = world(), replace(TRAINING, epochs=8)
+    shown = batch.impressions
+    late = shown.validation & (torch.arange(len(shown.time_ms)) % 2 == 0)
+    rows = {"item_id": torch.where(late, 0, shown.rows["item_id"]), "account_id": torch.where(late, 0, shown.rows["account_id"])}
+    batch = replace(batch, impressions=replace(shown, rows=rows, click=torch.where(late, 1.0, shown.click)))
+    result, loader, when = trained(batch, config)
+    steps = []
+    model = refitted(batch, result, config, observe=lambda epoch, step, losses: steps.append((epoch, step)))
+    assert len(steps) == (result.best_epoch + 1) * loader.steps
+    before, after = (loop.evaluate(one, loader, when.validation(), config.objectives).losses["click"] for one in (result.model, model))
+    assert after < before - 0.02
+    p = loop.probabilities(model, loop.evaluate(model, loader, when.validation(), config.objectives))[:, 0]
+    click = batch.impressions.click[shown.validation].numpy()
+    assert p.mean() == pytest.approx(click.mean(), abs=0.01), "the offset is that of the last days"
+    assert float(model.readout.calibration[0, 0]) == float(result.model.readout.calibration[0, 0]), "the slope is the validated model's"
+
+
+def test_a_killed_refit_ends_in_the_weights_of_an_undisturbed_one(tmp_path):
+    batch, config = world(), replace(TRAINING, epochs=3)
+    result, _, _ = trained(batch, config)
+    result = replace(result, best_epoch=1)
+    whole = refitted(batch, result, config)
+
+    def kill(epoch, step, losses):
+        if (epoch, step) == (1, 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        refitted(batch, result, config, tmp_path / "checkpoint", kill)
+    again = refitted(batch, result, config, tmp_path / "checkpoint")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+
+
 def test_training_looks_at_nothing_after_the_border():
     """Other events and labels after the border: the same first steps, to the bit."""
     batch = world()

@@ -172,3 +172,11 @@ def test_what_cannot_be_judged_is_refused_with_a_sentence(metric, arguments, say
 
 def test_a_certain_and_wrong_prediction_costs_much_but_stays_finite():
     assert 10 < normalized_entropy([0, 1, 0, 1], [0, 0, 0, 1]) < 100
+
+
+def test_a_given_slope_stays_and_the_offset_makes_the_mean_right():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=4000), (random.random(4000) < 0.3).astype(float)
+    found = fit_calibration(logits, labels, scale=0.7)
+    assert found.scale == 0.7
+    assert (1 / (1 + np.exp(-(0.7 * logits + found.offset)))).mean() == pytest.approx(labels.mean(), abs=1e-3)
