@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 import yaml
 
 from .errors import ConfigError, nearest
-from .tables import ATTRIBUTE_TYPES, EVENTS
+from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS
 
 T = TypeVar("T")
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
@@ -36,6 +37,7 @@ class LakeConfig:
     root: str = "./lake"  # a folder of Delta tables (contains '/' or ':'), or `catalog.schema`
     scratch: str = "./out/scratch"  # packed training rows and checkpoints while training runs; executors must reach it too
     vacuum_hours: float = 168.0  # forget_users erases the files of versions older than this; 0 leaves no earlier version to read
+    keep_days: Mapping[str, float] = field(default_factory=dict)  # table -> days that apply_retention leaves; others are kept whole
     wait_minutes: float = 0.0  # how long a job waits for another one that is writing to the lake, before it gives up
     lease_hours: float = 24.0  # a writer on another machine that has said nothing for so long is taken for dead
 
@@ -44,6 +46,10 @@ class LakeConfig:
         _require(folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
+        for name, days in self.keep_days.items():
+            if name not in DATED_TABLES:
+                raise ConfigError(f"lake.keep_days names the table '{name}'{nearest(name, DATED_TABLES)}")
+            _require(days > 0, f"lake.keep_days.{name}", days, "a number above 0")
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,19 @@ class LabelConfig:
     conversion_window_hours: float = 168.0
     validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
     max_impressions: int = 1024  # the last impressions of a user that a training row keeps
+    hold_back_immature: bool = False  # leave out impressions whose windows are still open at as_of (else label_age_ms says so)
+    negative_rate: float = 1.0  # share of the training split's impressions without a response that stay; each weighs 1 / rate
     impression_attributes: tuple[str, ...] = ()  # attributes of the impression's stream that are known before the ad is shown
 
     def __post_init__(self) -> None:
         for name in ("click_window_hours", "conversion_window_hours", "validation_days", "max_impressions"):
             _require(getattr(self, name) > 0, f"labels.{name}", getattr(self, name), "a number above 0")
+        _require(0 < self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "above 0, at most 1")
+
+    @property
+    def window_ms(self) -> int:
+        """How old an impression must be for both of its labels to be final, but for responses that arrive late."""
+        return int(max(self.click_window_hours, self.conversion_window_hours) * HOUR_MS)
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ def as_of_scope(as_of_ms: int) -> str:
     return f"as_of = TIMESTAMP '{format_time(as_of_ms)}'"
 
 
-def latest_rows(frame: DataFrame, as_of_ms: int, key: str = "user_id") -> DataFrame:
-    """Each key's newest row at or before as_of (rows exist only for touched users: house rule 3)."""
+def latest_rows(frame: DataFrame, as_of_ms: int | None = None, key: str = "user_id") -> DataFrame:
+    """Each key's newest row, at or before as_of if it is given (rows exist only for touched users: house rule 3)."""
     newest = Window.partitionBy(key).orderBy(F.col("as_of").desc())
-    rows = frame.where(F.col("as_of") <= timestamp(as_of_ms)).withColumn("_newest", F.row_number().over(newest))
-    return rows.where("_newest = 1").drop("_newest")
+    rows = frame if as_of_ms is None else frame.where(F.col("as_of") <= timestamp(as_of_ms))
+    return rows.withColumn("_newest", F.row_number().over(newest)).where("_newest = 1").drop("_newest")
 
 
 def row_hash(frame: DataFrame, columns: list[str]) -> Column:

@@ -391,6 +391,11 @@ TABLES: dict[str, Table] = {
     )
 }  # fmt: skip
 
+# Tables whose rows belong to a day, which retention can therefore let go: by as_of, events by known_date.
+DATED_TABLES = tuple(name for name, of in TABLES.items() if {"as_of", "known_date"} & set(of.column_names))
+# Of these a reader takes each user's latest row, however old it is.
+LATEST_ROW_TABLES = (USER_SEQUENCES.name, USER_EMBEDDINGS.name)
+
 
 def table(name: str) -> Table:
     """The table of that name. Raises DataError with the nearest known name."""

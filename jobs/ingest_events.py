@@ -40,7 +40,7 @@ def ingest(context: Context, run: JobRun) -> Report:
     metrics: dict[str, float | None] = {"refused": refused.count(), "events_read": judged.events.count()}
     metrics["dwell_outliers"] = judged.events.where("_dwell_outlier").count()
     if batch is not None and "events" in context.lake.published_versions():
-        metrics["events"], more = _add(context, run, judged.events, batch)
+        metrics["events"], more = add(context, run, judged.events, batch)
         refused = refused.union(more)
     else:
         # One task per day, so that a day is few files.
@@ -109,28 +109,41 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     config, spark = context.config, context.spark
     gap_ms = int(config.ingest.session_gap_minutes * MINUTE_MS) if config.ingest.dwell_from_next else 0
     given = sources.read(spark, config.source, (batch[0] - gap_ms, batch[1]) if batch else None)
-    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
-    forgotten = context.lake.read("tombstones") if "tombstones" in context.lake.published_versions() else None
-    key = identity.user_key(os.environ) if config.ingest.hash_user_ids or forgotten is not None else None
+    key = identity.user_key(os.environ) if config.ingest.hash_user_ids else None
 
-    def known_users(frame: DataFrame, *names: str) -> DataFrame:
-        if config.ingest.hash_user_ids and key is not None:
-            frame = frame.withColumns({name: identity.keyed_hash(F.col(name), key) for name in names if name in frame.columns})
-        return identity.without_forgotten(frame, names, forgotten, key)
+    def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
+        if key is None:
+            return frame
+        return frame.withColumns({name: identity.keyed_hash(F.col(name), key) for name in names if name in frame.columns})
 
-    events = clean.judge_events(
-        known_users(given.events, "user_id"),
-        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after, config.ingest,
-    )  # fmt: skip
+    events = judge(context, pseudonyms(given.events, "user_id"))
     if batch is not None:
         known = F.unix_millis("known_at")
         events = events.where(known.isNull() | ((known >= batch[0]) & (known < batch[1])))
     ads = given.ads if given.ads is not None else _none(context, ADS.ddl(), "ad_hash")
+    ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
-    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(known_users(follows, "src_user_id", "dst_user_id")))
+    follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
+    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows))
 
 
-def _add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]) -> tuple[int, DataFrame]:
+def judge(context: Context, events: DataFrame) -> DataFrame:
+    """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
+    config = context.config
+    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
+    return clean.judge_events(
+        _without_forgotten(context, events, "user_id"),
+        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after, config.ingest,
+    )  # fmt: skip
+
+
+def _without_forgotten(context: Context, frame: DataFrame, *names: str) -> DataFrame:
+    if "tombstones" not in context.lake.published_versions():
+        return frame
+    return identity.without_forgotten(frame, names, context.lake.read("tombstones"), identity.user_key(os.environ))
+
+
+def add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]) -> tuple[int, DataFrame]:
     """Write what the batch changes, whole days at a time; (new events, further refused rows)."""
     ingest, events = context.config.ingest, run.read("events")
     near = events

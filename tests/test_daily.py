@@ -16,7 +16,7 @@ from alure_spark.errors import ConfigError, DataError, LakeError
 from alure_spark.events import identity
 from alure_spark.lake import Lake, content_hash, latest_rows
 from alure_spark.tables import TABLES
-from jobs import build_sequences, forget_users, ingest_events
+from jobs import apply_retention, build_sequences, forget_users, ingest_events, replay_quarantine
 from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.conftest import ROOT, overrides
@@ -151,6 +151,45 @@ def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monke
     monkeypatch.delenv(identity.KEY_VARIABLE)
     with pytest.raises(ConfigError, match="ALURE_USER_KEY"):
         run_jobs(context, [ingest_events.JOB], "without the key")
+
+
+def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path):
+    whole = do(tmp_path / "whole", [ingest_events.JOB], f"time.as_of={day(10)}")
+    narrow = (f"time.as_of={day(10)}", f"time.not_before={day(4)}")
+    context = do(tmp_path / "late", [ingest_events.JOB], *narrow)
+    refused = context.lake.read("quarantine").where("reason LIKE 'event_time is before%'").count()
+    assert refused == whole.lake.read("events").where(F.col("event_time") < day(4)).count() > 0
+    same = do(tmp_path / "late", [replay_quarantine.JOB], *narrow)
+    assert same.lake.read("quarantine").where("reason LIKE 'event_time is before%'").count() == refused, "under the same rules they stay"
+    for _ in range(2):  # the second replay finds nothing to do
+        context = do(tmp_path / "late", [replay_quarantine.JOB], f"time.as_of={day(10)}")
+        for name in ("events", "quarantine"):
+            assert content_hash(context.lake.read(name), TABLES[name]) == content_hash(whole.lake.read(name), TABLES[name]), name
+
+
+def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(spark, tmp_path):
+    do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
+    for number in (4, 5, 9):
+        context = do(tmp_path, [build_sequences.JOB], f"time.as_of={day(number)}")
+    before = {name: context.lake.read(name) for name in ("user_sequences", "training_examples", "events")}
+    latest = {number: sequences(context, day(number)) for number in (5, 9)}
+    keep = "lake.keep_days={user_sequences: 3, training_examples: 1, events: 3}"
+    context = do(tmp_path, [apply_retention.JOB], f"time.as_of={day(9)}", keep)
+    assert {number: sequences(context, day(number)) for number in (5, 9)} == latest
+    was, touched_since = (before["user_sequences"].where(F.col("as_of") == day(number)) for number in (4, 5))
+    kept = context.lake.read("user_sequences").where(F.col("as_of") == day(4))
+    assert content_hash(kept) == content_hash(was.join(touched_since, "user_id", "left_anti").select(kept.columns))
+    assert 0 < kept.count() < was.count()
+    assert [row[0].day for row in context.lake.read("training_examples").select("as_of").distinct().collect()] == [15]
+    newest = before["events"].agg(F.max("known_date")).first()[0]
+    assert content_hash(context.lake.read("events")) == content_hash(
+        before["events"].where(F.col("known_date") >= F.date_sub(F.lit(newest), 3))
+    )
+    versions = context.lake.published_versions()
+    context = do(tmp_path, [apply_retention.JOB], f"time.as_of={day(9)}", keep)
+    assert context.lake.published_versions()["events"] == versions["events"], "a second run has nothing to let go"
+    with pytest.raises(ConfigError, match="lake.keep_days names the table 'ads'"):
+        load(CONF, ["lake.keep_days={ads: 3}"])
 
 
 def test_user_ids_become_keyed_hashes_that_no_plan_and_no_table_can_undo(spark, tmp_path, monkeypatch):

@@ -72,3 +72,8 @@ def of_quarantine(refused: DataFrame, quarantined: DataFrame) -> DataFrame:
     """The refused rows that quarantine does not hold yet: a batch that comes again is refused once."""
     key = ["source", "reason", "row"]
     return refused.dropDuplicates(key).join(quarantined.select(*key), key, "left_anti")
+
+
+def from_quarantine(quarantined: DataFrame, shape: DataFrame) -> DataFrame:
+    """The refused events (QUARANTINE rows) in the columns and types of `shape`; a value that its type cannot hold is null."""
+    return quarantined.select(F.from_json("row", shape.schema).alias("row")).select("row.*")

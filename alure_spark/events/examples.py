@@ -8,11 +8,11 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, LabelConfig, StreamConfig
+from ..config import DAY_MS, HOUR_MS, LabelConfig, StreamConfig
 from .clean import id_hash
 from .sequences import arrays, as_of_column, attribute, histories, known_events
 
-HOUR_MS = 3_600_000
+SHARES = 1_000_000  # down-sampling draws by hash, in millionths
 
 
 def training_examples(
@@ -23,9 +23,15 @@ def training_examples(
     The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of) and all
     events from there to as_of, so that each impression finds the history that serving would have seen. Labels count responses
     known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
+
+    Where the conf asks for it, impressions whose windows are open are held back, and negatives of the training split are thinned
+    out by the hash of the event, the same ones in every run; the rest weigh 1 / labels.negative_rate.
     """
-    impressions = labelled_impressions(events, labels, as_of_ms, attributes)
-    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion"]
+    border = as_of_ms - int(labels.validation_days * DAY_MS)
+    impressions = _sampled(labelled_impressions(events, labels, as_of_ms, attributes), labels, border)
+    if labels.hold_back_immature:
+        impressions = impressions.where(as_of_ms - F.col("time_ms") > labels.window_ms)
+    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion", "weight"]
     listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
     per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
@@ -38,17 +44,24 @@ def training_examples(
         before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
         kept = F.slice(F.col(name), F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(name), F.lit(1)))
         columns += arrays(name, stream, kept)
-    border = as_of_ms - int(labels.validation_days * DAY_MS)
     shown = F.col("_shown")
     return joined.select(
         "user_id", "country", as_of_column(as_of_ms), F.lit("all").alias("segment"),
         *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
         F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
-        F.transform(shown["time_ms"], lambda t: F.lit(1.0)).alias("weight"),
+        shown["weight"].alias("weight"),
         F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
         *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
         *columns,
     )  # fmt: skip
+
+
+def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> DataFrame:
+    """The impressions that stay, each with its `weight`."""
+    thinned = (F.col("time_ms") < border_ms) & (F.col("click") == 0) & (F.col("conversion") == 0)
+    weighed = impressions.withColumn("weight", F.when(thinned, F.lit(1 / labels.negative_rate)).otherwise(F.lit(1.0)))
+    drawn = F.pmod(F.xxhash64("event_hash", F.lit("negative_rate")), F.lit(SHARES)) < round(labels.negative_rate * SHARES)
+    return weighed.where(~thinned | drawn) if labels.negative_rate < 1 else weighed
 
 
 def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}) -> DataFrame:

@@ -36,15 +36,10 @@ def keyed_hash(column: Column, key: bytes) -> Column:
     return F.pandas_udf(hashed, "string")(column.cast("string"))  # type: ignore[call-overload,no-any-return]
 
 
-def without_forgotten(frame: DataFrame, users: tuple[str, ...], tombstones: DataFrame | None, key: bytes | None) -> DataFrame:
+def without_forgotten(frame: DataFrame, users: tuple[str, ...], tombstones: DataFrame, key: bytes) -> DataFrame:
     """The rows none of whose user columns names a user that the table `tombstones` holds."""
-    if tombstones is None:
-        return frame
-    if key is None:
-        raise ConfigError(f"the lake has forgotten users: ingestion needs {KEY_VARIABLE} to keep them out")
     gone = tombstones.select(F.col("user_hash").alias("_gone"))
     for name in users:
-        frame = (
-            frame.withColumn("_hash", keyed_hash(F.col(name), key)).join(gone, F.col("_hash") == F.col("_gone"), "left_anti").drop("_hash")
-        )
+        hashed = frame.withColumn("_hash", keyed_hash(F.col(name), key))
+        frame = hashed.join(gone, F.col("_hash") == F.col("_gone"), "left_anti").drop("_hash")
     return frame

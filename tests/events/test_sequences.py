@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -120,6 +121,33 @@ def check_example(events, user, example):
             serving = [oracle.known_at(known) for known in oracle.history(events, user, source, row["event_time"])[-stream.max_events :]]
             stored = [t for t in example[f"{source}__known_at_ms"] if known_before(t, row["event_time"])]
             assert stored[-stream.max_events :] == serving
+
+
+def test_immature_impressions_are_held_back_and_thinned_negatives_keep_the_base_rate(spark):
+    events = world(oracle.cases_of(log, 300))
+    clean = frame(spark, events).persist()
+
+    def impressions(labels):
+        rows = training_examples(clean, STREAMS, labels, AS_OF).collect()
+        names = ("impression_id", "time_ms", "click", "conversion", "weight", "split")
+        return [one for row in rows for one in zip([row["user_id"]] * len(row["time_ms"]), *(row[name] for name in names), strict=True)]
+
+    every = replace(LABELS, max_impressions=50)
+    whole = impressions(every)
+    held_back = impressions(replace(every, hold_back_immature=True))
+    assert held_back == [one for one in whole if AS_OF - one[2] > max(WINDOWS.values())]
+    assert 0 < len(held_back) < len(whole)
+
+    sampled = impressions(replace(every, negative_rate=0.25))
+    assert sampled == impressions(replace(every, negative_rate=0.25)), "the same ones in every run"
+    thinned = [one for one in whole if not one[3] and not one[4] and one[6] == "train"]
+    kept = [one for one in sampled if one[5] != 1]
+    assert {one[:5] for one in sampled if one[5] == 1} == {one[:5] for one in whole} - {one[:5] for one in thinned}
+    assert {one[:5] for one in kept} <= {one[:5] for one in thinned}
+    assert all(one[5] == 4 for one in kept)
+    error = (len(thinned) * 0.25 * 0.75) ** 0.5
+    assert abs(len(kept) - 0.25 * len(thinned)) < 4 * error
+    clean.unpersist()
 
 
 def test_planted_events_that_were_not_yet_known_are_in_no_history_and_no_label(spark):

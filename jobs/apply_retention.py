@@ -1,0 +1,54 @@
+"""Lets old rows go: of each table in lake.keep_days, what is older than so many days before its newest day.
+
+Of user_sequences and user_embeddings each user's latest row before that stays, however old: readers take it. Events that went
+are in no later rebuild. The files are erased by lake.vacuum_hours.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pyspark.sql import functions as F
+
+from alure_spark.lake import JobRun, latest_rows
+from alure_spark.tables import EVENTS, LATEST_ROW_TABLES
+from jobs.command import Context, Job, Report
+
+
+def retain(context: Context, run: JobRun) -> Report:
+    metrics: dict[str, float | None] = {}
+    for name, days in sorted(context.config.lake.keep_days.items()):
+        if name not in context.lake.published_versions():
+            continue
+        rows, day = run.read(name), "known_date" if name == EVENTS.name else "as_of"
+        newest = rows.agg(F.max(day)).collect()[0][0]
+        scope = f"{day} < '{newest - timedelta(days=days)}'" if newest else "false"
+        old = rows.where(scope)
+        count = old.count()
+        if not count:
+            continue
+        kept = latest_rows(old) if name in LATEST_ROW_TABLES else old.limit(0)
+        metrics[f"deleted.{name}"] = count - run.write(name, kept, scope)
+    said = ", ".join(f"{key.removeprefix('deleted.')} {value:,.0f}" for key, value in metrics.items()) or "none"
+    return Report(metrics, texts={"retention.txt": f"rows let go: {said}"})
+
+
+def vacuum(context: Context) -> None:
+    """Erase the files of old versions, once the run is published."""
+    for name in context.config.lake.keep_days:
+        if name in context.lake.published_versions():
+            context.lake.vacuum(name, context.config.lake.vacuum_hours)
+
+
+JOB = Job(
+    "apply_retention",
+    "let rows go that are older than lake.keep_days",
+    (),
+    (),
+    lambda config: "true",
+    retain,
+    after=vacuum,
+)
+
+if __name__ == "__main__":
+    JOB.main()

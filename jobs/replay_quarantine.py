@@ -1,0 +1,60 @@
+"""Refused events are judged once more, under today's conf: what is accepted now joins `events`, the rest stays in `quarantine`.
+
+For rows that the rules refused (an undeclared stream, a bound on lateness or time). Where the mapping read a column wrongly the row
+in quarantine is already wrong: mend the mapping and run ingest_events over those days again, which changes nothing else; a replay
+then takes the rows away that `events` holds by now. Refused ads and follows are not replayed: every ingestion replaces them whole.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from alure_spark import sources
+from alure_spark.events import batches, clean
+from alure_spark.lake import JobRun
+from jobs.command import Context, Job, Report
+from jobs.ingest_events import add, judge
+
+EVENTS_ONLY = "source LIKE 'events/%'"
+
+
+def replay(context: Context, run: JobRun) -> Report:
+    quarantined = run.read("quarantine").where(EVENTS_ONLY).persist()
+    judged = judge(context, batches.from_quarantine(quarantined, _shape(context))).persist()
+    known = judged.where("reason IS NULL").selectExpr("unix_millis(min(known_at))", "unix_millis(max(known_at))").collect()[0]
+    metrics: dict[str, float | None] = {"quarantined": quarantined.count(), "accepted": 0.0}
+    refused = clean.refused(judged)
+    if known[0] is not None:
+        metrics["accepted"], more = add(context, run, judged, (known[0], known[1] + 1))
+        refused = refused.union(more)
+    kept = refused.dropDuplicates(["source", "reason", "row"]).withColumn("run_id", F.lit(run.run_id))
+    metrics["refused"] = run.write("quarantine", kept, scope=EVENTS_ONLY)
+    for frame in (quarantined, judged):
+        frame.unpersist()
+    said = (
+        f"{metrics['quarantined']:,.0f} rows were in quarantine: {metrics['accepted']:,.0f} joined events, {metrics['refused']:,.0f} stay"
+    )
+    return Report(metrics, texts={"replayed.txt": f"{said}{_from(run)}"})
+
+
+def _shape(context: Context) -> DataFrame:
+    """The events as the source hands them over, of which only the columns and types are asked for."""
+    return sources.read(context.spark, context.config.source).events
+
+
+def _from(run: JobRun) -> str:
+    return f"; events known from {run.facts['known_from']} on are new: run build_sequences from that day on" if run.facts else ""
+
+
+JOB = Job(
+    "replay_quarantine",
+    "judge refused events again under today's conf",
+    ("quarantine", "events"),
+    ("events", "quarantine"),
+    lambda config: EVENTS_ONLY,
+    replay,
+)
+
+if __name__ == "__main__":
+    JOB.main()
