@@ -167,6 +167,18 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
+class VocabularyConfig:
+    """Which ids get an embedding row of their own; the others share (house rule 1: a row once given never changes)."""
+
+    min_count: int = 1  # events that must have named an id before it gets a row
+    hash_buckets: int = 0  # rows of every space among which ids without one are spread; 0: they all are the unknown id
+
+    def __post_init__(self) -> None:
+        _require(self.min_count >= 1, "vocabulary.min_count", self.min_count, "an integer of at least 1")
+        _require(self.hash_buckets >= 0, "vocabulary.hash_buckets", self.hash_buckets, "0 (none) or more")
+
+
+@dataclass(frozen=True)
 class FeaturePolicy:
     """What a segment's users are given: sources, attributes and events (DynamiX, section 3). None and {} mean all."""
 
@@ -374,6 +386,7 @@ class Config:
     ingest: IngestConfig = field(default_factory=IngestConfig)
     streams: Mapping[str, StreamConfig] = field(default_factory=dict)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

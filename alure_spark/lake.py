@@ -31,6 +31,8 @@ from .tables import RUNS, SCHEMA_VERSION, Table, table
 
 logger = logging.getLogger(__name__)
 VERSION_PROPERTY = "alure.schema_version"
+# Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
+_writing: set[str] = set()
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 
 
@@ -205,6 +207,13 @@ class Lake:
         """
         run = JobRun(self, job, config.digest(), scope)
         started = datetime.now(UTC)
+        _writing.add(run.run_id)
+        try:
+            yield from self._run(run, started, git_commit)
+        finally:
+            _writing.discard(run.run_id)
+
+    def _run(self, run: JobRun, started: datetime, git_commit: str) -> Iterator[JobRun]:
         self._record(run, started, git_commit, "started", _this_process(), outputs={})
         try:
             self._take_turn(run.run_id)
@@ -215,7 +224,9 @@ class Lake:
                 run.rollback()
                 self._record(run, started, git_commit, "failed", f"{type(error).__name__}: {error}"[:2000], outputs={})
             except Exception as second:  # readers are safe all the same: no published row names what this run wrote
-                logger.warning("run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, job, second)
+                logger.warning(
+                    "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
+                )
             raise
         self._record(run, started, git_commit, "published", None, outputs=run.outputs)
 
@@ -245,7 +256,7 @@ class Lake:
             commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
             place = {row["userMetadata"]: row["version"] for row in sorted(commits, key=lambda row: -row["version"])}  # a run's first one
             others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
-            alive = [row for row in others if self._lives(row["message"], row["started"])]
+            alive = [row for row in others if self._lives(row["run_id"], row["message"], row["started"])]
             if not alive:
                 return
             if time.monotonic() >= deadline:
@@ -256,9 +267,11 @@ class Lake:
                 )
             time.sleep(1)
 
-    def _lives(self, process: str, started: datetime) -> bool:
+    def _lives(self, run_id: str, process: str, started: datetime) -> bool:
         """Whether the writer may still be at work: on this machine its process is looked for, elsewhere its lease counts."""
         host, _, pid = process.partition(" ")
+        if process == _this_process():
+            return run_id in _writing
         if host == socket.gethostname():
             try:
                 os.kill(int(pid), 0)

@@ -44,7 +44,7 @@ def build(context: Context, run: JobRun) -> Report:
     metrics |= {key: None if value is None else float(value) for key, value in totals.asDict().items()}
     known = run.read("vocabularies") if "vocabularies" in context.lake.published_versions() else None
     categorical = [name for name, kind in config.attribute_kinds().items() if kind == "categorical"]
-    added = vocabularies.new_vocabulary_rows(events, known, categorical, as_of)
+    added = vocabularies.new_vocabulary_rows(events, known, categorical, as_of, config.vocabulary)
     run.write("vocabularies", added, scope=scope.replace("as_of", "first_seen"), append=True)
     metrics["vocabulary_rows"] = context.lake.read("vocabularies", run.outputs["vocabularies"]).count()
     return Report(metrics, texts={"how.txt": f"{format_time(as_of)}: {users:,} users, {why}"})

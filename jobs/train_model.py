@@ -37,7 +37,8 @@ def train(context: Context, run: JobRun) -> Report:
     border = as_of - int(config.labels.validation_days * DAY_MS)
     examples = run.read("training_examples").where(as_of_scope(as_of)).where("segment = 'all'")
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
-    vocabulary = Vocabulary.from_arrays(*(known[name].to_numpy() for name in ("space", "hash", "row")))
+    space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
+    vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
     spec, layout = start.spec_of(config, vocabulary), start.layout_of(config)
 
     def new_model(before_ms: int | None) -> UserModel:

@@ -331,7 +331,12 @@ def test_the_notebooks_run(spark, tmp_path, monkeypatch, capsys):
 
 
 KINDS = {
-    "real worker processes": ("spark.master=local-cluster[2,1,1024]", "spark.settings={spark.executor.memory: 1g}"),
+    # A second copy of a slow task runs beside it: nothing may be written or counted twice.
+    "real worker processes, with speculation": (
+        "spark.master=local-cluster[2,1,1024]",
+        "spark.settings={spark.executor.memory: 1g, spark.speculation: 'true', spark.speculation.quantile: '0.1', "
+        "spark.speculation.multiplier: '1.01', spark.speculation.minTaskRuntime: 1ms}",
+    ),
     "Spark Connect": ("spark.remote=local[2]",),
 }
 

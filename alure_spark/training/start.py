@@ -54,14 +54,15 @@ def new_model(
     training users had the item.
     """
     model = UserModel(spec)
-    rows = vocabulary.rows(ITEM, items)
     frequency = np.zeros(spec.spaces[ITEM])
-    frequency[rows] = users_of
+    np.add.at(frequency, vocabulary.rows(ITEM, items), users_of)  # a hash bucket is as frequent as its items together
+    own = vocabulary.knows(ITEM, items)  # a bucket has no vector: its items have nothing in common
+    rows, idf = vocabulary.rows(ITEM, items[own]), idf[own]
     model.log_frequency.copy_(torch.from_numpy(np.log((frequency + 1) / (frequency.sum() + len(frequency)))))  # type: ignore[operator]
     if spec.config.item_vectors:
         table = np.zeros((spec.spaces[ITEM], spec.views, spec.item_dimension), np.float32)
         for view, vectors in enumerate(views):
-            table[rows, view, : vectors.shape[1]] = vectors
+            table[rows, view, : vectors.shape[1]] = vectors[own]
         weight = np.zeros(spec.spaces[ITEM], np.float32)
         weight[rows] = np.where(idf > 0, np.log(np.where(idf > 0, idf, 1)), ABSENT)
         model.encoder.set_items(torch.from_numpy(table.reshape(len(table), -1)), torch.from_numpy(weight))

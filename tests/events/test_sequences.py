@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from alure_spark.boundary import known_before
-from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig
+from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig, VocabularyConfig
 from alure_spark.events.clean import accepted, judge_events
 from alure_spark.events.examples import training_examples
 from alure_spark.events.sequences import select_features, user_sequences
@@ -199,6 +199,16 @@ def test_vocabulary_rows_never_change_and_new_ids_append(spark):
     second = new_vocabulary_rows(clean, first, ["category_id"], AS_OF).collect()
     assert [(row["space"], row["row"]) for row in second] == [("item_id", 2)]
     assert new_vocabulary_rows(clean, first.unionByName(spark.createDataFrame(second, first.schema)), ["category_id"], AS_OF).isEmpty()
+
+
+def test_an_id_gets_a_row_once_enough_events_have_named_it_and_rows_begin_after_the_buckets(spark):
+    events = world([[dict(source="organic", event_time=START + t, delay=None, item_id=item, country="X", category_id=None, by_id=False)
+                     for t, item in enumerate("aab" + "b")]])  # fmt: skip
+    clean, config = frame(spark, events), VocabularyConfig(min_count=2, hash_buckets=10)
+    first = new_vocabulary_rows(clean, None, [], START + 3, config).persist()
+    assert [(row["space"], row["row"]) for row in first.collect()] == [("item_id", 11)]
+    second = new_vocabulary_rows(clean, first, [], START + 4, config).collect()
+    assert [(row["space"], row["row"]) for row in second] == [("item_id", 12)]
 
 
 def test_a_policy_reads_only_its_sources_attributes_and_events(spark):

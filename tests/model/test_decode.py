@@ -172,3 +172,18 @@ def test_a_vocabulary_newer_than_the_model_is_refused():
 def test_two_ids_cannot_share_a_row(hashes, rows, sentence):
     with pytest.raises(DataError, match=sentence):
         Vocabulary.from_arrays(np.array(["x", "x"], object), np.array(hashes), np.array(rows))
+
+
+def test_unknown_ids_share_hash_buckets_and_missing_ones_stay_row_0():
+    hashes, rows = np.array([-7, 3, 40]), np.array([5, 6, 4])
+    vocabulary = Vocabulary.from_arrays(np.full(3, "item_id", object), hashes, rows, buckets=3)
+    asked = np.array([3, -1, 40, 8, -7, 8])
+    found = vocabulary.rows("item_id", asked, np.array([True, True, True, True, True, False]))
+    assert found.tolist() == [6, -1 % 3 + 1, 4, 8 % 3 + 1, 5, 0]
+    assert vocabulary.knows("item_id", asked).tolist() == [True, False, True, False, True, False]
+    assert (vocabulary.size("item_id"), vocabulary.size("nothing")) == (7, 4)
+    assert vocabulary.rows("nothing", np.array([4])).tolist() == [2]
+    again = Vocabulary.from_state(vocabulary.state())
+    assert again.rows("item_id", asked).tolist() == vocabulary.rows("item_id", asked).tolist()
+    with pytest.raises(DataError, match="row 4 in the space 'item_id'; allowed: 5 and above"):
+        Vocabulary.from_arrays(np.full(3, "item_id", object), hashes, rows, buckets=4)
