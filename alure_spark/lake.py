@@ -141,6 +141,7 @@ class Lake:
         self.root = os.path.abspath(config.root) if self.is_folder and ":" not in config.root else config.root.rstrip("/")
         self.config = config
         self._published: dict[str, int] | None = None
+        self._schema_versions: dict[str, str | None] = {}  # as looked up since the last refresh
         if not self.is_folder:
             spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
 
@@ -159,8 +160,9 @@ class Lake:
         return True
 
     def refresh(self) -> None:
-        """Forget which versions are published; the next read looks again."""
+        """Forget what is known of the tables; the next read looks again."""
         self._published = None
+        self._schema_versions = {}
 
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""
@@ -363,6 +365,7 @@ class Lake:
         """Make the table's current content that of the version; None empties it (it was never published)."""
         if not self.exists(name):
             return
+        self._schema_versions.pop(name, None)  # the properties go back, too
         if version is None:
             self.spark.sql(f"DELETE FROM {self.location(name)}")
         else:
@@ -372,9 +375,14 @@ class Lake:
         detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
         return detail["properties"].get(key) if detail else None
 
+    def _schema_version(self, name: str) -> str | None:
+        if name not in self._schema_versions:
+            self._schema_versions[name] = self._property(name, VERSION_PROPERTY)
+        return self._schema_versions[name]
+
     def _check_schema_version(self, name: str) -> None:
         """Older versions are read (a version only adds columns, which are null there); a newer or foreign one is refused."""
-        found, expected = self._property(name, VERSION_PROPERTY), table(name).version
+        found, expected = self._schema_version(name), table(name).version
         if found is None or not found.isdigit() or not 1 <= int(found) <= expected:
             raise LakeError(
                 f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
@@ -383,9 +391,10 @@ class Lake:
 
     def _migrate(self, of: Table) -> None:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
-        if self._property(of.name, VERSION_PROPERTY) != str(of.version):
+        if self._schema_version(of.name) != str(of.version):
             self._check_schema_version(of.name)
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
+            self._schema_versions[of.name] = str(of.version)
 
 
 def _statistics(of: Table) -> str:

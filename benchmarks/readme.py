@@ -143,6 +143,20 @@ def speed_text(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Users per core-second of ours: {', '.join(ours)}."])
 
 
+def sequences_text(result: dict[str, Any]) -> str:
+    """One row per world and road, then the ratios."""
+    lines = ["| world | road | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['world']} | {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} "
+            f"| {row['events_per_core_second'] / 1e6:.2f} |"
+        )
+    lines += ["", "| ratio | median | min to max |", "|---|---|---|"]
+    for key, value in result["ratios"].items():
+        lines.append(f"| {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+    return "\n".join(lines)
+
+
 def draw(result: dict[str, Any]) -> None:
     for name in dict.fromkeys(row["set"] for row in result["rows"]):
         recall = {row["road"]: row["recall"] for row in result["rows"] if row["set"] == name}
@@ -170,7 +184,7 @@ def main() -> None:
     result = json.loads((RESULTS / "user_graph.json").read_text())
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
-    for name, words in {"redemption": redemption_text, "ranking_gain": ranking_gain_text}.items():
+    for name, words in {"redemption": redemption_text, "ranking_gain": ranking_gain_text, "sequences": sequences_text}.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
     speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
