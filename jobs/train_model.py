@@ -62,7 +62,7 @@ def train(context: Context, run: JobRun) -> Report:
             everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
             model = loop.refit(new_model(None), loader, trained, everything, config.training, checkpoints[1])
         flops = loop.flops_per_user(model, next(loader.in_order()))
-    result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(model, found)
+    result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(trained.model, found)
     facts = {
         "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": result,
         "vocabulary_version": run.inputs["vocabularies"], "training_examples_version": run.inputs["training_examples"],
@@ -89,16 +89,17 @@ def train(context: Context, run: JobRun) -> Report:
     )
     parameters = sum(p.numel() for p in model.parameters())
     result |= {"best_epoch": trained.best_epoch + 1, "steps": trained.steps, "flops_per_user": flops, "parameters": parameters}
-    return Report(result, _figures(trained, found, model), {"train_model/summary.txt": text})
+    return Report(result, _figures(trained), {"train_model/summary.txt": text})
 
 
-def _figures(trained, found, model) -> dict:  # type: ignore[no-untyped-def]
+def _figures(trained: loop.Trained) -> dict:
     """Loss per epoch and objective; calibration of the heads that have both labels."""
     epochs = np.arange(1, len(trained.curves) + 1)
     names = sorted({key for row in trained.curves for key in row if "." in key})
     lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
     figures = {"train_model/losses.png": curves(lines, "epoch", "nats")}
-    bins, predicted = {}, loop.probabilities(model, found)
+    found, bins = trained.validation, {}
+    predicted = loop.probabilities(trained.model, found)
     for column, head in enumerate(HEADS):
         labels = found.labels[:, column]
         if len(labels) and 0 < labels.mean() < 1:
