@@ -177,12 +177,13 @@ def refit(
     that it had not seen; the offset lets the mean probability of the last days be their mean label. Raises as `train` does.
     """
     _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe)
-    found = evaluate(model, loader, when.validation(), config.objectives)
-    for column in range(len(HEADS)):
-        scale, offset = validated.model.readout.calibration[column].tolist()
-        if (scale, offset) != (1.0, 0.0):
-            offset = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights, scale=scale).offset
-            model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
+    pairs = validated.model.readout.calibration.tolist()
+    calibrated = [column for column, pair in enumerate(pairs) if pair != [1.0, 0.0]]
+    if calibrated:
+        found = evaluate(model, loader, when.validation(), replace(config.objectives, neighbour=0.0, next_item=0.0))
+        for column in calibrated:
+            fitted = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights, scale=pairs[column][0])
+            model.readout.calibration[column] = torch.tensor(fitted)  # type: ignore[operator]
     return model.eval()
 
 
