@@ -133,11 +133,17 @@ class StreamConfig:
 
     attributes: Mapping[str, str] = field(default_factory=dict)  # name -> categorical | numeric | text | embedding
     max_events: int = 512  # the last N events of a user that a sequence keeps
+    max_days: float = 0.0  # of these, only the ones known in the last days before as_of; 0 keeps them however old
 
     def __post_init__(self) -> None:
+        _require(self.max_days >= 0, "max_days", self.max_days, "0 (no limit) or more")
         _require(self.max_events >= 1, "max_events", self.max_events, "an integer of at least 1")
         for name, kind in self.attributes.items():
             _require(kind in ATTRIBUTE_TYPES, f"attributes.{name}", kind, ", ".join(ATTRIBUTE_TYPES))
+
+    @property
+    def max_days_ms(self) -> int:
+        return round(self.max_days * DAY_MS)
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ class LabelConfig:
     conversion_source: str = "conversion"
     click_window_hours: float = 24.0
     conversion_window_hours: float = 168.0
+    days: float = 0.0  # examples of the impressions in the last days before as_of; 0: of all there ever were, which reads all events
     validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
     max_impressions: int = 1024  # the last impressions of a user that a training row keeps
     hold_back_immature: bool = False  # leave out impressions whose windows are still open at as_of (else label_age_ms says so)
@@ -158,7 +165,13 @@ class LabelConfig:
     def __post_init__(self) -> None:
         for name in ("click_window_hours", "conversion_window_hours", "validation_days", "max_impressions"):
             _require(getattr(self, name) > 0, f"labels.{name}", getattr(self, name), "a number above 0")
+        enough = self.days == 0 or self.days > self.validation_days
+        _require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
         _require(0 < self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "above 0, at most 1")
+
+    def first_ms(self, as_of_ms: int) -> int | None:
+        """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""
+        return as_of_ms - round(self.days * DAY_MS) if self.days else None
 
     @property
     def window_ms(self) -> int:
@@ -201,7 +214,7 @@ class FeaturePolicy:
                     raise ConfigError(f"feature_policy drops '{name}.{attribute}'{nearest(attribute, stream.attributes)}")
             kept = {key: kind for key, kind in stream.attributes.items() if key not in dropped}
             last = min(self.max_events.get(name, stream.max_events), stream.max_events)
-            selected[name] = StreamConfig(attributes=kept, max_events=last)
+            selected[name] = dataclasses.replace(stream, attributes=kept, max_events=last)
         return selected
 
 
@@ -454,6 +467,10 @@ class Config:
     def sequence_digest(self) -> str:
         """Hash of what decides the rows of user_sequences, 16 hex digits: rows of another digest cannot be gone on from."""
         return _digest(as_dict(self)["streams"])
+
+    def vocabulary_digest(self) -> str:
+        """Hash of what decides which ids have a row in the vocabularies, 16 hex digits."""
+        return _digest([as_dict(self)["vocabulary"], sorted(self.attribute_kinds().items())])
 
     def digest(self) -> str:
         """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""

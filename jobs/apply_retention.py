@@ -22,13 +22,16 @@ def retain(context: Context, run: JobRun) -> Report:
             continue
         rows, day = run.read(name), "known_date" if name == EVENTS.name else "as_of"
         newest = rows.agg(F.max(day)).collect()[0][0]
-        scope = f"{day} < '{newest - timedelta(days=days)}'" if newest else "false"
+        kept_from = newest - timedelta(days=days) if newest else None
+        scope = f"{day} < '{kept_from}'" if newest else "false"
         old = rows.where(scope)
         count = old.count()
         if not count:
             continue
         kept = latest_rows(old) if name in LATEST_ROW_TABLES else old.limit(0)
         metrics[f"deleted.{name}"] = count - run.write(name, kept, scope)
+        if name in LATEST_ROW_TABLES:  # the rows of an earlier as_of are no longer complete
+            run.facts[f"{name}_kept_from"] = f"{kept_from}Z"
     said = ", ".join(f"{key.removeprefix('deleted.')} {value:,.0f}" for key, value in metrics.items()) or "none"
     return Report(metrics, texts={"retention.txt": f"rows let go: {said}"})
 

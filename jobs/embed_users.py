@@ -18,7 +18,7 @@ from jobs.command import Context, Job, Report
 def embed(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
     streams = config.policy().select(config.streams)
-    sequences = select_features(latest_rows(run.read("user_sequences"), as_of), streams)
+    sequences = select_features(latest_rows(run.read("user_sequences"), as_of), streams, as_of)
     if config.embedding.method == "alure":
         return _by_model(context, run, sequences)
     histories = classic.item_histories(sequences, [name for name in config.item_sources if name in streams])
@@ -73,9 +73,8 @@ def explain_memory(context: Context) -> str:
     if config.embedding.method != "alure":
         return f"embed_users: embedding.method {config.embedding.method} needs its item vectors only, 4 bytes x dimension an item"
     artifact = champion(context)
-    sequences = select_features(
-        latest_rows(context.lake.read("user_sequences"), config.time.as_of_ms), config.policy().select(config.streams)
-    )
+    as_of = config.time.as_of_ms
+    sequences = select_features(latest_rows(context.lake.read("user_sequences"), as_of), config.policy().select(config.streams), as_of)
     tokens = sum((F.size(f"{source}__known_at_ms") for source in artifact.spec.sources), F.lit(0))
     longest, mean = sequences.agg(F.max(tokens), F.avg(tokens)).collect()[0]
     return f"embed_users, one worker:\n{table.memory_report(artifact, config.inference, longest or 0, mean)}"

@@ -30,6 +30,12 @@ def history(events: list[dict], user: str, source: str, moment: int) -> list[dic
     return sorted(mine, key=lambda event: (known_at(event), event["hash"]))
 
 
+def kept(known: list[dict], stream, moment: int) -> list[dict]:
+    """Of a history at the moment what the stream's limits leave."""
+    fresh = [event for event in known if not stream.max_days or known_at(event) >= moment - stream.max_days_ms]
+    return fresh[-stream.max_events :]
+
+
 def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int]) -> list[dict]:
     """The user's impressions known before as_of in (time, hash) order, each with click and conversion."""
     shown = sorted(history(events, user, "ad_impression", as_of), key=lambda event: (event["event_time"], event["hash"]))

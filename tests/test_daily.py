@@ -14,6 +14,8 @@ from pyspark.sql import functions as F
 from alure_spark.config import format_time, load, parse_time
 from alure_spark.errors import ConfigError, DataError, LakeError
 from alure_spark.events import identity
+from alure_spark.events import sequences as events_to_sequences
+from alure_spark.events.examples import training_examples
 from alure_spark.lake import Lake, content_hash, latest_rows
 from alure_spark.tables import TABLES
 from jobs import apply_retention, build_sequences, forget_users, ingest_events, replay_quarantine
@@ -153,10 +155,28 @@ def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monke
         run_jobs(context, [ingest_events.JOB], "without the key")
 
 
-def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path):
+def test_examples_and_vocabularies_of_a_day_read_the_last_days_only_and_a_shared_hash_is_no_obstacle(spark, tmp_path, monkeypatch, capsys):
+    days = "labels.days=4"
+    do(tmp_path, [ingest_events.JOB, build_sequences.JOB], f"time.as_of={day(5)}", days)
+    context = do(tmp_path, [build_sequences.JOB], f"time.as_of={day(10)}", days)
+    assert f"training_examples from the events since {day(5)}" in capsys.readouterr().out
+    config, events = context.config, context.lake.read("events")
+    arguments = (config.streams, config.labels, parse_time(day(10)), config.impression_attributes)
+    written = context.lake.read("training_examples").where(f"as_of = '{day(10)}'")
+    whole = training_examples(events, *arguments)
+    assert content_hash(written) == content_hash(whole.select(written.columns))
+    items = events.where(F.col("known_at") < day(10)).select("item_hash").distinct().count()
+    assert context.lake.read("vocabularies").where("space = 'item_id'").count() == items
+    before = {name: content_hash(context.lake.read(name)) for name in ("user_sequences", "training_examples", "vocabularies")}
+    monkeypatch.setattr(events_to_sequences, "user_hash", lambda: F.pmod(F.xxhash64("user_id"), F.lit(7)))
+    context = do(tmp_path, [build_sequences.JOB], f"time.as_of={day(10)}", days)
+    assert {name: content_hash(context.lake.read(name)) for name in before} == before
+
+
+def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path, capsys):
     whole = do(tmp_path / "whole", [ingest_events.JOB], f"time.as_of={day(10)}")
     narrow = (f"time.as_of={day(10)}", f"time.not_before={day(4)}")
-    context = do(tmp_path / "late", [ingest_events.JOB], *narrow)
+    context = do(tmp_path / "late", [ingest_events.JOB, build_sequences.JOB], f"time.as_of={day(9)}", narrow[1])
     refused = context.lake.read("quarantine").where("reason LIKE 'event_time is before%'").count()
     assert refused == whole.lake.read("events").where(F.col("event_time") < day(4)).count() > 0
     same = do(tmp_path / "late", [replay_quarantine.JOB], *narrow)
@@ -165,9 +185,11 @@ def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path):
         context = do(tmp_path / "late", [replay_quarantine.JOB], f"time.as_of={day(10)}")
         for name in ("events", "quarantine"):
             assert content_hash(context.lake.read(name), TABLES[name]) == content_hash(whole.lake.read(name), TABLES[name]), name
+    do(tmp_path / "late", [build_sequences.JOB], f"time.as_of={day(10)}")
+    assert f"came in after the sequences of {day(9)} were built" in capsys.readouterr().out
 
 
-def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(spark, tmp_path):
+def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(spark, tmp_path, capsys):
     do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
     for number in (4, 5, 9):
         context = do(tmp_path, [build_sequences.JOB], f"time.as_of={day(number)}")
@@ -188,6 +210,8 @@ def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(s
     versions = context.lake.published_versions()
     context = do(tmp_path, [apply_retention.JOB], f"time.as_of={day(9)}", keep)
     assert context.lake.published_versions()["events"] == versions["events"], "a second run has nothing to let go"
+    do(tmp_path, [build_sequences.JOB], f"time.as_of={day(6)}")
+    assert f"apply_retention let rows of {day(5)} go" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="lake.keep_days names the table 'ads'"):
         load(CONF, ["lake.keep_days={ads: 3}"])
 

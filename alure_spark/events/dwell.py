@@ -1,4 +1,4 @@
-"""What a log leaves to ingestion: dwell that nobody measured, dwell that cannot be true, and local time.
+"""What a log leaves to ingestion: dwell that nobody measured, dwell that cannot be true, and local time; and the sums of dwell.
 
 Enters and leaves: judged events (clean.py); each function is the identity where the conf asks for nothing.
 """
@@ -58,3 +58,19 @@ def fill_local_time(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
         return judged
     offsets = F.create_map(*(F.lit(part) for pair in sorted(ingest.utc_offset_minutes.items()) for part in pair))
     return judged.withColumn("utc_offset_minutes", F.coalesce("utc_offset_minutes", offsets[F.col("country")].cast("int")))
+
+
+def dwell_sums(converted: Column) -> list[Column]:
+    """The sums of DWELL_STATISTICS as aggregates over impressions: how many, log dwell, its square (millionths), by conversion.
+
+    converted: BOOLEAN of an impression, null for other events; those and impressions without a dwell do not count. Whole numbers, so
+    that sums of parts add up to the bits of the whole. With `user_sequences(also=...)` they ride in the pass of the sequences.
+    """
+    log = F.log(F.col("dwell_ms").cast("double"))
+    terms = {"n": F.lit(1), "sum_log_dwell_micro": F.round(log * 1e6), "sum_log_dwell_sq_micro": F.round(log * log * 1e6)}
+    sums = []
+    for name, term in terms.items():
+        for said, label in ((converted, 1), (~converted, 0)):
+            counted = F.when(said & (F.col("dwell_ms") > 0), term.cast("bigint"))
+            sums.append(F.coalesce(F.sum(counted), F.lit(0)).alias(f"{name}_{label}"))
+    return sums

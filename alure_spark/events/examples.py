@@ -10,40 +10,61 @@ from pyspark.sql import functions as F
 from ..boundary import known_before
 from ..config import DAY_MS, HOUR_MS, LabelConfig, StreamConfig
 from .clean import id_hash
-from .sequences import arrays, as_of_column, attribute, histories, known_events
+from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 SHARES = 1_000_000  # down-sampling draws by hash, in millionths
 
 
 def training_examples(
-    events: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}
+    events: DataFrame,
+    streams: Mapping[str, StreamConfig],
+    labels: LabelConfig,
+    as_of_ms: int,
+    attributes: Mapping[str, str] = {},
+    previous: tuple[DataFrame, int] | None = None,
+    grouping: Grouping = PLAIN,
 ) -> DataFrame:
     """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
 
-    The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of) and all
-    events from there to as_of, so that each impression finds the history that serving would have seen. Labels count responses
-    known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
+    The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of), of the last
+    max_days, and all events from there to as_of, so that each impression finds the history that serving would have seen. Labels count
+    responses known before as_of only. `attributes` (name -> kind) of the impressions come as arrays `impression__<name>`.
+
+    With labels.days, only users with an event known in the last days before as_of, and only impressions of those days. Then
+    `previous` = (USER_SEQUENCES rows, since) with since at or before those days may stand for the events before since, which are
+    not read: the rows are the same.
 
     Where the conf asks for it, impressions whose windows are open are held back, and negatives of the training split are thinned
-    out by the hash of the event, the same ones in every run; the rest weigh 1 / labels.negative_rate.
+    out by the hash of the event, the same ones in every run; the rest weigh 1 / labels.negative_rate. Heavy users of `grouping` are
+    left out: a row of all of their events would fit no task.
     """
     border = as_of_ms - int(labels.validation_days * DAY_MS)
-    impressions = _sampled(labelled_impressions(events, labels, as_of_ms, attributes), labels, border)
+    first_ms = labels.first_ms(as_of_ms)
+    since = previous[1] if previous else None
+    assert since is None or (first_ms is not None and since <= first_ms), "rows before `since` cannot be told from the previous ones"
+    if grouping.heavy:
+        events = events.where(~F.col("user_id").isin(list(grouping.heavy)))
+    whole = histories(events, streams, as_of_ms, since, grouping)
+    if previous:
+        whole = continued(whole, previous[0], streams, previous[1])
+    impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms)
+    if first_ms is not None:
+        newest = F.greatest(*(F.try_element_at(F.col(f"{name}__known_at_ms"), F.lit(-1)) for name in streams), F.lit(0))
+        whole = whole.where(~known_before(newest, F.lit(first_ms)))
+    impressions = _sampled(impressions, labels, border)
     if labels.hold_back_immature:
         impressions = impressions.where(as_of_ms - F.col("time_ms") > labels.window_ms)
     fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion", "weight"]
     listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
     per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
-    joined = histories(events, streams, as_of_ms).join(per_user, "user_id", "left")
+    joined = whole.join(per_user, "user_id", "left")
     kind = per_user.schema["_shown"].dataType
     joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
     first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
-    columns = []
-    for name, stream in streams.items():
-        before = F.size(F.filter(name, lambda x: known_before(x["known_at_ms"], first)))
-        kept = F.slice(F.col(name), F.greatest(before - stream.max_events + 1, F.lit(1)), F.greatest(F.size(name), F.lit(1)))
-        columns += arrays(name, stream, kept)
+    joined = joined.withColumns({f"_{name}": first_kept(name, stream, first) for name, stream in streams.items()})
+    arrays = [(name, f"{name}__{field}") for name, stream in streams.items() for field in fields_of(stream)]
+    columns = [F.slice(column, F.col(f"_{name}"), F.greatest(F.size(column), F.lit(1))).alias(column) for name, column in arrays]
     shown = F.col("_shown")
     return joined.select(
         "user_id", "country", as_of_column(as_of_ms), F.lit("all").alias("segment"),
@@ -64,15 +85,20 @@ def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> Dat
     return weighed.where(~thinned | drawn) if labels.negative_rate < 1 else weighed
 
 
-def labelled_impressions(events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}) -> DataFrame:
+def labelled_impressions(
+    events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}, first_ms: int | None = None
+) -> DataFrame:
     """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
 
-    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it.
+    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it. With first_ms, impressions that happened
+    before it are left out, and events known before it not read: none of them can matter to the others.
 
     A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
     ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
     """
-    known = known_events(events, as_of_ms)
+    known = known_events(events, as_of_ms, first_ms)
+    if first_ms is not None:
+        known = known.where(F.unix_millis("event_time") >= first_ms)
     shown = known.where(F.col("source") == labels.impression_source).select(
         "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
         F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),

@@ -108,12 +108,12 @@ def shared_names(spec: ModelSpec) -> list[str]:
 
 
 def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impressions) -> dict[str, Tensor]:
-    """Name -> (M,) float64 over the source's last max_events known before the impression; `recent` is the last 28 days.
+    """Name -> (M,) float64 over the source's last max_events (and max_days) known before the impression; `recent` is the last 28 days.
 
     days_since is that since the last event, a year where there is none; same_<space> counts the events with the impression's row.
     """
     users = shown.users()
-    reads = reads_of(tokens, users, shown.time_ms, spec.reach(source))
+    reads = reads_of(spec, source, tokens, users, shown.time_ms)
     recent = torch.maximum(known_ends(tokens, users, shown.time_ms - RECENT_DAYS * DAY_MS), reads.first)
     seen = reads.counts > 0
     elapsed = torch.full((len(users),), 365.0, dtype=torch.float64)

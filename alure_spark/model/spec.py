@@ -17,6 +17,7 @@ class ModelSpec:
     spaces: Mapping[str, int]  # space of the vocabularies -> embedding rows, row 0 (unknown) included
     impression_attributes: Mapping[str, str] = field(default_factory=dict)  # attribute of an impression -> kind
     max_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a serving row of it holds at most
+    max_days_ms: Mapping[str, int] = field(default_factory=dict)  # source -> how far a serving row of it reaches back, where limited
     item_dimension: int = 64  # numbers per view
     config: ModelConfig = field(default_factory=ModelConfig)
 

@@ -65,7 +65,7 @@ class CausalModule(nn.Module):
 class Reads:
     """For R reads (a user and a moment) of one source: which tokens were known then."""
 
-    first: Tensor  # (R,) int64: the oldest token that the read may see (the last max_events)
+    first: Tensor  # (R,) int64: the oldest token that the read may see (the last max_events, of the last max_days)
     end: Tensor  # (R,) int64: one past the newest token known before the moment
 
     @property
@@ -84,10 +84,13 @@ def known_ends(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
     return torch.searchsorted(moment_key(tokens.users(), tokens.known_at_ms), moment_key(users, time_ms))
 
 
-def reads_of(tokens: SourceTokens, users: Tensor, time_ms: Tensor, max_events: int) -> Reads:
+def reads_of(spec: ModelSpec, source: str, tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Reads:
     """What each of R reads (user, time_ms), each (R,) int64, may see of the source."""
     end = known_ends(tokens, users, time_ms)
-    return Reads(torch.maximum(end - max_events, tokens.offsets[users]), end)
+    first = torch.maximum(end - spec.reach(source), tokens.offsets[users])
+    if source in spec.max_days_ms:
+        first = torch.maximum(first, known_ends(tokens, users, time_ms - spec.max_days_ms[source]))
+    return Reads(first, end)
 
 
 class UserEncoder(nn.Module):
@@ -190,7 +193,7 @@ class UserEncoder(nn.Module):
         rows, known, weights, owners = [], [], [], []
         for source in spec.item_sources:
             tokens = batch.sources[source]
-            reads = reads_of(tokens, users, time_ms, spec.reach(source))
+            reads = reads_of(spec, source, tokens, users, time_ms)
             seen = torch.repeat_interleave(reads.first - _before(reads.counts), reads.counts) + torch.arange(int(reads.counts.sum()))
             owners.append(torch.repeat_interleave(torch.arange(len(users)), reads.counts))
             rows.append(tokens.rows[ITEM][seen])

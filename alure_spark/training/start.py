@@ -40,6 +40,7 @@ def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
         spaces={space: vocabulary.size(space) for space in sorted(spaces)},
         impression_attributes=layout.impression_attributes,
         max_events={name: stream.max_events for name, stream in streams.items()},
+        max_days_ms={name: stream.max_days_ms for name, stream in streams.items() if stream.max_days},
         item_dimension=config.embedding.dimension,
         config=config.model,
     )

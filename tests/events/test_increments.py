@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from alure_spark.config import IngestConfig
 from alure_spark.events import batches
 from alure_spark.events.clean import accepted, judge_events
-from alure_spark.events.sequences import touched_sequences, user_sequences
+from alure_spark.events.sequences import select_features, touched_sequences, user_sequences
 from alure_spark.lake import content_hash, latest_rows
 from tests import oracle
 from tests.events.test_sequences import DAY, SCHEMA, START, STREAMS, frame, log, moment, world
@@ -19,7 +19,8 @@ END = START + 61
 
 
 def current(table, as_of_ms):
-    return latest_rows(table, as_of_ms).drop("as_of")
+    """What readers see at as_of."""
+    return select_features(latest_rows(table, as_of_ms), STREAMS, as_of_ms).drop("as_of")
 
 
 def stepwise(events, cuts):

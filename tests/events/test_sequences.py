@@ -1,27 +1,33 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from alure_spark.boundary import known_before
 from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig, VocabularyConfig
+from alure_spark.events import sequences
 from alure_spark.events.clean import accepted, judge_events
+from alure_spark.events.dwell import dwell_sums
 from alure_spark.events.examples import training_examples
-from alure_spark.events.sequences import select_features, user_sequences
+from alure_spark.events.sequences import Grouping, heavy_users, select_features, user_sequences
 from alure_spark.events.vocabularies import new_vocabulary_rows
+from alure_spark.lake import content_hash
 from tests import oracle
 
 DAY = 86_400_000
 START = 1_500_000_000_000
 AS_OF = START + 40  # times are START .. START + 60 ms: ties and borders everywhere
 STREAMS = {
-    "organic": StreamConfig({"category_id": "categorical", "value": "numeric"}, max_events=3),
+    "organic": StreamConfig({"category_id": "categorical", "value": "numeric"}, max_events=3, max_days=15 / DAY),
     "ad_impression": StreamConfig({}, max_events=4),
-    "ad_click": StreamConfig({}, max_events=2),
+    "ad_click": StreamConfig({}, max_events=2, max_days=12 / DAY),
     "conversion": StreamConfig({}, max_events=2),
 }
 HOUR = 3_600_000
@@ -80,30 +86,29 @@ def frame(spark, events):
 def test_sequences_and_labels_agree_with_the_plain_python_oracle_on_hundreds_of_logs(spark):
     events = world(oracle.cases_of(log, 400))
     clean = frame(spark, events).persist()
-    sequences = {row["user_id"]: row for row in user_sequences(clean, STREAMS, AS_OF).collect()}
+    found = {row["user_id"]: row for row in user_sequences(clean, STREAMS, AS_OF).collect()}
     attributes = {"category_id": "categorical", "value": "numeric"}
     examples = {row["user_id"]: row for row in training_examples(clean, STREAMS, LABELS, AS_OF, attributes).collect()}
     expected_users = {row["user_id"] for row in events if oracle.known_at(row) < AS_OF}
-    assert set(sequences) == set(examples) == expected_users
+    assert set(found) == set(examples) == expected_users
     for user in expected_users:
         every = [row for source in STREAMS for row in oracle.history(events, user, source, AS_OF)]
-        assert sequences[user]["country"] == max(every, key=lambda row: (oracle.known_at(row), row["hash"]))["country"]
+        assert found[user]["country"] == max(every, key=lambda row: (oracle.known_at(row), row["hash"]))["country"]
         for source, stream in STREAMS.items():
-            known = oracle.history(events, user, source, AS_OF)[-stream.max_events :]
-            assert sequences[user][f"{source}__known_at_ms"] == [oracle.known_at(row) for row in known]
-            assert sequences[user][f"{source}__event_time_ms"] == [row["event_time"] for row in known]
-            assert sequences[user][f"{source}__item_id"] == [row["item_hash"] for row in known]
+            known = oracle.kept(oracle.history(events, user, source, AS_OF), stream, AS_OF)
+            assert found[user][f"{source}__known_at_ms"] == [oracle.known_at(row) for row in known]
+            assert found[user][f"{source}__event_time_ms"] == [row["event_time"] for row in known]
+            assert found[user][f"{source}__item_id"] == [row["item_hash"] for row in known]
             if "value" in stream.attributes:
-                assert sequences[user][f"{source}__value"] == [row["value"] for row in known]
-                assert [value is None for value in sequences[user][f"{source}__category_id"]] == [
-                    row["category_id"] is None for row in known
-                ]
+                assert found[user][f"{source}__value"] == [row["value"] for row in known]
+                assert [value is None for value in found[user][f"{source}__category_id"]] == [row["category_id"] is None for row in known]
         check_example(events, user, examples[user])
     clean.unpersist()
 
 
-def check_example(events, user, example):
-    shown = oracle.labels(events, user, AS_OF, WINDOWS)[-LABELS.max_impressions :]
+def check_example(events, user, example, labels=LABELS):
+    first_ms = labels.first_ms(AS_OF) or 0
+    shown = [row for row in oracle.labels(events, user, AS_OF, WINDOWS) if row["event_time"] >= first_ms][-labels.max_impressions :]
     assert example["time_ms"] == [row["event_time"] for row in shown]
     assert example["impression_id"] == [row["impression_id"] or row["event_id"] for row in shown]
     assert example["click"] == [row["ad_click"] for row in shown]
@@ -114,13 +119,73 @@ def check_example(events, user, example):
     assert example["impression__value"] == [row["value"] for row in shown]
     for source, stream in STREAMS.items():
         known = oracle.history(events, user, source, AS_OF)
-        before_first = oracle.history(events, user, source, shown[0]["event_time"] if shown else AS_OF)
-        expected = known[max(0, len(before_first) - stream.max_events) :]
+        first = shown[0]["event_time"] if shown else AS_OF
+        before_first = oracle.history(events, user, source, first)
+        expected = known[len(before_first) - len(oracle.kept(before_first, stream, first)) :]
         assert example[f"{source}__known_at_ms"] == [oracle.known_at(row) for row in expected]
         for row in shown:  # training sees what serving sees: the last N before each impression are in the row
-            serving = [oracle.known_at(known) for known in oracle.history(events, user, source, row["event_time"])[-stream.max_events :]]
+            history = oracle.history(events, user, source, row["event_time"])
+            serving = [oracle.known_at(known) for known in oracle.kept(history, stream, row["event_time"])]
             stored = [t for t in example[f"{source}__known_at_ms"] if known_before(t, row["event_time"])]
-            assert stored[-stream.max_events :] == serving
+            assert stored[len(stored) - len(serving) :] == serving
+
+
+def test_examples_of_the_last_days_come_from_yesterdays_sequences_as_from_the_whole_log(spark):
+    """And with each label that the whole log gives them, whatever happened before."""
+    events = world(oracle.cases_of(log, 300))
+    clean = frame(spark, events).persist()
+    attributes, labels = {"category_id": "categorical", "value": "numeric"}, replace(LABELS, days=22 / DAY)
+    first_ms = labels.first_ms(AS_OF)
+    whole = training_examples(clean, STREAMS, labels, AS_OF, attributes)
+    rows = {row["user_id"]: row for row in whole.collect()}
+    assert set(rows) == {row["user_id"] for row in events if first_ms <= oracle.known_at(row) < AS_OF}
+    for user, row in rows.items():
+        check_example(events, user, row, labels)
+    assert any(row["time_ms"] for row in rows.values())
+    for since in (first_ms, first_ms - 5):
+        unread = clean.where(F.unix_millis("known_at") >= since)
+        before = user_sequences(clean, STREAMS, since)
+        assert content_hash(training_examples(unread, STREAMS, labels, AS_OF, attributes, (before, since))) == content_hash(whole)
+    clean.unpersist()
+
+
+def test_the_rows_do_not_depend_on_how_spark_groups_the_events(spark, monkeypatch):
+    clean = frame(spark, world(oracle.cases_of(log, 200))).persist()
+    sums = dwell_sums(F.when(F.col("source") != "conversion", F.col("category_id").isNotNull()))
+    clean = clean.withColumn("dwell_ms", F.col("value").cast("bigint"))
+    wanted = user_sequences(clean, STREAMS, AS_OF, also=sums).persist()
+    assert wanted.where("n_1 > 1 AND n_0 > 1").count() > 5
+    by_user = user_sequences(clean, STREAMS, AS_OF, Grouping(by_hash=False), sums)
+    assert content_hash(by_user) == content_hash(wanted)
+    monkeypatch.setattr(sequences, "SAMPLED", 1)
+    monkeypatch.setattr(sequences, "HEAVY", 8)
+    known = Counter(row["user_id"] for row in clean.where(F.unix_millis("known_at") < AS_OF).select("user_id").collect())
+    heavy = heavy_users(clean, AS_OF)
+    assert set(heavy) == {user for user, count in known.items() if count >= 8}
+    assert 0 < len(heavy) < len(known)
+    assert content_hash(user_sequences(clean, STREAMS, AS_OF, Grouping(heavy=heavy), sums)) == content_hash(wanted)
+    examples = training_examples(clean, STREAMS, LABELS, AS_OF)
+    light = examples.where(~F.col("user_id").isin(list(heavy)))
+    assert content_hash(training_examples(clean, STREAMS, LABELS, AS_OF, grouping=Grouping(heavy=heavy))) == content_hash(light)
+
+    monkeypatch.setattr(sequences, "user_hash", lambda: F.pmod(F.xxhash64("user_id"), F.lit(5)))
+    with pytest.raises(Exception, match="two users share a 64-bit hash: u[0-9]+ and u[0-9]+"):
+        user_sequences(clean, STREAMS, AS_OF).collect()
+    clean.unpersist()
+
+
+def test_dwell_sums_of_parts_add_up_to_those_of_the_whole_and_to_a_loop(spark):
+    rows = [("u", 1, 300, True), ("u", 2, 500, False), ("v", 3, None, True), ("v", 4, 700, None), ("u", 5, 900, True), ("v", 6, 0, True)]
+    events = spark.createDataFrame(rows, "user_id string, part int, dwell_ms int, converted boolean")
+    sums, names = dwell_sums(F.col("converted")), ["n", "sum_log_dwell_micro", "sum_log_dwell_sq_micro"]
+    found = {row["user_id"]: row.asDict() for row in events.groupBy("user_id").agg(*sums).collect()}
+    logs = {label: [math.log(ms) for user, _, ms, said in rows if user == "u" and said == bool(label)] for label in (0, 1)}
+    expected = {f"{name}_{label}": sum(round(1e6 * log**power) if power else 1 for log in logs[label])
+                for label in (0, 1) for power, name in enumerate(names)}  # fmt: skip
+    assert found["u"] == {"user_id": "u"} | expected
+    assert set(found["v"].values()) == {"v", 0}
+    parts = events.groupBy("user_id", F.col("part") % 2).agg(*sums).groupBy("user_id").agg(*(F.sum(name).alias(name) for name in expected))
+    assert {row["user_id"]: row.asDict() for row in parts.collect()} == found
 
 
 def test_immature_impressions_are_held_back_and_thinned_negatives_keep_the_base_rate(spark):
@@ -198,6 +263,8 @@ def test_vocabulary_rows_never_change_and_new_ids_append(spark):
     assert sorted((row["space"], row["row"]) for row in first.collect()) == [("category_id", 1), ("item_id", 1)]
     second = new_vocabulary_rows(clean, first, ["category_id"], AS_OF).collect()
     assert [(row["space"], row["row"]) for row in second] == [("item_id", 2)]
+    only_new = clean.where(F.unix_millis("known_at") > START)
+    assert [row["row"] for row in new_vocabulary_rows(only_new, first, ["category_id"], AS_OF, since_ms=START + 1).collect()] == [2]
     assert new_vocabulary_rows(clean, first.unionByName(spark.createDataFrame(second, first.schema)), ["category_id"], AS_OF).isEmpty()
 
 
@@ -215,15 +282,15 @@ def test_a_policy_reads_only_its_sources_attributes_and_events(spark):
     events = world(
         [
             [
-                dict(source="organic", event_time=START + t, delay=None, item_id="a", country="X", category_id="c", by_id=False)
+                dict(source="organic", event_time=START + 30 + t, delay=None, item_id="a", country="X", category_id="c", by_id=False)
                 for t in range(3)
             ]
         ]
     )
-    sequences = user_sequences(frame(spark, events), STREAMS, AS_OF)
+    table = user_sequences(frame(spark, events), STREAMS, AS_OF)
     policy = FeaturePolicy(sources=("organic",), drop_attributes={"organic": ("value",)}, max_events={"organic": 2})
-    row = select_features(sequences, policy.select(STREAMS)).first()
+    row = select_features(table, policy.select(STREAMS), AS_OF).first()
     assert sorted(row.asDict()) == sorted(
         ["user_id", "country", "as_of", "organic__known_at_ms", "organic__event_time_ms", "organic__item_id", "organic__category_id"]
     )
-    assert row["organic__event_time_ms"] == [START + 1, START + 2]
+    assert row["organic__event_time_ms"] == [START + 31, START + 32]

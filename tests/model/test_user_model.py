@@ -122,9 +122,9 @@ def tensor(values, dtype=torch.int64):
     return torch.tensor(list(values), dtype=dtype)
 
 
-def loop_facts(events, moment, item, account, category):
+def loop_facts(events, hours, moment, item, account, category):
     """The facts of one impression, by the books."""
-    seen = [event for event in events if event[0] < moment][-FACT_SPEC.config.max_events :]
+    seen = [event for event in events if moment - hours <= event[0] < moment][-FACT_SPEC.config.max_events :]
     recent = [event for event in seen if event[0] >= moment - RECENT_DAYS * 24]
     days = (moment - seen[-1][0]) / 24 if seen else 365
     row = [len(seen) > 0, math.log1p(len(seen)), math.log1p(len(recent)), math.log1p(days)]
@@ -138,8 +138,9 @@ def loop_facts(events, moment, item, account, category):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(USER, min_size=1, max_size=4))
-def test_engagement_facts_are_those_of_a_loop(users):
+@given(st.lists(USER, min_size=1, max_size=4), st.sampled_from([0, 200]))
+def test_engagement_facts_are_those_of_a_loop(users, max_hours):
+    spec = replace(FACT_SPEC, max_days_ms={"purchase": 3_600_000 * max_hours} if max_hours else {})
     users = [(sorted(events, key=lambda event: event[0]), sorted(shown, key=lambda one: one[0])) for events, shown in users]
     events, shown = ([row for user in users for row in user[part]] for part in (0, 1))
     known_at = BEGIN_MS + 3_600_000 * tensor(event[0] for event in events)
@@ -158,11 +159,11 @@ def test_engagement_facts_are_those_of_a_loop(users):
         numbers={},
         **{name: torch.zeros(len(shown)) for name in ("click", "conversion", "weight", "label_age_ms", "validation")},
     )
-    counts = engagements(FACT_SPEC, "purchase", tokens, impressions)
-    names = fact_names(FACT_SPEC, "purchase")
+    counts = engagements(spec, "purchase", tokens, impressions)
+    names = fact_names(spec, "purchase")
     assert list(counts) == names
     assert names[-3:] == ["same_account_id", "same_category_id", "same_item_id"]
-    expected = [loop_facts(mine, *one) for mine, theirs in users for one in theirs]
+    expected = [loop_facts(mine, max_hours or math.inf, *one) for mine, theirs in users for one in theirs]
     assert_close(on_log_scale(counts), torch.tensor(expected, dtype=torch.float64).view(-1, len(names)), 1e-6)
 
 
