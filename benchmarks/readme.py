@@ -1,4 +1,4 @@
-"""Writes the tables and plots of README.md from benchmarks/results/*.json, so that no figure there is typed by hand.
+"""Writes the tables and plots of README.md and docs/decisions.md from benchmarks/results/*.json, so that no figure there is typed by hand.
 
 python -m benchmarks.readme --demo sqlite:///mlflow.db     # also records the newest finished demo run as results/demo.json
 python -m benchmarks.readme
@@ -147,6 +147,8 @@ def sequences_text(result: dict[str, Any]) -> str:
     """One row per world and road, then the ratios."""
     lines = ["| world | road | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
+        if row["road"].startswith("tried"):
+            continue
         lines.append(
             f"| {row['world']} | {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} "
             f"| {row['events_per_core_second'] / 1e6:.2f} |"
@@ -154,6 +156,46 @@ def sequences_text(result: dict[str, Any]) -> str:
     lines += ["", "| ratio | median | min to max |", "|---|---|---|"]
     for key, value in result["ratios"].items():
         lines.append(f"| {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+    return "\n".join(lines)
+
+
+def tried_text(result: dict[str, Any]) -> str:
+    """Roads that the sequences might have taken, beside the one that they take."""
+    rows = [row for row in result["rows"] if row["world"] == result["rows"][0]["world"]]
+    ours = next(row for row in rows if row["road"] == "ours")
+    lines = ["| road | CPU s | over ours | wall s | peak MB |", "|---|---|---|---|---|"]
+    for row in (ours, *(row for row in rows if row["road"].startswith("tried"))):
+        lines.append(
+            f"| {row['road'].removeprefix('tried: ')} | {row['seconds_cpu']:.1f} | {row['seconds_cpu'] / ours['seconds_cpu']:.2f} "
+            f"| {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def scale_text(result: dict[str, Any]) -> str:
+    """The first, the middle and the last days of a month, and the month."""
+    rows, size = result["rows"], result["size"]
+    jobs = ("ingest_events", "build_sequences", "apply_retention")
+    lines = [
+        "| day | ingest_events wall s | build_sequences wall s | CPU s | peak GB | lake GB | rows of events |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for place in sorted({0, 1, len(rows) // 2, len(rows) - 2, len(rows) - 1}):
+        row = rows[place]
+        cpu, peak = (
+            pick(row[f"{job} {key}"] for job in jobs if f"{job} {key}" in row) for pick, key in ((sum, "seconds_cpu"), (max, "peak_mb"))
+        )
+        lines.append(
+            f"| {place + 1} | {row['ingest_events seconds_wall']:.0f} | {row['build_sequences seconds_wall']:.0f} | {cpu:.0f} "
+            f"| {peak / 1000:.1f} | {row['lake_gb']:.1f} | {row['events']:,} |"
+        )
+    wall = sum(row.get(f"{job} seconds_wall", 0.0) for row in rows for job in jobs)
+    peak = max(row.get(f"{job} peak_mb", 0.0) for row in rows for job in jobs)
+    lines += [
+        "",
+        f"{size['events']:,} events of {size['users']:,} users over {size['days']} days: {wall / 3600:.1f} hours in all, at most "
+        f"{peak / 1000:.1f} GB of memory in all processes, {rows[-1]['lake_gb']:.1f} GB of tables.",
+    ]
     return "\n".join(lines)
 
 
@@ -169,7 +211,7 @@ def fill(text: str, marker: str, end: str, content: str) -> str:
         rf"(<!-- {marker} -->\n).*?(<!-- /{end} -->)", lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
     )
     if count != 1:
-        raise SystemExit(f"README.md has {count} places marked {marker}")
+        raise SystemExit(f"{count} places are marked {marker}, not one")
     return filled
 
 
@@ -184,12 +226,17 @@ def main() -> None:
     result = json.loads((RESULTS / "user_graph.json").read_text())
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
-    for name, words in {"redemption": redemption_text, "ranking_gain": ranking_gain_text, "sequences": sequences_text}.items():
+    tables = {"redemption": redemption_text, "ranking_gain": ranking_gain_text, "sequences": sequences_text, "scale": scale_text}
+    for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
     speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
+    decisions = ROOT / "docs" / "decisions.md"
+    if (RESULTS / "sequences.json").exists():
+        tried = tried_text(json.loads((RESULTS / "sequences.json").read_text()))
+        decisions.write_text(fill(decisions.read_text(), "table:tried", "table", tried))
 
 
 if __name__ == "__main__":

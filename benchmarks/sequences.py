@@ -4,9 +4,11 @@
     python -m benchmarks.sequences --worlds small skewed large
 
 Every road reads the same files (one a day, as `events` has them) and writes one row per user with the last 100 events of three
-streams as parallel arrays; the contents are hashed and must be equal. `profile` rows are ours, cut short: what reading, the
-shuffle and the aggregation cost without the rest. incremental_day_cost is the CPU of the last day over
-1.5 x (share of the users that it touches) x (a rebuild) + FIXED_SECONDS.
+streams as parallel arrays; the contents are hashed and must be equal. `fused` is ours with the sums of dwell over labelled
+impressions in the same pass; the join that labels them is `profile label join`. `profile` rows are ours, cut short: what reading,
+the shuffle and the aggregation cost without the rest. `tried` rows, of the first world only, are roads that ours might have taken
+(docs/decisions.md). incremental_day_cost is the CPU of the last day over 1.5 x (share of the users that it touches) x (a rebuild)
++ FIXED_SECONDS.
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, SparkConfig, StreamConfig
-from alure_spark.events.sequences import histories, known_events, touched_sequences, user_sequences
+from alure_spark.config import DAY_MS, LabelConfig, SparkConfig, StreamConfig
+from alure_spark.events.dwell import dwell_sums
+from alure_spark.events.examples import labelled_impressions
+from alure_spark.events.sequences import Grouping, heavy_users, histories, known_events, touched_sequences, user_sequences
 from alure_spark.lake import content_hash
 from alure_spark.session import get_session
 from benchmarks import contract
@@ -61,8 +67,14 @@ def write_events(folder: Path, events: int, users: int, heavy_share: float) -> N
             "item_hash": random.zipf(1.3, events) % 100_000 * 2_654_435_761,
             "value": random.random(events),
             "dwell_ms": random.integers(250, 60_000, events),
+            "event_id": _text(np.arange(events), [f"e{number:09d}" for number in range(events)]),
+            "impression_id": pa.nulls(events, pa.string()),
+            "account_id": pa.nulls(events, pa.string()),
+            "converted": pa.array(random.random(events) < 0.1),
         }
     )
+    impression = pc.equal(table["source"], "ad_impression")
+    table = table.set_column(table.schema.get_field_index("converted"), "converted", pc.if_else(impression, table["converted"], None))
     borders = np.searchsorted(known, START_MS + DAY_MS * np.arange(DAYS + 1))
     for day, (first, end) in enumerate(itertools.pairwise(borders)):
         pq.write_table(table.slice(first, end - first), folder / f"day-{day:02d}.parquet", coerce_timestamps="us")
@@ -136,6 +148,69 @@ def polars_road(folder: Path, target: Path) -> None:
     found.write_parquet(target)
 
 
+@contextmanager
+def setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
+    """A session setting, for the block only."""
+    before = spark.conf.get(key)
+    spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        spark.conf.set(key, str(before))
+
+
+def cut_before_shuffle(events: DataFrame) -> DataFrame:
+    """Tried: what heavy users get, for everybody: the events of each user and source ranked, and cut before and after the shuffle."""
+    newest = Window.partitionBy("user_id", "source").orderBy(F.unix_millis("known_at").desc(), F.col("event_hash").desc())
+    ranked = known_events(events, AS_OF_MS).withColumn("_place", F.row_number().over(newest))
+    return user_sequences(ranked.where(F.col("_place") <= LAST).drop("_place"), STREAMS, AS_OF_MS)
+
+
+def by_arrow(events: DataFrame) -> DataFrame:
+    """Tried: Spark shuffles and sorts by the hash of the user, and the arrays are made in Arrow and numpy. Ignores shared hashes."""
+    number = F.create_map(*(F.lit(part) for place, name in enumerate(STREAMS) for part in (name, place)))
+    sources = len(STREAMS)
+    flat = known_events(events, AS_OF_MS).select(
+        F.xxhash64("user_id").alias("user"), "user_id", "country", number[F.col("source")].cast("tinyint").alias("s"),
+        F.unix_millis("known_at").alias("known_at_ms"), "event_hash", F.unix_millis("event_time").alias("event_time_ms"),
+        F.col("item_hash").alias("item_id"), "value", F.col("dwell_ms").cast("double").alias("dwell_ms"),
+    )  # fmt: skip
+    columns = [f"{name}__{field} ARRAY<{'DOUBLE' if field in ('value', 'dwell_ms') else 'BIGINT'}>" for name in STREAMS for field in FIELDS]
+
+    def rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+        user, s = batch["user"].to_numpy(), batch["s"].to_numpy()
+        order = np.lexsort((batch["event_hash"].to_numpy(), batch["known_at_ms"].to_numpy(), s, user))
+        user, s = user[order], s[order]
+        first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+        key = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(user)])) * sources + s
+        counts = np.bincount(key, minlength=len(first) * sources)
+        last = counts.cumsum()[key] - np.arange(len(key)) <= LAST
+        in_time = np.lexsort((batch["event_hash"].to_numpy(), batch["known_at_ms"].to_numpy(), batch["user"].to_numpy()))
+        end = in_time[np.r_[first[1:], len(user)] - 1]  # the user's last event says the country
+        arrays = [batch["user_id"].take(pa.array(end)), batch["country"].take(pa.array(end))]
+        kept = np.minimum(counts, LAST).reshape(-1, sources)
+        for place in range(sources):
+            at, offsets = order[last & (s == place)], pa.array(np.r_[0, kept[:, place].cumsum()].astype(np.int32))
+            arrays += [pa.ListArray.from_arrays(offsets, pa.array(batch[field].to_numpy()[at])) for field in FIELDS]
+        return pa.RecordBatch.from_arrays(arrays, names=["user_id", "country", *(column.split()[0] for column in columns)])
+
+    def whole_users(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        waiting: list[pa.RecordBatch] = []
+        for batch in batches:
+            user = batch["user"].to_numpy()
+            cut = int(np.searchsorted(user, user[-1])) if len(user) else 0
+            if cut:
+                yield rows(pa.Table.from_batches([*waiting, batch.slice(0, cut)]).combine_chunks().to_batches()[0])
+                waiting = []
+            waiting.append(batch.slice(cut))
+        if any(batch.num_rows for batch in waiting):
+            yield rows(pa.Table.from_batches(waiting).combine_chunks().to_batches()[0])
+
+    shuffled = flat.repartition("user").sortWithinPartitions("user")
+    made = shuffled.mapInArrow(whole_users, ", ".join(["user_id STRING", "country STRING", *columns]))  # type: ignore[arg-type]
+    return made.withColumn("as_of", F.timestamp_millis(F.lit(AS_OF_MS)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=["small", "skewed"])
@@ -154,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = Path(temporary, "events")
             folder.mkdir()
             write_events(folder, events, users, WORLDS[name][2])
-            runs = measure(spark, folder, Path(temporary, "out"), options.repetitions)
+            runs = measure(spark, folder, Path(temporary, "out"), options.repetitions, tried=name == options.worlds[0])
         share = runs["day"][0]["users"] / runs["ours"][0]["users"]
         size[name] = {"events": events, "users": users, "heavy_share": WORLDS[name][2], "touched_share": share}
         rows += [{"world": name, **row} for row in medians(runs, events)]
@@ -163,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contract.publish("sequences", size, rows, ratios, options.results)
 
 
-def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int) -> dict[str, list[contract.Row]]:
+def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, tried: bool) -> dict[str, list[contract.Row]]:
     """Road -> one row per repetition, roads alternating; contents are compared after the first."""
 
     def events() -> DataFrame:
@@ -179,17 +254,47 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int) -> d
     user_sequences(events(), STREAMS, since).write.parquet(f"{out}/yesterday")
     yesterday = spark.read.parquet(f"{out}/yesterday")
     everything = known_events(events(), AS_OF_MS)
+
+    def ours(also: Sequence[Column] = ()) -> DataFrame:
+        return user_sequences(events(), STREAMS, AS_OF_MS, Grouping(heavy=heavy_users(events(), AS_OF_MS)), also)
+
+    def day() -> DataFrame:
+        heavy = heavy_users(events(), AS_OF_MS, since)
+        return touched_sequences(events(), yesterday, STREAMS, since, AS_OF_MS, Grouping(heavy=heavy))
+
+    def under(key: str, value: str) -> Callable[[], None]:
+        def run() -> None:
+            with setting(spark, key, value):
+                saved(ours, "tried")()
+
+        return run
+
+    labels = LabelConfig(conversion_source="ad_click")
     roads = {
-        "ours": saved(lambda: user_sequences(events(), STREAMS, AS_OF_MS), "ours"),
+        "ours": saved(ours, "ours"),
+        "fused": saved(lambda: ours(dwell_sums(F.col("converted"))), "fused"),
         "spark_sort_array": saved(lambda: plain_spark(events()), "spark_sort_array"),
         "duckdb": lambda: duckdb_road(folder, out / "duckdb.parquet"),
         "polars": lambda: polars_road(folder, out / "polars.parquet"),
-        "day": saved(lambda: touched_sequences(events(), yesterday, STREAMS, since, AS_OF_MS), "day"),
+        "day": saved(day, "day"),
+        "profile label join": consumed(lambda: labelled_impressions(events(), labels, AS_OF_MS)),
+        "profile heavy users": lambda: heavy_users(events(), AS_OF_MS) and None,
         "profile read": consumed(lambda: everything),
-        "profile read, shuffle": consumed(lambda: everything.repartition("user_id")),
+        "profile read, shuffle": consumed(lambda: everything.drop("event_id", "converted").repartition("user_id")),
         "profile read, shuffle, aggregate": consumed(lambda: histories(events(), STREAMS, AS_OF_MS)),
-        "profile all but writing": consumed(lambda: user_sequences(events(), STREAMS, AS_OF_MS)),
+        "profile all but writing": consumed(ours),
     }
+    if tried:
+        roads |= {
+            "tried: group by user_id": saved(lambda: user_sequences(events(), STREAMS, AS_OF_MS, Grouping(by_hash=False)), "tried"),
+            "tried: sort-based aggregation": under("spark.sql.execution.useObjectHashAggregateExec", "false"),
+            "tried: sort-based fallback at 100,000 keys": under("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", "100000"),
+            "tried: AQE off": under("spark.sql.adaptive.enabled", "false"),
+            "tried: 2 partitions": under("spark.sql.shuffle.partitions", "2"),
+            "tried: 64 partitions": under("spark.sql.shuffle.partitions", "64"),
+            "tried: cut to the last N before the shuffle": saved(lambda: cut_before_shuffle(events()), "tried"),
+            "tried: arrays made in Arrow": saved(lambda: by_arrow(events()), "arrow"),
+        }
     runs: dict[str, list[contract.Row]] = {name: [] for name in roads}
     users = 0
     for repetition in range(repetitions + 1):  # the first is not counted: it compiles, and shows that outputs are equal
@@ -199,7 +304,7 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int) -> d
                 road()
             runs[name] += [row] if repetition else []
         if not repetition:
-            users = require_equal(spark, out)
+            users = require_equal(spark, out, ["arrow", "tried"] if tried else [])
     touched = spark.read.parquet(f"{out}/day").count()
     for of_road in runs.values():
         for row in of_road:
@@ -207,11 +312,11 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int) -> d
     return runs
 
 
-def require_equal(spark: SparkSession, out: Path) -> int:
+def require_equal(spark: SparkSession, out: Path, more: Sequence[str] = ()) -> int:
     """The rows of every road are those of ours, and a day's those of a rebuild; returns the number of users."""
     ours = spark.read.parquet(f"{out}/ours").drop("as_of")
     wanted = content_hash(ours)
-    for name in ("spark_sort_array", "duckdb.parquet", "polars.parquet"):
+    for name in ("fused", "spark_sort_array", "duckdb.parquet", "polars.parquet", *more):
         theirs = spark.read.parquet(f"{out}/{name}").select(*(F.col(column).cast(ours.schema[column].dataType) for column in ours.columns))
         if content_hash(theirs) != wanted:
             raise AssertionError(f"{name} has other rows than ours")
@@ -235,6 +340,7 @@ def ratios_of(runs: dict[str, list[contract.Row]], touched_share: float) -> dict
         return np.array([row["seconds_cpu"] for row in runs[name]])
 
     ratios = {f"vs_{name}": cpu(name) / cpu("ours") for name in ("spark_sort_array", "duckdb", "polars")}
+    ratios["fused_dwell_cost"] = cpu("fused") / cpu("ours")
     ratios["incremental_day_cost"] = cpu("day") / (1.5 * touched_share * cpu("ours") + FIXED_SECONDS)
     return {name: contract.spread(list(map(float, part))) for name, part in ratios.items()}
 

@@ -151,7 +151,7 @@ def add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]
         reach = int(ingest.late_days * DAY_MS)
         low, high = (F.to_date(timestamp(moment)) for moment in (batch[0] - reach, batch[1] + reach))
         near = events.where((F.col("known_date") >= low) & (F.col("known_date") <= high))
-    change = batches.merge(near, clean.accepted(judged, keep=("_raw",)), ingest)
+    change = batches.merge(near, clean.accepted(judged), ingest)
     added, displaced = change.added.persist(), change.displaced.persist()
     new, first = added.agg(F.count("*"), F.unix_millis(F.min("known_at"))).collect()[0]
     if new:

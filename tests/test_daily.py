@@ -210,7 +210,7 @@ def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(s
     versions = context.lake.published_versions()
     context = do(tmp_path, [apply_retention.JOB], f"time.as_of={day(9)}", keep)
     assert context.lake.published_versions()["events"] == versions["events"], "a second run has nothing to let go"
-    do(tmp_path, [build_sequences.JOB], f"time.as_of={day(6)}")
+    do(tmp_path, [build_sequences.JOB], f"time.as_of={day(7)}")
     assert f"apply_retention let rows of {day(5)} go" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="lake.keep_days names the table 'ads'"):
         load(CONF, ["lake.keep_days={ads: 3}"])

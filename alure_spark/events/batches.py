@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..config import IngestConfig
-from .clean import OTHER_CONTENT, content
+from .clean import OTHER_CONTENT, as_json, content
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Merge:
 
 
 def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
-    """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged, keep=("_raw",))`.
+    """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged)`.
 
     Contents are compared but for what ingestion itself may have changed (dwell and local time, where `ingest` says so).
     """
@@ -39,7 +39,7 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
         content(again.select(*shared), altered).alias("_old_said"),
-        F.to_json(F.struct(*shared)).alias("_old_row"),
+        as_json(shared).alias("_old_row"),
     )
     new = batch.withColumn("_said", content(batch.select(*shared), altered))
     met = new.join(old, "event_id", "left")
@@ -47,7 +47,7 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))
     conflict = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said"))
     refused_new = met.where(conflict & ~F.col("_stays")).select(
-        F.concat(F.lit("events/"), "source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), F.col("_raw").alias("row")
+        F.concat(F.lit("events/"), "source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), as_json(shared).alias("row")
     )
     refused_old = met.where(conflict & F.col("_stays")).select(
         F.concat(F.lit("events/"), "_old_source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), F.col("_old_row").alias("row")

@@ -65,7 +65,11 @@ def judge_events(
         (F.exists("media_embedding", lambda x: x.isNull() | F.isnan(x)), "media_embedding has NaN or null"),
         *((_not_finite(name), f"{name} is not finite") for name in ("value", *numeric)),
     )
-    judged = _first_per_key(typed.withColumn("reason", reason), ("event_id",), ("known_at", "_content", "arrival_time"), OTHER_CONTENT)
+    checked = typed.withColumn("reason", reason)
+    checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
+    judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), OTHER_CONTENT)
+    conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
+    judged = judged.withColumn("_raw", F.coalesce("_raw", conflicting))
     judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest), ingest), ingest)
     return judged.select(
         "*",
@@ -80,6 +84,11 @@ def content(typed: DataFrame, without: Collection[str] = ()) -> Column:
     """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`."""
     left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
     return _wide_hash([name for name in typed.columns if name not in left_out and not name.startswith("_")])
+
+
+def as_json(names: Collection[str]) -> Column:
+    """The columns as one JSON object, the way quarantine keeps a row; nulls are left out."""
+    return F.to_json(F.struct(*(F.col(f"`{name}`") for name in names)))
 
 
 def judge_ads(frame: DataFrame) -> DataFrame:
@@ -109,9 +118,9 @@ def judge_follows(frame: DataFrame) -> DataFrame:
     return _first_per_key(typed.withColumn("reason", reason), FOLLOWS.key, ("event_time",), "").withColumn("_from", F.lit(FOLLOWS.name))
 
 
-def accepted(judged: DataFrame, keep: Collection[str] = ()) -> DataFrame:
-    """The rows that stay, in the table's columns, and of the helper columns (`_...`) those to keep."""
-    helpers = [name for name in judged.columns if name.startswith("_") and name not in keep]
+def accepted(judged: DataFrame) -> DataFrame:
+    """The rows that stay, in the table's columns."""
+    helpers = [name for name in judged.columns if name.startswith("_")]
     return judged.where("reason IS NULL AND _n = 1").drop(*helpers, "reason")
 
 
@@ -139,7 +148,7 @@ def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: 
     columns = [
         _cast(name, given[name], kind, of.name) if name in given else F.lit(None).cast(kind).alias(name) for name, kind in targets.items()
     ]
-    return frame.select(*columns, F.to_json(F.struct(*(F.col(f"`{name}`") for name in given))).alias("_raw"))
+    return frame.select(*columns, as_json(given).alias("_raw"))
 
 
 def _cast(name: str, given: T.DataType, target: str, table_name: str) -> Column:

@@ -80,9 +80,9 @@ def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spa
     for order in ([0, 1, 2, 3], [2, 0, 1, 0, 3]):
         table, refused = None, 0
         for part in order:
-            batch = accepted(judged(spark, parts[part]), keep=("_raw",))
+            batch = accepted(judged(spark, parts[part]))
             if table is None:
-                table = batch.drop("_raw").localCheckpoint()
+                table = batch.localCheckpoint()
                 continue
             change = batches.merge(table, batch, IngestConfig())
             refused += change.refused.count()
@@ -90,7 +90,7 @@ def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spa
             table = kept.unionByName(change.added).localCheckpoint()
         assert content_hash(table) == wanted, order
         assert refused > 0
-    change = batches.merge(table, accepted(judged(spark, parts[1]), keep=("_raw",)), IngestConfig())
+    change = batches.merge(table, accepted(judged(spark, parts[1])), IngestConfig())
     assert change.added.count() == change.displaced.count() == 0, "a batch that comes again changes nothing"
 
 
