@@ -147,7 +147,7 @@ def sequences_text(result: dict[str, Any]) -> str:
     """One row per world and road, then the ratios."""
     lines = ["| world | road | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
-        if row["road"].startswith("tried"):
+        if row["road"].startswith(("tried", "profile")):
             continue
         lines.append(
             f"| {row['world']} | {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} "
@@ -169,6 +169,17 @@ def tried_text(result: dict[str, Any]) -> str:
             f"| {row['road'].removeprefix('tried: ')} | {row['seconds_cpu']:.1f} | {row['seconds_cpu'] / ours['seconds_cpu']:.2f} "
             f"| {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} |"
         )
+    return "\n".join(lines)
+
+
+def profile_text(result: dict[str, Any]) -> str:
+    """Where the time of ours goes: CPU seconds of ours cut short, per world."""
+    rows = [row for row in result["rows"] if row["road"].startswith("profile") or row["road"] in ("ours", "fused")]
+    worlds = list(dict.fromkeys(row["world"] for row in rows))
+    cpu = {(row["road"], row["world"]): row["seconds_cpu"] for row in rows}
+    lines = [f"| road | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
+    for road in dict.fromkeys(row["road"] for row in rows):
+        lines.append(f"| {road.removeprefix('profile ')} | {' | '.join(f'{cpu[road, world]:.1f}' for world in worlds)} |")
     return "\n".join(lines)
 
 
@@ -235,8 +246,9 @@ def main() -> None:
     (ROOT / "README.md").write_text(text)
     decisions = ROOT / "docs" / "decisions.md"
     if (RESULTS / "sequences.json").exists():
-        tried = tried_text(json.loads((RESULTS / "sequences.json").read_text()))
-        decisions.write_text(fill(decisions.read_text(), "table:tried", "table", tried))
+        result, words_of_it = json.loads((RESULTS / "sequences.json").read_text()), decisions.read_text()
+        words_of_it = fill(words_of_it, "table:tried", "table", tried_text(result))
+        decisions.write_text(fill(words_of_it, "table:profile", "table", profile_text(result)))
 
 
 if __name__ == "__main__":
