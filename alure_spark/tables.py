@@ -156,7 +156,7 @@ TRAINING_EXAMPLES = Table(
         as_of TIMESTAMP ! : the cut: labels are counted from events with known_at < as_of only
         segment STRING ! : segment of the user ('all' until dynamix assigns one)
         impression_id ARRAY<STRING> ! : the impressions, ordered by (time_ms, event_hash)
-        time_ms ARRAY<BIGINT> ! : known_at of the impression, epoch ms
+        time_ms ARRAY<BIGINT> ! : event_time of the impression, epoch ms
         ad_id ARRAY<BIGINT> ! : id_hash of the ad shown
         account_id ARRAY<BIGINT> ! : id_hash of its account; null where unknown
         click ARRAY<INT> ! : 1 when a click was known before as_of and within its window

@@ -100,7 +100,7 @@ def write_day(folder: Path, day: int, events: int, users: int) -> None:
     following = folder / f"day={format_time(begin + DAY_MS)[:10]}"
     following.mkdir(parents=True, exist_ok=True)
     arrived = random.integers(begin + DAY_MS, begin + 2 * DAY_MS, len(again))
-    moved = again.set_column(4, "arrival_time", pa.array(arrived, pa.timestamp("ms", "UTC")))
+    moved = again.set_column(again.schema.get_field_index("arrival_time"), "arrival_time", pa.array(arrived, pa.timestamp("ms", "UTC")))
     pq.write_table(moved, following / "again.parquet", coerce_timestamps="us")
 
 

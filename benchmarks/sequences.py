@@ -270,7 +270,7 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, trie
         return run
 
     labels = LabelConfig(conversion_source="ad_click")
-    roads = {
+    roads: dict[str, Callable[[], object]] = {
         "ours": saved(ours, "ours"),
         "fused": saved(lambda: ours(dwell_sums(F.col("converted"))), "fused"),
         "spark_sort_array": saved(lambda: plain_spark(events()), "spark_sort_array"),
@@ -278,7 +278,7 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, trie
         "polars": lambda: polars_road(folder, out / "polars.parquet"),
         "day": saved(day, "day"),
         "profile label join": consumed(lambda: labelled_impressions(events(), labels, AS_OF_MS)),
-        "profile heavy users": lambda: heavy_users(events(), AS_OF_MS) and None,
+        "profile heavy users": lambda: heavy_users(events(), AS_OF_MS),
         "profile read": consumed(lambda: everything),
         "profile read, shuffle": consumed(lambda: everything.drop("event_id", "converted").repartition("user_id")),
         "profile read, shuffle, aggregate": consumed(lambda: histories(events(), STREAMS, AS_OF_MS)),
