@@ -25,6 +25,7 @@ from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS
 T = TypeVar("T")
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
@@ -251,7 +252,15 @@ class ModelConfig:
     time_bias: bool = True  # attention bias by the pairwise time gap
     gap_encoding: bool = True  # log of the time since the previous event of the source
     clock_encoding: bool = True  # local hour and weekday
+    frequency_encoding: bool = False  # how many events of the source the user had in the last hour, day, week, month, and at all
+    rotary_encoding: bool = False  # queries and keys turn with order, local hour and weekday (RoFormer)
+    value_encodings: bool = True  # values see the encodings of time as queries and keys do; else content alone
     exchange: bool = False  # sources also meet inside a layer
+    read_layers: tuple[int, ...] = ()  # whose states are read: 0 the tokens, `layers` the last one; empty: the last one
+    read_positions: int = 1  # the embedding is made of the states at a source's last so many events
+    ad_attention: int = 0  # an impression's ad attends to a source's last so many events; 0: it does not
+    compression: str = "linear"  # of states to the embedding: linear (two layers), dot_product or attention (ALURE, section 2.3)
+    compressed: int = 4  # embeddings that dot_product makes of all before they become one
     views: tuple[str, ...] = ("svd", "item2vec")  # E item vectors, each pooled to one vector of the embedding
     residual: bool = True  # the compressed states may move the embedding away from the pooled item vectors
     item_vectors: bool = True  # start the pooled item vectors from the classic factorisations, else at random
@@ -259,8 +268,16 @@ class ModelConfig:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "layers", "heads", "feed_forward", "max_events", "window", "seed"):
+        positive = ("dimension", "layers", "heads", "feed_forward", "max_events", "window", "read_positions", "compressed", "seed")
+        for name in positive:
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.ad_attention >= 0, "model.ad_attention", self.ad_attention, "0 (off) or more")
+        known_compression = self.compression in ("linear", "dot_product", "attention")
+        _require(known_compression, "model.compression", self.compression, "linear, dot_product, attention")
+        layers = all(0 <= layer <= self.layers for layer in self.read_layers) and len(set(self.read_layers)) == len(self.read_layers)
+        _require(layers, "model.read_layers", self.read_layers, f"different numbers from 0 (the tokens) to model.layers={self.layers}")
+        pairs = not self.rotary_encoding or (self.dimension // self.heads >= 2 * ROTARY_PAIRS and self.dimension // self.heads % 2 == 0)
+        _require(pairs, "model.dimension", self.dimension, f"with rotary_encoding at least {2 * ROTARY_PAIRS} numbers a head, and even")
         _require(self.dimension % self.heads == 0, "model.dimension", self.dimension, f"a multiple of model.heads={self.heads}")
         known = bool(self.views) and set(self.views) <= {"svd", "item2vec"}
         _require(known, "model.views", self.views, "at least one of svd, item2vec")

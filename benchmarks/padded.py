@@ -65,27 +65,63 @@ class PaddedEncoder(nn.Module):
         if self.spec.config.residual:
             parts = []
             for source, states in self.padded_states(batch, paddings).items():
-                last = states[rows, (ends[source] - 1).clamp(min=0)] if states.shape[1] else encoder.nothing[source]
-                parts.append(torch.where(ends[source][:, None] > 0, last, encoder.nothing[source]))
-            moved = _unit(encoder.compress(torch.cat(parts, dim=1)).view(views.shape))
+                for back in range(self.spec.config.read_positions):
+                    place = ends[source] - 1 - back if back < self.spec.read_back(source) else torch.full_like(ends[source], -1)
+                    last = states[rows, place.clamp(min=0)] if states.shape[1] else encoder.nothing[source]
+                    parts.append(torch.where(place[:, None] >= 0, last, encoder.nothing[source]))
+            vectors = torch.cat(parts, dim=1).unflatten(1, (-1, self.spec.config.dimension))
+            moved = _unit(self._compressed(vectors).view(views.shape))
             views = _unit(views + encoder.residual_share[:, None] * moved)
         known = torch.stack(list(ends.values())).sum(0) > 0
         return _unit((views * encoder.view_scale.exp()[:, None]).flatten(1)) * known[:, None]
 
     def padded_states(self, batch: JaggedBatch, paddings: Mapping[str, Padding]) -> dict[str, Tensor]:
-        """source -> (B, L, d); what stands at padded places means nothing."""
+        """source -> (B, L, S); what stands at padded places means nothing."""
+        spec, encoder = self.spec, self.encoder
         xs = {source: self.tokens(source, batch.sources[source], padding) for source, padding in paddings.items()}
-        for depth in range(self.spec.config.layers):
-            for source, x in xs.items():
-                xs[source] = self._module(depth, source, x, batch.sources[source].event_time_ms[paddings[source].place])
-            if self.spec.config.exchange:
+        encodings = {source: self.encoding(source, batch.sources[source], padding) for source, padding in paddings.items()}
+        if spec.config.value_encodings:
+            xs = {source: x + encodings[source] for source, x in xs.items()}
+            encodings = {source: torch.zeros_like(x) for source, x in xs.items()}
+        depths = [xs]
+        for depth in range(spec.config.layers):
+            xs = {source: self._module(depth, source, x, encodings[source], batch, paddings) for source, x in xs.items()}
+            if spec.config.exchange:
                 xs = self._exchanged(depth, batch, paddings, xs)
-        return {source: self.encoder.final_norm[source](x) for source, x in xs.items()}
+            depths.append(xs)
+        found = {}
+        for source in xs:
+            early = [encoder.early_norm[source][at](depths[layer][source]) for at, layer in enumerate(spec.read_layers[:-1])]  # type: ignore[index]
+            top = spec.read_layers[-1]
+            norm = encoder.final_norm[source] if top == spec.config.layers else encoder.early_norm[source][-1]  # type: ignore[index]
+            found[source] = torch.cat([*early, norm(depths[top][source])], dim=-1)
+        return found
+
+    def _compressed(self, vectors: Tensor) -> Tensor:
+        """(B, n, d) -> (B, views * item_dimension)."""
+        module: Any = self.encoder.compress
+        if self.spec.config.compression == "linear":
+            return module[2](F.gelu(module[0](vectors.flatten(1))))
+        if self.spec.config.compression == "dot_product":
+            mixed = torch.einsum("bnd,mn->bmd", vectors, module.mix.weight)
+            dots = torch.einsum("bnd,bmd->bnm", vectors, mixed) / math.sqrt(vectors.shape[-1])
+            return module.output((mixed + module.interact(dots.flatten(1)).view_as(mixed)).flatten(1))
+        torchs = nn.MultiheadAttention(vectors.shape[-1], self.spec.config.heads, batch_first=True, dtype=vectors.dtype)
+        parameters = {
+            "in_proj_weight": torch.cat([module.query.weight, module.key_value.weight]),
+            "in_proj_bias": torch.cat([module.query.bias, module.key_value.bias]),
+            "out_proj.weight": module.mixed.weight,
+            "out_proj.bias": module.mixed.bias,
+        }
+        queries, keys = module.queries.expand(len(vectors), -1, -1), vectors + module.place
+        x = queries + torch.func.functional_call(torchs, parameters, (queries, keys, keys))[0]
+        x = x + module.feed_forward(module.norm(x))
+        return torch.cat([output(x[:, view]) for view, output in enumerate(module.output)], dim=1)
 
     def tokens(self, source: str, tokens: SourceTokens, padding: Padding) -> Tensor:
-        """(B, L, d) what enters the first layer."""
+        """(B, L, d) what happened."""
         embedding: Any = self.encoder.tokens[source]
-        place, config, dtype = padding.place, self.spec.config, self.encoder.item_vectors.dtype
+        place, dtype = padding.place, self.encoder.item_vectors.dtype
         item = tokens.rows["item_id"][place]
         parts = [self.encoder.item_vectors[item] * (item > 0)[:, :, None]]
         for name in self.spec.of_kind(source, "numeric"):
@@ -93,32 +129,60 @@ class PaddedEncoder(nn.Module):
                 value = tokens.numbers[name][place]
                 filled = value.nan_to_num().to(dtype)
                 parts.append(torch.stack([torch.sign(filled) * torch.log1p(filled.abs()), (~value.isnan()).to(dtype)], dim=-1))
-        time = tokens.event_time_ms[place]
-        if config.gap_encoding:
-            hours = (time[:, 1:] - time[:, :-1]).clamp(min=0).to(dtype) / HOUR_MS
-            gap = F.pad(torch.log1p(hours) / 4, (1, 0))[:, : time.shape[1]]
-            later = (torch.arange(time.shape[1]) > 0).expand_as(gap).to(dtype)
-            parts.append(torch.stack([gap, gap**2, later], dim=-1))
-        if config.clock_encoding:
-            if "utc_offset_minutes" in tokens.numbers:
-                time = time + (tokens.numbers["utc_offset_minutes"][place].nan_to_num() * 60_000).long()
-            day = 2 * math.pi * (time % DAY_MS).to(dtype) / DAY_MS
-            weekday = (time // DAY_MS + 3) % 7  # 0 is Monday
-            week = 2 * math.pi * weekday.to(dtype) / 7
-            circles = [day.sin(), day.cos(), (2 * day).sin(), (2 * day).cos(), week.sin(), week.cos()]
-            parts.append(torch.stack([*circles, (weekday > 4).to(dtype)], dim=-1))
-        x = embedding.project(torch.cat(parts, dim=-1))
+        content = torch.cat(parts, dim=-1)
+        x = content @ embedding.project.weight[:, : content.shape[-1]].T + embedding.project.bias
         for name in self.spec.of_kind(source, "categorical"):
             row = tokens.rows[name][place]
             x = x + embedding.tables[name].weight[row] * (row > 0)[:, :, None]
         return x
 
-    def _module(self, depth: int, source: str, x: Tensor, event_time_ms: Tensor) -> Tensor:
-        """One layer of one source: x (B, L, d), event_time_ms (B, L) -> (B, L, d)."""
+    def encoding(self, source: str, tokens: SourceTokens, padding: Padding) -> Tensor:
+        """(B, L, d) when it happened."""
+        embedding: Any = self.encoder.tokens[source]
+        place, config, dtype, parts = padding.place, self.spec.config, self.encoder.item_vectors.dtype, []
+        time, lookback = tokens.event_time_ms[place], self.spec.token_lookback(source)
+        steps = torch.arange(time.shape[1])
+        if config.gap_encoding and lookback:
+            hours = (time[:, 1:] - time[:, :-1]).clamp(min=0).to(dtype) / HOUR_MS
+            gap = F.pad(torch.log1p(hours) / 4, (1, 0))[:, : time.shape[1]]
+            later = (steps > 0).expand_as(gap).to(dtype)
+            parts.append(torch.stack([gap, gap**2, later], dim=-1))
+        if config.clock_encoding:
+            day, weekday = self._wall_clock(tokens, padding)
+            week = 2 * math.pi * weekday.floor() / 7
+            circles = [day.sin(), day.cos(), (2 * day).sin(), (2 * day).cos(), week.sin(), week.cos()]
+            parts.append(torch.stack([*circles, (weekday >= 5).to(dtype)], dim=-1))
+        if config.frequency_encoding:
+            known = tokens.known_at_ms[place]
+            nearest = (steps[:, None] > steps) & (steps[:, None] - steps <= lookback)  # (L, L): the events before, not too many
+            for days in (1 / 24, 1, 7, 28, math.inf):
+                counted = nearest & (known[:, :, None] - known[:, None, :] <= days * DAY_MS)
+                parts.append(torch.log1p(counted.sum(2).to(dtype))[:, :, None] / 4)
+        encodings = torch.cat([time[:, :, None][:, :, :0].to(dtype), *parts], dim=-1)
+        weight = embedding.project.weight
+        return encodings @ weight[:, weight.shape[1] - encodings.shape[-1] :].T
+
+    def _wall_clock(self, tokens: SourceTokens, padding: Padding) -> tuple[Tensor, Tensor]:
+        """(B, L) the local hour as an angle, and the local weekday with its part of the day, 0 to 7 from Monday."""
+        time, dtype = tokens.event_time_ms[padding.place], self.encoder.item_vectors.dtype
+        if "utc_offset_minutes" in tokens.numbers:
+            time = time + (tokens.numbers["utc_offset_minutes"][padding.place].nan_to_num() * 60_000).long()
+        part = (time % DAY_MS).to(dtype) / DAY_MS
+        return 2 * math.pi * part, ((time // DAY_MS + 3) % 7).to(dtype) + part
+
+    def _module(self, depth: int, source: str, x: Tensor, encoding: Tensor, batch: JaggedBatch, paddings: Mapping[str, Padding]) -> Tensor:
+        """One layer of one source: x (B, L, d), encoding (B, L, d) that queries and keys see beside it -> (B, L, d)."""
         module: Any = dict(self.encoder.layers[depth].named_children())[source]
-        attention = module.attention
+        attention, tokens = module.attention, batch.sources[source]
+        event_time_ms = tokens.event_time_ms[paddings[source].place]
         heads, length = self.spec.config.heads, x.shape[1]
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in attention.inputs(module.attention_norm(x)).chunk(3, dim=-1))
+        asking, told = (attention.inputs(module.attention_norm(part)).chunk(3, dim=-1) for part in (x + encoding, x))
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (*asking[:2], told[2]))
+        if self.spec.config.rotary_encoding:
+            day, weekday = self._wall_clock(tokens, paddings[source])
+            # Thursday is the day of the epoch: angles may start anywhere, since scores see differences only.
+            place = torch.arange(length).expand_as(day).to(day.dtype) / 10
+            q, k = (_rotated(part, [day, 2 * day, 2 * math.pi * weekday / 7, place]) for part in (q, k))
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, heads, L, L)
         distance = torch.arange(length)[:, None] - torch.arange(length)
         if attention.order_slope is not None:
@@ -139,7 +203,7 @@ class PaddedEncoder(nn.Module):
             for other, states in xs.items():
                 known = batch.sources[other].known_at_ms[paddings[other].place]
                 count = ((known[:, None, :] < asked[:, :, None]) & paddings[other].there[:, None, :]).sum(2)  # (B, L)
-                nothing = encoder.nothing[other].expand_as(x)
+                nothing = encoder.nothing[other][-x.shape[-1] :].expand_as(x)
                 last = states[rows, (count - 1).clamp(min=0)] if states.shape[1] else nothing
                 parts.append(torch.where(count[:, :, None] > 0, last, nothing))
             mixed[source] = x + encoder.exchange[depth](torch.cat(parts, dim=-1))
@@ -170,8 +234,10 @@ class PlainPadded(PaddedEncoder):
     def __init__(self, encoder: UserEncoder) -> None:
         super().__init__(encoder)
         config = self.spec.config
-        if config.order_encoding or config.time_bias or config.exchange:
-            raise ValueError("nn.TransformerEncoder knows no order encoding, no time bias and no exchange: switch them off")
+        if config.order_encoding or config.time_bias or config.exchange or config.rotary_encoding or not config.value_encodings:
+            raise ValueError(
+                "nn.TransformerEncoder knows no order encoding, no time bias, no rotary encoding and no exchange: switch them off"
+            )
         self.stacks = nn.ModuleDict({source: self._stack(source) for source in self.spec.sources})
 
     def _stack(self, source: str) -> nn.TransformerEncoder:
@@ -194,12 +260,19 @@ class PlainPadded(PaddedEncoder):
         """source -> (B, L, d). Raises ValueError where a row is longer than the window."""
         found = {}
         for source, padding in paddings.items():
-            x = self.tokens(source, batch.sources[source], padding)
+            x = self.tokens(source, batch.sources[source], padding) + self.encoding(source, batch.sources[source], padding)
             if x.shape[1] > self.spec.attention_window(source):
                 raise ValueError(f"a row of {x.shape[1]} tokens is longer than the window of {self.spec.attention_window(source)}")
             mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
             found[source] = self.stacks[source](x, mask=mask, is_causal=True) if x.numel() else x
         return found
+
+
+def _rotated(x: Tensor, angles: list[Tensor]) -> Tensor:
+    """x (B, heads, L, width): its first numbers and those len(angles) further on are complex numbers, turned by the angles (B, L)."""
+    pairs = len(angles)
+    turned = torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs]) * torch.exp(1j * torch.stack(angles, dim=-1))[:, None]
+    return torch.cat([turned.real, turned.imag, x[..., 2 * pairs :]], dim=-1)
 
 
 def _again(row: Tensor, at: Tensor, there: Tensor) -> Tensor:

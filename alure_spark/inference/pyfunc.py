@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..config import InferenceConfig
 from ..errors import DataError, nearest
 from ..model.artifact import Artifact
-from ..model.user_encoder import USER_SHIFT
+from ..model.reads import USER_SHIFT
 from .export import UserEmbedder
 
 NO_AS_OF_MS = 2**USER_SHIFT - 1  # after every moment that the model tells apart

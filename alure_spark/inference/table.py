@@ -17,13 +17,14 @@ import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..config import InferenceConfig
+from ..config import ROTARY_PAIRS, InferenceConfig
 from ..errors import DataError, nearest
 from ..lake import timestamp
 from ..model.artifact import Artifact
 from ..model.attention import CHUNK_TOKENS, QUERY_BLOCK
 from ..model.decode import Layout
 from ..model.spec import ModelSpec
+from ..model.tokens import encoding_width
 from ..tables import USER_EMBEDDINGS
 from .export import Export, UserEmbedder, checked, exported
 
@@ -144,7 +145,11 @@ def _numbers_per_token(spec: ModelSpec) -> tuple[int, int]:
     """For all tokens (the inputs of the projection, each part and all, or what goes into and comes out of a layer), and inside a layer."""
     config, d = spec.config, spec.config.dimension
     inputs = max(
-        spec.views * spec.item_dimension + 2 * len(spec.of_kind(source, "numeric")) + 3 * config.gap_encoding + 7 * config.clock_encoding
+        spec.views * spec.item_dimension + 2 * len(spec.of_kind(source, "numeric")) + encoding_width(spec, source)
         for source in spec.sources
     )
-    return d + max(2 * inputs, 3 * d), 4 * d + max(5 * d, 2 * config.feed_forward)
+    # What is read of earlier layers stays; queries and keys of their own, and turned ones, are copies.
+    apart = d * (not config.value_encodings) + ROTARY_PAIRS * config.rotary_encoding
+    whole = d * (len(spec.read_layers) - 1) + (3 * d if config.read_positions > 1 else 0) + apart
+    copies = 3 * d * (not config.value_encodings) + 3 * d * config.rotary_encoding
+    return d + max(2 * inputs, 3 * d) + whole, 4 * d + max(5 * d, 2 * config.feed_forward) + copies

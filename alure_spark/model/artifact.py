@@ -22,13 +22,18 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..config import as_dict, build
+from ..config import ModelConfig, as_dict, build
 from ..errors import DataError
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
 from .user_model import UserModel
 from .vocabulary import Vocabulary
 
+# Settings younger than the first models: at its default a setting means what models without it did, and leaves the digest as it was.
+YOUNGER = (
+    "frequency_encoding", "rotary_encoding", "value_encodings", "read_layers", "read_positions", "ad_attention", "compression",
+    "compressed",
+)  # fmt: skip
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 
 
@@ -58,7 +63,11 @@ class Artifact:
     def digest(self) -> str:
         """sha256 over the user sub-graph and the spec, hex."""
         content = hashlib.sha256(self.user)
-        content.update(json.dumps(as_dict(self.spec)).encode())  # not sorted: the order of the sources is that of the weights' columns
+        settled = as_dict(self.spec)
+        for name in YOUNGER:
+            if getattr(self.spec.config, name) == getattr(ModelConfig(), name):
+                del settled["config"][name]
+        content.update(json.dumps(settled).encode())  # not sorted: the order of the sources is that of the weights' columns
         return content.hexdigest()
 
     @property

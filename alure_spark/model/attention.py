@@ -4,7 +4,8 @@ Users of equal length lie next to each other, so a run of them is a view (users,
 matrix. Runs are worked on in chunks that stay in the processor's cache; queries come in blocks, which see neither the keys
 after them nor those before their window, so memory does not grow with the square of the length.
 Relative order and pairwise time (ALURE, section 2.2: "added to the attention weights matrix as attention bias") enter as
--slope * log(1 + distance), one learned slope per head and kind: order counts tokens, time counts hours.
+-slope * log(1 + distance), one learned slope per head and kind: order counts tokens, time counts hours. Rotary encoding turns
+pairs of a query's and a key's numbers by angles of their tokens, so that scores see differences of angles (RoFormer).
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from .batch import offsets_of, ranges
 
 CHUNK_TOKENS = 4096  # tokens that run through a layer at once, unless one user has more: what they need fits the cache
 QUERY_BLOCK = 128  # queries of a user that are scored at once where there is a bias
-HOUR_MS = 3_600_000.0
 Blocks = tuple[tuple[int, int], ...]  # (users, length) of runs that follow each other
 
 
@@ -57,10 +57,27 @@ class Runs:
                 count, room = count - fitting, room - fitting * length
         return cls(order, place, users, offsets_of(sizes)[1:] - 1, tuple(map(tuple, chunks)))
 
-    def split(self, *columns: Tensor) -> Iterator[tuple[Any, ...]]:
-        """For each chunk its part of the columns (T, ...), which are by length, and its blocks."""
-        sizes = [sum(users * length for users, length in blocks) for blocks in self.chunks]
-        return zip(*(column.split(sizes) for column in columns), self.chunks, strict=True)
+    def pieces(self) -> Iterator[tuple[slice, Blocks]]:
+        """For each chunk its tokens by length, and its blocks."""
+        first = 0
+        for blocks in self.chunks:
+            end = first + sum(users * length for users, length in blocks)
+            yield slice(first, end), blocks
+            first = end
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What attention is told of the time of T tokens, beside their vectors; None where that encoding is off."""
+
+    hours: Tensor  # (T,) since the user's first token
+    angles: Tensor | None = None  # (T, pairs) by which queries and keys turn
+    encoding: Tensor | None = None  # (T, d) what queries and keys see added to the token, and values do not
+
+    def at(self, which: slice | Tensor) -> Clock:
+        """The clock of these tokens."""
+        angles, encoding = (None if part is None else part[which] for part in (self.angles, self.encoding))
+        return Clock(self.hours[which], angles, encoding)
 
 
 class CausalAttention(nn.Module):
@@ -75,43 +92,68 @@ class CausalAttention(nn.Module):
         self.order_slope = nn.Parameter(slopes.clone()) if order_bias else None
         self.time_slope = nn.Parameter(slopes.clone()) if time_bias else None
 
-    def forward(self, x: Tensor, hours: Tensor, blocks: Blocks) -> Tensor:
-        """x (T, d) and hours (T,) of the blocks -> (T, d)."""
+    def forward(self, x: Tensor, clock: Clock, blocks: Blocks, asking: Tensor | None = None) -> Tensor:
+        """x (T, d) and the clock of the blocks' tokens -> (T, d); asking (T, d) is what queries and keys are made of, else x."""
         order, time = self._slopes()
         near = self._near(order, max(length for _, length in blocks), x.dtype)
         sizes, mixed = [users * length for users, length in blocks], []
-        for (users, length), part, clock in zip(blocks, self.inputs(x).split(sizes), hours.split(sizes), strict=True):
+        projected = self.inputs(x) if asking is None else torch.cat([self._projected(asking, 0, 2), self._projected(x, 2, 3)], dim=-1)
+        turned = self._turned(projected, clock.angles)
+        for (users, length), part, hours in zip(blocks, turned.split(sizes), clock.hours.split(sizes), strict=True):
             q, k, v = part.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (users, heads, length, d / heads)
             if order is None and time is None and length <= self.window:
                 mixed.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(len(part), -1))
             else:
-                mixed.append(_BiasedAttention.apply(q, k, v, clock.view(users, length), order, time, near, self.window).view(len(part), -1))
+                mixed.append(_BiasedAttention.apply(q, k, v, hours.view(users, length), order, time, near, self.window).view(len(part), -1))
         return self.output(torch.cat(mixed))
 
-    def last(self, x: Tensor, hours: Tensor, ends: Tensor, blocks: Blocks) -> Tensor:
-        """The rows of forward at each user's last token: (U, d), from x (T, d), hours (T,) and ends (U, d), x at those tokens.
+    def last(self, x: Tensor, clock: Clock, ends: Tensor, blocks: Blocks, asking: Tensor | None = None) -> Tensor:
+        """The rows of forward at each user's last token: (U, d), from x (T, d) and the places (U,) of those tokens in it.
 
-        One query per user: the key matrix is applied to it instead of to all its tokens, and the value matrix to what it picks.
+        One query per user: without rotary encoding the key matrix is applied to it instead of to all its tokens, and the value
+        matrix always to what it picks.
         """
         d, sizes = x.shape[1], [users * length for users, length in blocks]
-        (w_q, w_k, w_v), (b_q, _, b_v) = self.inputs.weight.split(d), self.inputs.bias.split(d)  # b_k moves all scores of a query alike
-        query = F.linear(ends, w_q, b_q).view(len(ends), self.heads, -1).transpose(0, 1)  # (heads, U, d / heads)
-        query = torch.matmul(query * query.shape[-1] ** -0.5, w_k.view(self.heads, -1, d)).transpose(0, 1)  # (U, heads, d)
+        asking = x if asking is None else asking
+        w_v, b_v = self.inputs.weight[2 * d :], self.inputs.bias[2 * d :]
+        query = self._projected(asking[ends], 0, 1).view(len(ends), self.heads, -1)  # (U, heads, d / heads)
+        if clock.angles is None:
+            w_k = self.inputs.weight[d : 2 * d]  # the bias of keys moves all scores of a query alike
+            query = torch.matmul((query * query.shape[-1] ** -0.5).transpose(0, 1), w_k.view(self.heads, -1, d)).transpose(0, 1)
+            keys = asking  # (U, heads, d) are the queries
+        else:
+            query = _turn(query, clock.angles[ends]) * query.shape[-1] ** -0.5
+            keys = _turn(self._projected(asking, 1, 2).view(len(x), self.heads, -1), clock.angles).flatten(1)
         order, time = self._slopes()
         picked = []
-        for (users, length), rows, clock, asked in zip(
-            blocks, x.split(sizes), hours.split(sizes), query.split([users for users, _ in blocks]), strict=True
+        for (users, length), rows, key, hours, asked in zip(
+            blocks, x.split(sizes), keys.split(sizes), clock.hours.split(sizes), query.split([users for users, _ in blocks]), strict=True
         ):
             seen = min(length, self.window)
-            rows, clock = rows.view(users, length, d)[:, -seen:], clock.view(users, length)[:, -seen:]
-            scores = torch.bmm(asked, rows.transpose(1, 2))  # (users, heads, seen)
+            rows, key, hours = (part.view(users, length, -1)[:, -seen:] for part in (rows, key, hours))
+            if clock.angles is None:
+                scores = torch.bmm(asked, key.transpose(1, 2))  # (users, heads, seen)
+            else:
+                scores = torch.einsum("uhw,ushw->uhs", asked, key.view(users, seen, self.heads, -1))
             if order is not None:
                 scores = scores - order[:, None] * torch.arange(seen - 1, -1, -1).to(x.dtype).log1p()
             if time is not None:
-                scores = scores - time[:, None] * (clock[:, None, -1:] - clock[:, None, :]).abs().log1p()
+                scores = scores - time[:, None] * (hours[:, -1:] - hours).abs().log1p().transpose(1, 2)
             picked.append(torch.bmm(scores.softmax(dim=-1), rows))
         mixed = torch.matmul(torch.cat(picked).transpose(0, 1), w_v.view(self.heads, -1, d).transpose(1, 2))  # (heads, U, d / heads)
         return self.output(mixed.transpose(0, 1).reshape(len(ends), d) + b_v)
+
+    def _projected(self, x: Tensor, first: int, end: int) -> Tensor:
+        """x (n, d) by some of the matrices of queries (0), keys (1) and values (2): (n, (end - first) * d)."""
+        d = x.shape[1]
+        return F.linear(x, self.inputs.weight[first * d : end * d], self.inputs.bias[first * d : end * d])
+
+    def _turned(self, projected: Tensor, angles: Tensor | None) -> Tensor:
+        """(T, 3 d) with queries and keys turned."""
+        if angles is None:
+            return projected
+        parts = projected.view(len(projected), 3 * self.heads, -1)
+        return torch.cat([_turn(parts[:, : 2 * self.heads], angles), parts[:, 2 * self.heads :]], dim=1).flatten(1)
 
     def _near(self, order: Tensor | None, longest: int, dtype: torch.dtype) -> Tensor:
         """(heads or 1, n) bias by distance in order, -inf where a key is hidden; the last column is that of -QUERY_BLOCK + 1."""
@@ -169,6 +211,14 @@ class _BiasedAttention(torch.autograd.Function):
                 d_time -= torch.matmul(flat, _log_gap(hours, here, seen).flatten(1)[:, :, None]).sum(0).squeeze(1)
         scale = width**-0.5
         return d_q.mul_(scale), d_k.mul_(scale), d_v, None, d_order, d_time, None, None
+
+
+def _turn(x: Tensor, angles: Tensor) -> Tensor:
+    """x (T, heads, width) whose first pairs of numbers (i, i + pairs) turn by angles (T, pairs); the others stay."""
+    pairs = angles.shape[1]
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    one, two, rest = x.split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
+    return torch.cat([one * cos - two * sin, one * sin + two * cos, rest], dim=-1)
 
 
 def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:

@@ -12,14 +12,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from ..config import DAY_MS
+from ..config import DAY_MS, HOUR_MS
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
+from .reads import Reads, known_ends, reads_of
 from .spec import ModelSpec
 from .tokens import clock_encoding, embedding_table, numbers
-from .user_encoder import Reads, UserEncoder, known_ends, reads_of
+from .user_encoder import UserEncoder
 
 RECENT_DAYS = 28
+AD_CHUNK = 1024  # impressions whose attended states are gathered at once
 HEADS = ("click", "conversion")
 
 
@@ -37,11 +40,18 @@ class Readout(nn.Module):
         self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
         context = 2 * len(spec.of_impressions("numeric")) + 7
         self.ad = nn.Linear(spec.views * spec.item_dimension + context, d)
-        self.keys = nn.ModuleDict({source: nn.Linear(d, d) for source in spec.sources})
+        width = spec.state_width
+        self.keys = nn.ModuleDict({source: nn.Linear(width, d) for source in spec.sources})
+        self.attention = nn.ModuleDict({source: AdAttention(spec, source) for source in spec.sources if spec.config.ad_attention})
         facts = sum(len(fact_names(spec, source)) for source in spec.sources) + len(shared_names(spec)) + context
         self.wide = nn.Linear(facts, len(HEADS))
         last = nn.Linear(d, len(HEADS))
-        self.deep = nn.Sequential(nn.Linear(len(spec.sources) * (d + 1) + d + facts, d), nn.GELU(), nn.Dropout(spec.config.dropout), last)
+        self.deep = nn.Sequential(
+            nn.Linear(len(spec.sources) * (width + 1) + len(self.attention) * d + d + facts, d),
+            nn.GELU(),
+            nn.Dropout(spec.config.dropout),
+            last,
+        )
         for part in (self.wide, last):  # training/loop.py starts the linear part at a logistic regression
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
@@ -66,6 +76,8 @@ class Readout(nn.Module):
         for source in self.spec.sources:
             state = encoder.state_at(source, batch.sources[source], states[source], users, shown.time_ms)
             parts += [state, (self.keys[source](state) * ad).sum(-1, keepdim=True) / ad.shape[-1] ** 0.5]
+            if source in self.attention:
+                parts.append(self.attention[source](batch.sources[source], states[source], users, shown.time_ms, ad))
         logits: Tensor = self.wide(facts) + self.deep(torch.cat(parts, dim=-1))
         return logits
 
@@ -87,6 +99,44 @@ class Readout(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, 2) calibrated probabilities."""
         return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
+
+
+class AdAttention(nn.Module):
+    """An impression's ad as a query over the states at a source's last model.ad_attention events (ALURE, section 2.2: "ads
+    embeddings as queries"); a score falls by a learned slope per head with log(1 + hours since the event was known)."""
+
+    def __init__(self, spec: ModelSpec, source: str) -> None:
+        super().__init__()
+        d, self.heads = spec.config.dimension, spec.config.heads
+        self.spec, self.source = spec, source
+        self.query, self.key_value, self.mixed = nn.Linear(d, d), nn.Linear(spec.state_width, 2 * d), nn.Linear(d, d)
+        self.time_slope = nn.Parameter(torch.log(torch.expm1(2.0 ** -torch.arange(1, self.heads + 1).float())))
+        self.nothing = nn.Parameter(torch.zeros(d))
+
+    def forward(self, tokens: SourceTokens, states: Tensor, users: Tensor, time_ms: Tensor, ad: Tensor) -> Tensor:
+        """(M, d) for the M impressions of users (M,) at time_ms (M,) with the ads (M, d); states (T, S)."""
+        end, begin = known_ends(tokens, users, time_ms), tokens.offsets[users]
+        if not len(states):
+            return self.nothing.expand(len(users), -1)
+        key_value, query = self.key_value(states), self.query(ad)
+        parts = []
+        for which in torch.arange(len(users)).split(AD_CHUNK):
+            inputs = key_value, query[which], tokens.known_at_ms, begin[which], end[which], time_ms[which]
+            parts.append(checkpoint(self._mixed, *inputs, use_reentrant=False) if torch.is_grad_enabled() else self._mixed(*inputs))
+        return torch.cat(parts) if parts else ad
+
+    def _mixed(self, key_value: Tensor, query: Tensor, known_at_ms: Tensor, begin: Tensor, end: Tensor, time_ms: Tensor) -> Tensor:
+        """(m, d) of some impressions. What it gathers is made anew on the way back, not kept."""
+        place = end[:, None] - 1 - torch.arange(self.spec.read_back(self.source))  # (m, n), the last one first
+        there = place >= begin[:, None]
+        place = place.clamp(min=0)
+        k, v = (part.unflatten(2, (self.heads, -1)) for part in key_value[place].chunk(2, dim=-1))  # (m, n, heads, d / heads)
+        hours = (time_ms[:, None] - known_at_ms[place]).to(query.dtype) / HOUR_MS
+        scores = torch.einsum("mhw,mnhw->mhn", query.unflatten(1, (self.heads, -1)), k) / k.shape[-1] ** 0.5
+        scores = scores - F.softplus(self.time_slope)[:, None] * hours.clamp(min=0).log1p()[:, None]
+        shares = scores.masked_fill(~there[:, None], -1e4).softmax(dim=-1)
+        mixed = torch.einsum("mhn,mnhw->mhw", shares, v).flatten(1)
+        return torch.where(there.any(1, keepdim=True), self.mixed(mixed), self.nothing)
 
 
 def matched_spaces(spec: ModelSpec, source: str) -> list[str]:

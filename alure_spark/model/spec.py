@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from ..config import ModelConfig
 
+COUNTED_EVENTS = 64  # the frequency encoding counts no further back
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -26,6 +28,16 @@ class ModelSpec:
         """E: item vectors of so many factorisations, each pooled to one unit vector."""
         return len(self.config.views)
 
+    @property
+    def read_layers(self) -> tuple[int, ...]:
+        """Layers whose states are read, ascending: 0 are the tokens."""
+        return tuple(sorted(self.config.read_layers)) or (self.config.layers,)
+
+    @property
+    def state_width(self) -> int:
+        """Numbers of a state: those of the read layers side by side."""
+        return len(self.read_layers) * self.config.dimension
+
     def of_kind(self, source: str, kind: str) -> list[str]:
         """The source's attributes of that kind, in order of name."""
         return sorted(name for name, its_kind in self.sources[source].items() if its_kind == kind)
@@ -38,10 +50,22 @@ class ModelSpec:
         """Events of the source that a read-out may see: never more than the row that serving holds (house rule 4)."""
         return min(self.config.max_events, self.max_events.get(source, self.config.max_events))
 
+    def token_lookback(self, source: str) -> int:
+        """Earlier events of the source that the encodings of one token may look at: one for its gap, more to count."""
+        counted = min(COUNTED_EVENTS, self.reach(source) // 4) if self.config.frequency_encoding else 0
+        return min(max(counted, 1), self.reach(source) - 1)
+
+    def read_back(self, source: str) -> int:
+        """The last states of the source that a read-out may look at, at least one."""
+        wanted = max(self.config.read_positions, self.config.ad_attention)
+        return min(wanted, max(1, (self.reach(source) - self.token_lookback(source)) // 2))
+
     def attention_window(self, source: str) -> int:
         """Tokens that one layer looks back, itself included.
 
-        All layers together reach back layers * (window - 1) tokens, and the oldest one's gap one more: never past reach(source),
-        so that a read-out in a long training row equals the one in the row that serving holds.
+        The oldest of the states that are read, all layers from there, and the encodings of the oldest token reach back
+        read_back - 1 + layers * (window - 1) + token_lookback tokens: never past reach(source), so that a read-out in a long
+        training row equals the one in the row that serving holds.
         """
-        return max(1, min(self.config.window, (self.reach(source) - 2) // self.config.layers + 1))
+        rest = self.reach(source) - self.token_lookback(source) - self.read_back(source)
+        return max(1, min(self.config.window, rest // self.config.layers + 1))

@@ -1,7 +1,8 @@
 """From events to token vectors: content (item, attributes) and the causal time encodings of CFEE (ALURE, section 2.2).
 
-Tokens hold causal facts only (house rule 5): the gap to the user's previous event of the source, local hour and weekday. Order
-enters the attention as a relative distance: an absolute place would differ between a long training row and the serving row.
+Tokens hold causal facts only (house rule 5): the gap to the user's previous event of the source, local hour and weekday, and how
+many events came before, at most spec.token_lookback of them: an absolute place without such a limit would differ between a
+long training row and the serving row. Order enters the attention as a relative distance.
 A source that declares the numeric attribute `utc_offset_minutes` has local clocks, any other one UTC.
 """
 
@@ -12,11 +13,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config import DAY_MS
+from ..config import DAY_MS, HOUR_MS, ROTARY_PAIRS
 from .batch import ITEM, SourceTokens
+from .reads import known_ends
 from .spec import ModelSpec
 
-HOUR_MS, MINUTE_MS = 3_600_000, 60_000
+MINUTE_MS = 60_000
+COUNTED_MS = (HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS)
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; 0 is Monday
 OFFSET = "utc_offset_minutes"
 
@@ -29,23 +32,45 @@ class TokenEmbedding(nn.Module):
         config = spec.config
         self.categorical = spec.of_kind(source, "categorical")
         self.numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
-        self.gap, self.clock = config.gap_encoding, config.clock_encoding
+        self.lookback = spec.token_lookback(source)
         self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], config.dimension, 0.1) for name in self.categorical})
-        width = spec.views * spec.item_dimension + 2 * len(self.numeric) + 3 * self.gap + 7 * self.clock
-        self.project = nn.Linear(width, config.dimension)
+        self.gap, self.clock, self.frequency = config.gap_encoding and self.lookback > 0, config.clock_encoding, config.frequency_encoding
+        content = spec.views * spec.item_dimension + 2 * len(self.numeric)
+        self.project = nn.Linear(content + encoding_width(spec, source), config.dimension)
 
     def forward(self, tokens: SourceTokens, item_vectors: Tensor) -> Tensor:
         """(T, d); item_vectors (rows of space item_id, views * item_dimension)."""
-        parts = [nn.functional.embedding(tokens.rows[ITEM], item_vectors, padding_idx=0)]
-        parts += [numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric]
-        if self.gap:
-            parts.append(gap_encoding(tokens, item_vectors.dtype))
-        if self.clock:
-            parts.append(clock_encoding(local_time_ms(tokens), item_vectors.dtype))
-        x = self.project(torch.cat(parts, dim=-1))
+        parts = [*self._content(tokens, item_vectors), *self._encodings(tokens, item_vectors.dtype)]
+        return self._with_tables(self.project(torch.cat(parts, dim=-1)), tokens)
+
+    def apart(self, tokens: SourceTokens, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """What happened (T, d), and the encodings of when (T, d): together they are the token."""
+        content = torch.cat(self._content(tokens, item_vectors), dim=-1)
+        encodings = torch.cat([*self._encodings(tokens, item_vectors.dtype), content[:, :0]], dim=-1)
+        of_content, of_time = self.project.weight.split([content.shape[1], encodings.shape[1]], dim=1)
+        x = nn.functional.linear(content, of_content, self.project.bias)
+        return self._with_tables(x, tokens), nn.functional.linear(encodings, of_time)
+
+    def _content(self, tokens: SourceTokens, item_vectors: Tensor) -> list[Tensor]:
+        item = nn.functional.embedding(tokens.rows[ITEM], item_vectors, padding_idx=0)
+        return [item, *(numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric)]
+
+    def _encodings(self, tokens: SourceTokens, dtype: torch.dtype) -> list[Tensor]:
+        found = [gap_encoding(tokens, dtype)] if self.gap else []
+        found += [clock_encoding(local_time_ms(tokens), dtype)] if self.clock else []
+        return found + ([frequency_encoding(tokens, self.lookback, dtype)] if self.frequency else [])
+
+    def _with_tables(self, x: Tensor, tokens: SourceTokens) -> Tensor:
         for name in self.categorical:
             x = x + self.tables[name](tokens.rows[name])
         return x
+
+
+def encoding_width(spec: ModelSpec, source: str) -> int:
+    """Numbers of the time encodings of a token of the source."""
+    config = spec.config
+    gap = 3 * (config.gap_encoding and spec.token_lookback(source) > 0)
+    return gap + 7 * config.clock_encoding + (len(COUNTED_MS) + 1) * config.frequency_encoding
 
 
 def embedding_table(rows: int, dimension: int, std: float) -> nn.Embedding:
@@ -71,6 +96,32 @@ def gap_encoding(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:
     gap = tokens.event_time_ms.diff(prepend=tokens.event_time_ms[:1]).clamp(min=0).to(dtype) / HOUR_MS
     logarithm = torch.where(first, 0, gap.log1p())
     return torch.stack([logarithm / 4, (logarithm / 4) ** 2, (~first).to(dtype)], dim=-1)
+
+
+def frequency_encoding(tokens: SourceTokens, lookback: int, dtype: torch.dtype) -> Tensor:
+    """(T, 5): logs of how many of the user's `lookback` previous events were known in the last hour, day, week, 28 days, and at all.
+
+    ALURE, section 2.2: absolute encodings "of user engagement frequencies and user engagement order".
+    """
+    place, users = torch.arange(len(tokens.known_at_ms)), tokens.users()
+    earliest = torch.maximum(tokens.offsets[users], place - lookback)
+    firsts = [known_ends(tokens, users, tokens.known_at_ms - span) for span in COUNTED_MS]
+    counts = torch.stack([place - torch.maximum(first, earliest) for first in (*firsts, earliest)], dim=-1)
+    return counts.to(dtype).log1p() / 4
+
+
+def rotary_angles(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:
+    """(T, 4): local hour of day as two harmonics, local weekday with its hour, and the place among the user's events, by tenths.
+
+    Attention sees differences of these angles: that of places is the distance in order.
+    """
+    local = local_time_ms(tokens)
+    day = local.remainder(DAY_MS).to(dtype) * (2 * math.pi / DAY_MS)
+    week = local.remainder(7 * DAY_MS).to(dtype) * (2 * math.pi / (7 * DAY_MS))
+    place = (torch.arange(len(local)) - tokens.offsets[tokens.users()]).to(dtype)
+    angles = torch.stack([day, 2 * day, week, place / 10], dim=-1)
+    assert angles.shape[1] == ROTARY_PAIRS
+    return angles
 
 
 def local_time_ms(tokens: SourceTokens) -> Tensor:

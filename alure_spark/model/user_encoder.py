@@ -10,20 +10,21 @@ without new events keeps the embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import DAY_MS
-from .attention import HOUR_MS, CausalAttention, Runs
+from ..config import DAY_MS, HOUR_MS
+from .attention import Blocks, CausalAttention, Clock, Runs
 from .batch import ITEM, JaggedBatch, SourceTokens
+from .compression import compression
+from .reads import known_ends, moment_key, reads_of
 from .spec import ModelSpec
-from .tokens import TokenEmbedding
+from .tokens import TokenEmbedding, rotary_angles
 
 AGE_DAYS = (0.04, 1, 3, 7, 14, 28, 56, 112, 224)  # borders of the buckets of an event's age at the user's last event
-USER_SHIFT = 42  # (user << 42) + epoch ms orders the events of all users in one key
 IDF_POWER = 0.5  # an item weighs the square root of its idf at the start: better than idf on splits of the history alone
 REPEATED = -4.0  # log weight of an item's later occurrences at the start: an item counts about once
 
@@ -43,18 +44,28 @@ class CausalModule(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, hours: Tensor, runs: Runs) -> Tensor:
-        """(T, d) by length -> (T, d)."""
-        parts = [self._rest(part, self.attention(self.attention_norm(part), clock, blocks)) for part, clock, blocks in runs.split(x, hours)]
+    def forward(self, stream: Stream) -> Tensor:
+        """(T, d) of the stream, by length."""
+        x, runs = stream.x, stream.runs
+        parts = [self._rest(x[piece], self.attention(*self._asked(stream, piece, blocks))) for piece, blocks in runs.pieces()]
         return torch.cat(parts) if parts else x
 
-    def last(self, x: Tensor, hours: Tensor, runs: Runs) -> Tensor:
+    def last(self, stream: Stream) -> Tensor:
         """The rows of forward at the users' last tokens: (U, d)."""
-        ends, parts = x[runs.last], []
-        asking = self.attention_norm(ends).split([sum(users for users, _ in blocks) for blocks in runs.chunks])
-        for (part, clock, blocks), asked in zip(runs.split(x, hours), asking, strict=True):
-            parts.append(self.attention.last(self.attention_norm(part), clock, asked, blocks))
+        runs, parts, first = stream.runs, [], 0
+        for piece, blocks in runs.pieces():
+            end = first + sum(users for users, _ in blocks)
+            x, clock, blocks, asking = self._asked(stream, piece, blocks)
+            parts.append(self.attention.last(x, clock, runs.last[first:end] - piece.start, blocks, asking))
+            first = end
+        ends = stream.x[runs.last]
         return self._rest(ends, torch.cat(parts)) if parts else ends
+
+    def _asked(self, stream: Stream, piece: slice, blocks: Blocks) -> tuple[Tensor, Clock, Blocks, Tensor | None]:
+        """What attention is given of a piece."""
+        x, clock = stream.x[piece], stream.clock.at(piece)
+        asking = None if clock.encoding is None else self.attention_norm(x + clock.encoding)
+        return self.attention_norm(x), clock, blocks, asking
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)
@@ -62,35 +73,12 @@ class CausalModule(nn.Module):
 
 
 @dataclass(frozen=True)
-class Reads:
-    """For R reads (a user and a moment) of one source: which tokens were known then."""
+class Stream:
+    """The tokens of one source on their way through the layers, by length."""
 
-    first: Tensor  # (R,) int64: the oldest token that the read may see (the last max_events, of the last max_days)
-    end: Tensor  # (R,) int64: one past the newest token known before the moment
-
-    @property
-    def counts(self) -> Tensor:
-        """(R,) int64 tokens seen."""
-        return self.end - self.first
-
-
-def moment_key(users: Tensor, time_ms: Tensor) -> Tensor:
-    """(n,) int64 that orders (user, time); times before 1970 count as 1970."""
-    return (users << USER_SHIFT) + time_ms.clamp(min=0)
-
-
-def known_ends(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
-    """(R,) int64: one past the user's newest token with known_at < time (boundary.known_before, by bisection)."""
-    return torch.searchsorted(moment_key(tokens.users(), tokens.known_at_ms), moment_key(users, time_ms))
-
-
-def reads_of(spec: ModelSpec, source: str, tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Reads:
-    """What each of R reads (user, time_ms), each (R,) int64, may see of the source."""
-    end = known_ends(tokens, users, time_ms)
-    first = torch.maximum(end - spec.reach(source), tokens.offsets[users])
-    if source in spec.max_days_ms:
-        first = torch.maximum(first, known_ends(tokens, users, time_ms - spec.max_days_ms[source]))
-    return Reads(first, end)
+    x: Tensor  # (T, d)
+    clock: Clock
+    runs: Runs
 
 
 class UserEncoder(nn.Module):
@@ -111,20 +99,20 @@ class UserEncoder(nn.Module):
             nn.ModuleDict({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers)
         )
         self.final_norm = nn.ModuleDict({source: nn.LayerNorm(config.dimension) for source in spec.sources})
+        early = len([layer for layer in spec.read_layers if layer < config.layers])  # read layers below the last have their own norms
+        norms = {source: nn.ModuleList(nn.LayerNorm(config.dimension) for _ in range(early)) for source in spec.sources}
+        self.early_norm = nn.ModuleDict(norms)
         self.exchange = nn.ModuleList(
             nn.Linear(len(spec.sources) * config.dimension, config.dimension) for _ in range(config.layers if config.exchange else 0)
         )
-        self.nothing = nn.ParameterDict({source: nn.Parameter(torch.zeros(config.dimension)) for source in spec.sources})
+        self.nothing = nn.ParameterDict({source: nn.Parameter(torch.zeros(spec.state_width)) for source in spec.sources})
         self.idf_power = nn.Parameter(torch.tensor(IDF_POWER))
         self.direction_scale = nn.Parameter(torch.zeros(spec.views * spec.item_dimension))
         self.view_scale = nn.Parameter(torch.zeros(spec.views))
         self.age = nn.Parameter(torch.zeros(len(AGE_DAYS) + 1))
         self.repeated = nn.Parameter(torch.tensor(REPEATED))
         self.source_weight = nn.ParameterDict({source: nn.Parameter(torch.zeros(())) for source in spec.item_sources})
-        width = spec.views * spec.item_dimension
-        self.compress = nn.Sequential(
-            nn.Linear(len(spec.sources) * config.dimension, 2 * config.dimension), nn.GELU(), nn.Linear(2 * config.dimension, width)
-        )
+        self.compress = compression(spec)
         self.residual_share = nn.Parameter(torch.zeros(spec.views))
         with torch.no_grad():
             self.item_vectors[0] = 0
@@ -137,29 +125,39 @@ class UserEncoder(nn.Module):
         self.item_weight.copy_(item_weight)
 
     def states(self, batch: JaggedBatch) -> dict[str, Tensor]:
-        """source -> (T, d): what is known of the user at each event, in the order of the batch."""
+        """source -> (T, S): what is known of the user at each event, in the order of the batch; S is spec.state_width."""
         streams = self._streams(batch)
+        found = [self._read(0, {source: stream.x for source, stream in streams.items()})]
         for depth in range(len(self.layers)):
             streams = self._layer(depth, batch, streams)
-        return {source: self.final_norm[source](x)[runs.place] for source, (x, _, runs) in streams.items()}
+            found.append(self._read(depth + 1, {source: stream.x for source, stream in streams.items()}))
+        return {source: _beside(found, source)[streams[source].runs.place] for source in self.spec.sources}
 
     def last_states(self, batch: JaggedBatch) -> dict[str, Tensor]:
-        """source -> (B, d): the state at each user's last event; without exchange the last layer computes nothing else."""
-        if self.exchange:
-            ends = {source: batch.sources[source].offsets for source in self.spec.sources}
-            last = {source: torch.nonzero(end[1:] > end[:-1]).squeeze(1) for source, end in ends.items()}  # users with a token
+        """source -> (B, P, S): the states at each user's last P = read_positions events, the last one first.
+
+        Of one position and without exchange the last layer computes nothing else.
+        """
+        users = torch.arange(len(batch))
+        if self.exchange or self.spec.config.read_positions > 1:
+            states = self.states(batch)
             return {
-                source: self._placed(source, states[ends[source][1:][last[source]] - 1], last[source], len(batch))
-                for source, states in self.states(batch).items()
+                source: self._states_before(source, states[source], batch.sources[source].offsets[:-1], batch.sources[source].offsets[1:])
+                for source in self.spec.sources
             }
         streams = self._streams(batch)
+        found = [self._read(0, _ends(streams))]
         for depth in range(len(self.layers) - 1):
             streams = self._layer(depth, batch, streams)
-        found = {}
-        for source, (x, hours, runs) in streams.items():
-            last = self.layers[-1][source].last(x, hours, runs)  # type: ignore[index]
-            found[source] = self._placed(source, self.final_norm[source](last), runs.users, len(batch))
-        return found
+            found.append(self._read(depth + 1, _ends(streams)))
+        if self.spec.config.layers in self.spec.read_layers:
+            last = {source: self.layers[-1][source].last(stream) for source, stream in streams.items()}  # type: ignore[index]
+            found.append(self._read(len(self.layers), last))
+        placed = {}
+        for source, stream in streams.items():
+            nothing = self.nothing[source].expand(len(users), -1)
+            placed[source] = nothing.index_put((stream.runs.users,), _beside(found, source))[:, None]
+        return placed
 
     def embed(self, batch: JaggedBatch) -> Tensor:
         """(B, views * item_dimension) float: the user embedding at as_of; unit rows, zeros for a user of whom nothing is known."""
@@ -168,24 +166,35 @@ class UserEncoder(nn.Module):
             return self._whole(self._views(pooled))
         last = self.last_states(batch)
         known = torch.stack([batch.sources[source].lengths for source in self.spec.sources]).sum(0) > 0
-        return self._combine(pooled, torch.cat([last[source] for source in self.spec.sources], dim=-1), known)
+        return self._combine(pooled, last, known)
 
     def embed_at(self, batch: JaggedBatch, states: Mapping[str, Tensor], users: Tensor, time_ms: Tensor) -> Tensor:
         """(R, views * item_dimension): the embedding of users (R,) as it was at time_ms (R,), from states that exist already."""
         pooled = self.pooled(batch, users, time_ms)
         if not self.spec.config.residual:
             return self._whole(self._views(pooled))
-        found = [self.state_at(source, batch.sources[source], states[source], users, time_ms) for source in self.spec.sources]
-        ends = [(part, known_ends(part, users, time_ms)) for part in (batch.sources[source] for source in self.spec.sources)]
-        known = torch.stack([end > part.offsets[users] for part, end in ends]).any(0)
-        return self._combine(pooled, torch.cat(found, dim=-1), known)
+        found, known = {}, torch.zeros(len(users), dtype=torch.bool)
+        for source in self.spec.sources:
+            end, begin = known_ends(batch.sources[source], users, time_ms), batch.sources[source].offsets[users]
+            found[source] = self._states_before(source, states[source], begin, end)
+            known |= end > begin
+        return self._combine(pooled, found, known)
 
     def state_at(self, source: str, tokens: SourceTokens, states: Tensor, users: Tensor, time_ms: Tensor) -> Tensor:
-        """(R, d): the state at the user's last event of the source known before time_ms."""
-        end = known_ends(tokens, users, time_ms)
-        there = end > tokens.offsets[users]
-        picked = states[(end - 1).clamp(min=0)] if len(states) else states.new_zeros(len(users), self.spec.config.dimension)
-        return torch.where(there[:, None], picked, self.nothing[source])
+        """(R, S): the state at the user's last event of the source known before time_ms."""
+        return self._state_before(source, states, tokens.offsets[users], known_ends(tokens, users, time_ms))
+
+    def _states_before(self, source: str, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+        """(R, P, S): the states at the last P tokens of [begin, end), each (R,), the last one first, `nothing` where there are fewer."""
+        seen = self.spec.read_back(source)
+        found = [
+            self._state_before(source, states, begin if back < seen else end, end - back) for back in range(self.spec.config.read_positions)
+        ]
+        return torch.stack(found, dim=1)
+
+    def _state_before(self, source: str, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+        picked = states[(end - 1).clamp(min=0)] if len(states) else states.new_zeros(len(end), states.shape[1])
+        return torch.where((end > begin)[:, None], picked, self.nothing[source])
 
     def pooled(self, batch: JaggedBatch, users: Tensor, time_ms: Tensor) -> Tensor:
         """(R, views, item_dimension): weighted sums of the item vectors of what each read may see of the item sources."""
@@ -212,9 +221,11 @@ class UserEncoder(nn.Module):
         summed = F.embedding_bag(row, self.item_vectors, starts, mode="sum", per_sample_weights=weight)  # (R, width)
         return summed.view(len(users), spec.views, width // spec.views)
 
-    def _combine(self, pooled: Tensor, states: Tensor, known: Tensor) -> Tensor:
-        """pooled (R, views, item_dimension), states (R, K * d), known (R,) bool: any event -> (R, views * item_dimension) unit rows."""
-        moved = _unit(self.compress(states).view(pooled.shape)) * known[:, None, None]
+    def _combine(self, pooled: Tensor, states: Mapping[str, Tensor], known: Tensor) -> Tensor:
+        """pooled (R, views, item_dimension), states source -> (R, P, S), known (R,) bool: any event -> (R, views * item_dimension)."""
+        d = self.spec.config.dimension
+        parts = torch.cat([states[source].unflatten(2, (-1, d)).flatten(1, 2) for source in self.spec.sources], dim=1)  # (R, n, d)
+        moved = _unit(self.compress(parts).view(pooled.shape)) * known[:, None, None]
         return self._whole(_unit(self._views(pooled) + self.residual_share[:, None] * moved))
 
     def _views(self, pooled: Tensor) -> Tensor:
@@ -225,39 +236,56 @@ class UserEncoder(nn.Module):
         """(R, views, item_dimension) unit rows -> (R, views * item_dimension) unit rows; each view counts as much as training found."""
         return _unit((views * self.view_scale.exp()[:, None]).flatten(1))
 
-    def _streams(self, batch: JaggedBatch) -> dict[str, tuple[Tensor, Tensor, Runs]]:
-        """source -> (tokens (T, d), hours since the user's first event (T,), runs), by length."""
-        streams = {}
+    def _streams(self, batch: JaggedBatch) -> dict[str, Stream]:
+        """The tokens of each source before the first layer."""
+        streams, dtype = {}, self.item_vectors.dtype
         for source in self.spec.sources:
             tokens = batch.sources[source]
-            runs = Runs.of(tokens.offsets)
-            began = tokens.event_time_ms[tokens.offsets[:-1].clamp(max=max(0, len(tokens.event_time_ms) - 1))] if len(runs.order) else None
-            if began is None:
-                hours = tokens.event_time_ms.to(self.item_vectors.dtype)
+            runs, began = Runs.of(tokens.offsets), tokens.event_time_ms[tokens.offsets[tokens.users()]]
+            hours = (tokens.event_time_ms - began).to(dtype) / HOUR_MS
+            angles = rotary_angles(tokens, dtype) if self.spec.config.rotary_encoding else None
+            if self.spec.config.value_encodings:
+                x, encoding = self.tokens[source](tokens, self.item_vectors), None
             else:
-                hours = (tokens.event_time_ms - torch.repeat_interleave(began, tokens.lengths)).to(self.item_vectors.dtype) / HOUR_MS
-            streams[source] = (self.tokens[source](tokens, self.item_vectors)[runs.order], hours[runs.order], runs)
+                x, encoding = self.tokens[source].apart(tokens, self.item_vectors)  # type: ignore[operator]
+            streams[source] = Stream(x[runs.order], Clock(hours, angles, encoding).at(runs.order), runs)
         return streams
 
-    def _layer(
-        self, depth: int, batch: JaggedBatch, streams: dict[str, tuple[Tensor, Tensor, Runs]]
-    ) -> dict[str, tuple[Tensor, Tensor, Runs]]:
-        moved = {source: (self.layers[depth][source](x, hours, runs), hours, runs) for source, (x, hours, runs) in streams.items()}  # type: ignore[index]
+    def _layer(self, depth: int, batch: JaggedBatch, streams: Mapping[str, Stream]) -> dict[str, Stream]:
+        moved = {source: replace(stream, x=self.layers[depth][source](stream)) for source, stream in streams.items()}  # type: ignore[index]
         if not self.exchange:
             return moved
         # What the other sources knew when the token became known: strictly before it, the own source included.
-        known = {source: x[runs.place] for source, (x, _, runs) in moved.items()}
+        known = {source: stream.x[stream.runs.place] for source, stream in moved.items()}
         mixed = {}
-        for source, (x, hours, runs) in moved.items():
+        for source, stream in moved.items():
             tokens = batch.sources[source]
             users = tokens.users()
-            others = [self.state_at(name, batch.sources[name], known[name], users, tokens.known_at_ms) for name in self.spec.sources]
-            mixed[source] = (x + self.exchange[depth](torch.cat(others, dim=-1))[runs.order], hours, runs)
+            others = []
+            for name in self.spec.sources:
+                end, begin = known_ends(batch.sources[name], users, tokens.known_at_ms), batch.sources[name].offsets[users]
+                picked = known[name][(end - 1).clamp(min=0)] if len(known[name]) else known[name].new_zeros(len(users), stream.x.shape[1])
+                others.append(torch.where((end > begin)[:, None], picked, self.nothing[name][-stream.x.shape[1] :]))
+            mixed[source] = replace(stream, x=stream.x + self.exchange[depth](torch.cat(others, dim=-1))[stream.runs.order])
         return mixed
 
-    def _placed(self, source: str, found: Tensor, users: Tensor, size: int) -> Tensor:
-        """(size, d): the found rows at their users, elsewhere what stands for no event."""
-        return self.nothing[source].expand(size, -1).index_put((users,), found)
+    def _read(self, depth: int, xs: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """source -> (n, d) as it is read, where that layer is."""
+        if depth not in self.spec.read_layers:
+            return None
+        norms = self.final_norm if depth == self.spec.config.layers else None
+        at = self.spec.read_layers.index(depth)
+        return {source: (norms[source] if norms is not None else self.early_norm[source][at])(x) for source, x in xs.items()}  # type: ignore[index]
+
+
+def _ends(streams: Mapping[str, Stream]) -> dict[str, Tensor]:
+    """source -> (U, d) at the users' last tokens."""
+    return {source: stream.x[stream.runs.last] for source, stream in streams.items()}
+
+
+def _beside(found: list[dict[str, Tensor] | None], source: str) -> Tensor:
+    """(n, S): what was read of the layers, side by side."""
+    return torch.cat([part[source] for part in found if part is not None], dim=-1)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class UserModel(nn.Module):
         torch.manual_seed(spec.config.seed)
         self.spec = spec
         self.encoder, self.readout = UserEncoder(spec), Readout(spec)
-        self.next_item = nn.Linear(spec.views * spec.item_dimension, spec.config.dimension)
+        self.next_item = nn.Linear(spec.views * spec.item_dimension, spec.state_width)
         self.register_buffer("log_frequency", torch.zeros(spec.spaces[ITEM]))
 
     def losses(

@@ -1,6 +1,7 @@
 """A model on disk: what comes back is the same function, and anything changed on the way is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from alure_spark.errors import DataError
 from alure_spark.model.artifact import DESCRIPTION, READOUT, USER, Artifact
 from alure_spark.model.batch import ITEM
+from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from tests.model.worlds import ROWS, assert_close, random_batch, shaken, spec_of
@@ -51,6 +53,13 @@ def test_models_that_embed_alike_have_one_id(model, artifact):
     assert Artifact.of(model, vocabulary_of(ROWS - 1), FACTS).model_id != artifact.model_id
     other = shaken(UserModel(spec_of()), seed=4).float()
     assert Artifact.of(other, vocabulary_of(ROWS), FACTS).model_id != artifact.model_id
+
+
+def test_the_digest_of_an_early_model_is_still_the_same():
+    """Of the first release of models; what was added to the conf since then means at its default what it did without."""
+    spec = ModelSpec({"purchase": {"value": "numeric"}}, ("purchase",), {ITEM: 3})
+    assert Artifact(b"weights", spec).digest == "a7f717ae6c52d401fa4184cfcbffb31b63bbd57571068207c2c78f0d66b0cf97"
+    assert Artifact(b"weights", replace(spec, config=replace(spec.config, read_positions=2))).digest[:6] != "a7f717"
 
 
 def flip(file, share):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import softplus
 
-from alure_spark.model.attention import CausalAttention, Runs
+from alure_spark.model.attention import CausalAttention, Clock, Runs
 from alure_spark.model.batch import offsets_of, ranges
 from tests.model.worlds import assert_close, shaken
 
@@ -21,17 +21,34 @@ LENGTHS = [
 ]
 
 
-def inputs_of(lengths, seed=5, dimension=8):
-    """(x (T, d), hours (T,)) of packed users; hours do not ascend everywhere, as event times in order of known_at."""
+def inputs_of(lengths, seed=5, dimension=8, pairs=0, apart=False):
+    """(x (T, d), clock) of packed users; hours do not ascend everywhere, as event times in order of known_at."""
     draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(sum(lengths), dimension, generator=draw, dtype=torch.float64)
-    return x, 50 * torch.rand(sum(lengths), generator=draw, dtype=torch.float64)
+
+    def random(*shape):
+        return torch.randn(sum(lengths), *shape, generator=draw, dtype=torch.float64)
+
+    x, hours = random(dimension), 50 * torch.rand(sum(lengths), generator=draw, dtype=torch.float64)
+    return x, Clock(hours, 3 * random(pairs) if pairs else None, random(dimension) if apart else None)
 
 
-def naive(attention, x, hours, lengths):
+def asking(x, clock):
+    return None if clock.encoding is None else x + clock.encoding
+
+
+def naive(attention, x, clock, lengths):
     """One user, one query, one key at a time."""
-    d, heads, start, rows = x.shape[1], attention.heads, 0, []
-    q, k, v = (attention.inputs(x)[:, part * d : (part + 1) * d].view(len(x), heads, -1) for part in range(3))
+    d, heads, start, rows, hours = x.shape[1], attention.heads, 0, [], clock.hours
+    told = x if clock.encoding is None else x + clock.encoding
+    q, k, v = (attention.inputs(part)[:, at * d : (at + 1) * d].view(len(x), heads, -1) for at, part in enumerate((told, told, x)))
+    if clock.angles is not None:
+        q, k = q.clone(), k.clone()
+        pairs = clock.angles.shape[1]
+        for pair in range(pairs):
+            cos, sin = clock.angles[:, pair, None].cos(), clock.angles[:, pair, None].sin()
+            for part in (q, k):
+                one, two = part[:, :, pair].clone(), part[:, :, pair + pairs].clone()
+                part[:, :, pair], part[:, :, pair + pairs] = cos * one - sin * two, sin * one + cos * two
     for length in lengths:
         for i in range(start, start + length):
             parts = []
@@ -52,14 +69,14 @@ def naive(attention, x, hours, lengths):
     return attention.output(torch.stack(rows))
 
 
-def run_through(attention, x, hours, runs):
-    return torch.cat([attention(*part) for part in runs.split(x, hours)])
+def run_through(attention, x, clock, runs):
+    return torch.cat([attention(x[piece], clock.at(piece), blocks, asking(x[piece], clock.at(piece))) for piece, blocks in runs.pieces()])
 
 
-def by_length(attention, x, hours, lengths):
+def by_length(attention, x, clock, lengths):
     """forward, in the order of the packed row."""
     runs = Runs.of(offsets_of(torch.tensor(lengths)))
-    return run_through(attention, x[runs.order], hours[runs.order], runs)[runs.place]
+    return run_through(attention, x[runs.order], clock.at(runs.order), runs)[runs.place]
 
 
 @settings(max_examples=100, deadline=None)
@@ -92,23 +109,27 @@ def test_ranges_count_up_from_each_start(rows):
 @pytest.mark.parametrize("window", [1, 2, 5, 100])
 @pytest.mark.parametrize(("order", "time"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("lengths", LENGTHS[:2])
-def test_attention_is_that_of_loops_over_queries_and_keys(lengths, order, time, window):
+@pytest.mark.parametrize(("pairs", "apart"), [(0, False), (2, False), (1, True)])
+def test_attention_is_that_of_loops_over_queries_and_keys(lengths, order, time, window, pairs, apart):
     attention = shaken(CausalAttention(8, 2, window, order, time))
-    x, hours = inputs_of(lengths)
-    assert_close(by_length(attention, x, hours, lengths), naive(attention, x, hours, lengths))
+    x, clock = inputs_of(lengths, pairs=pairs, apart=apart)
+    assert_close(by_length(attention, x, clock, lengths), naive(attention, x, clock, lengths))
 
 
 @pytest.mark.parametrize("window", [1, 7, 32, 100])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_rows_of_the_last_tokens_alone_are_those_of_all_tokens(lengths, window, bias):
+@pytest.mark.parametrize(("pairs", "apart"), [(0, False), (2, False), (1, True), (0, True)])
+def test_the_rows_of_the_last_tokens_alone_are_those_of_all_tokens(lengths, window, bias, pairs, apart):
     attention = shaken(CausalAttention(8, 2, window, bias, bias))
-    x, hours = inputs_of(lengths)
+    x, clock = inputs_of(lengths, pairs=pairs, apart=apart)
     runs = Runs.of(offsets_of(torch.tensor(lengths)))
-    x, hours = x[runs.order], hours[runs.order]
-    ends = x[runs.last].split([sum(users for users, _ in blocks) for blocks in runs.chunks])
-    found = [attention.last(part, clock, asked, blocks) for (part, clock, blocks), asked in zip(runs.split(x, hours), ends, strict=True)]
-    assert_close(torch.cat(found), run_through(attention, x, hours, runs)[runs.last])
+    x, clock = x[runs.order], clock.at(runs.order)
+    found = []
+    for piece, blocks in runs.pieces():
+        ends = runs.last[(runs.last >= piece.start) & (runs.last < piece.stop)] - piece.start
+        found.append(attention.last(x[piece], clock.at(piece), ends, blocks, asking(x[piece], clock.at(piece))))
+    assert_close(torch.cat(found), run_through(attention, x, clock, runs)[runs.last])
 
 
 @pytest.mark.parametrize(("order", "time"), [(False, False), (True, False), (False, True), (True, True)])
@@ -116,13 +137,13 @@ def test_the_rows_of_the_last_tokens_alone_are_those_of_all_tokens(lengths, wind
 def test_gradients_are_those_of_finite_differences(order, time, window):
     lengths = [4, 1, 4, 6]
     attention = shaken(CausalAttention(4, 2, window, order, time))
-    x, hours = inputs_of(lengths, dimension=4)
+    x, clock = inputs_of(lengths, dimension=4)
     runs = Runs.of(offsets_of(torch.tensor(lengths)))
     parameters = list(attention.parameters())
 
     def function(x, *values):
         names = [name for name, _ in attention.named_parameters()]
-        return torch.func.functional_call(attention, dict(zip(names, values, strict=True)), (x, hours, runs.chunks[0]))
+        return torch.func.functional_call(attention, dict(zip(names, values, strict=True)), (x, clock, runs.chunks[0]))
 
     assert torch.autograd.gradcheck(function, (x.requires_grad_(), *parameters), fast_mode=True)
 
@@ -133,11 +154,11 @@ def test_gradients_are_those_of_finite_differences(order, time, window):
 def test_the_size_of_the_pieces_changes_nothing(monkeypatch, name, size, window):
     lengths = LENGTHS[-1] + LENGTHS[0] + LENGTHS[1]
     attention = shaken(CausalAttention(8, 2, window, True, True))
-    x, hours = inputs_of(lengths)
+    x, clock = inputs_of(lengths)
     x.requires_grad_()
 
     def results():
-        found = by_length(attention, x, hours, lengths)
+        found = by_length(attention, x, clock, lengths)
         return found, torch.autograd.grad(found.square().sum(), [x, *attention.parameters()])
 
     expected = results()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alure_spark.model.batch import ITEM, select_users
-from alure_spark.model.user_encoder import UserEncoder, _occurred_before, known_ends
+from alure_spark.model.reads import known_ends
+from alure_spark.model.user_encoder import UserEncoder, _occurred_before
 from benchmarks.padded import PaddedEncoder, PlainPadded
 from tests.model.worlds import (
     BEGIN_MS,
@@ -38,6 +39,23 @@ SWITCHES = [
     {"window": 3},
     {"exchange": True},
     {"exchange": True, "layers": 1, "max_events": 6},
+    PLAIN | {"frequency_encoding": True},
+    {"frequency_encoding": True, "max_events": 200},
+    PLAIN | {"rotary_encoding": True, "dimension": 16},
+    {"rotary_encoding": True, "dimension": 20, "max_events": 9, "layers": 1},
+    {"value_encodings": False},
+    PLAIN | {"value_encodings": False},
+    {"value_encodings": False, "rotary_encoding": True, "dimension": 16, "frequency_encoding": True, "exchange": True},
+    {"read_layers": (0, 2)},
+    {"read_layers": (2, 1, 0)},
+    {"read_layers": (0,), "layers": 1},
+    {"read_layers": (0, 1), "layers": 1, "exchange": True},
+    {"read_positions": 3},
+    {"read_positions": 3, "read_layers": (1, 2), "max_events": 9},
+    {"compression": "dot_product"},
+    {"compression": "dot_product", "compressed": 2, "read_positions": 2, "read_layers": (0, 2)},
+    {"compression": "attention"},
+    {"compression": "attention", "read_positions": 2, "read_layers": (0, 2)},
 ]
 LENGTHS = {
     "random": {"purchase": [7, 0, 25, 3, 11, 3], "ad_click": [0, 4, 2, 9, 9, 1], "page": [1, 0, 6, 20, 0, 2]},
@@ -99,7 +117,7 @@ def test_torchs_transformer_encoder_is_refused_what_it_cannot_do():
         PlainPadded(encoder_of(spec)).states(random_batch(spec, 4, 20))
 
 
-@pytest.mark.parametrize("switches", [{}, {"layers": 1}, {"exchange": True}, {"max_events": 9}], ids=str)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_last_states_are_the_states_at_the_last_tokens(switches):
     spec = spec_of(**switches)
     encoder, batch = encoder_of(spec), batch_of(spec, LENGTHS["random"])
@@ -107,8 +125,10 @@ def test_last_states_are_the_states_at_the_last_tokens(switches):
     for source, tokens in batch.sources.items():
         for user in range(len(batch)):
             end = int(tokens.offsets[user + 1])
-            expected = states[source][end - 1] if tokens.lengths[user] else encoder.nothing[source]
-            assert_close(last[source][user], expected)
+            for back in range(spec.config.read_positions):
+                there = back < min(int(tokens.lengths[user]), spec.read_back(source))
+                expected = states[source][end - 1 - back] if there else encoder.nothing[source]
+                assert_close(last[source][user, back], expected)
 
 
 @pytest.mark.parametrize("switches", [{}, {"exchange": True}, {"layers": 1}], ids=str)
@@ -136,16 +156,29 @@ def test_selected_users_carry_their_own_rows():
         assert {name: rows.tolist() for name, rows in new.rows.items()} == columns
 
 
-@pytest.mark.parametrize("switches", [{"max_events": 12}, {"max_events": 12, "layers": 1}, {"max_events": 12, "residual": False}], ids=str)
+REACHING = [
+    {},
+    {"layers": 1},
+    {"residual": False},
+    {"frequency_encoding": True},
+    {"rotary_encoding": True, "dimension": 16},
+    {"value_encodings": False},
+    {"read_layers": (0, 1, 2)},
+    {"read_positions": 4, "compression": "attention"},
+    {"read_positions": 2, "frequency_encoding": True, "compression": "dot_product"},
+]
+
+
+@pytest.mark.parametrize("switches", [{"max_events": 12} | more for more in REACHING], ids=str)
 def test_an_embedding_read_from_states_is_that_of_the_history_which_serving_would_hold(switches):
     """The rule of the receptive field: rows much longer than max_events, read at times all along them."""
-    spec = replace(spec_of(**switches), max_events={"ad_click": 5})  # of one source serving holds fewer events
+    spec = replace(spec_of(**switches), max_events={"ad_click": 5, "page": 1})  # of some sources serving holds fewer events
     encoder, batch = encoder_of(spec), random_batch(spec, 6, 60)
     states = encoder.states(batch)
     for days in (0, 20, 100, 250, 399):
         time_ms = BEGIN_MS + days * DAY_MS + torch.arange(len(batch)) * DAY_MS // 2
         found = encoder.embed_at(batch, states, torch.arange(len(batch)), time_ms)
-        assert_close(found, encoder.embed(cut_history(batch, time_ms, lambda source: {"ad_click": 5}.get(source, 12))))
+        assert_close(found, encoder.embed(cut_history(batch, time_ms, lambda source: {"ad_click": 5, "page": 1}.get(source, 12))))
 
 
 @pytest.mark.parametrize("switches", [{}, {"exchange": True}], ids=str)

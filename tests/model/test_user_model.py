@@ -34,9 +34,12 @@ def per_impression(batch, reach):
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("max_events", [8, 13, 100])
-def test_history_encoded_once_gives_what_one_pass_per_impression_gives(layers, max_events):
+@pytest.mark.parametrize(
+    "more", [{}, {"ad_attention": 5, "read_layers": (0, 1)}, {"frequency_encoding": True, "ad_attention": 60}], ids=str
+)
+def test_history_encoded_once_gives_what_one_pass_per_impression_gives(layers, max_events, more):
     """Rows of up to 50 events, so also much longer than max_events: same logits, loss and gradients."""
-    spec = replace(spec_of(layers=layers, max_events=max_events), max_events={"page": 9})  # of one source serving holds fewer
+    spec = replace(spec_of(layers=layers, max_events=max_events, **more), max_events={"page": 9})  # of one source serving holds fewer
     model, batch = model_of(spec), random_batch(spec, 5, 50, impressions=6)
     copies, results = per_impression(batch, lambda source: min(max_events, {"page": 9}.get(source, 100))), []
     for one in (batch, copies):
@@ -275,3 +278,30 @@ def test_facts_are_standardised_and_probabilities_calibrated():
     model.readout.calibration.copy_(torch.tensor([[2.0, -1.0], [0.5, 3.0]]))
     logits = torch.tensor([[0.5, -6.0]], dtype=torch.float64)
     assert_close(model.readout.probabilities(logits), torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+
+
+def test_the_ad_attends_to_the_last_states_before_it():
+    """By a loop over impressions and heads."""
+    spec = spec_of(ad_attention=4, max_events=20)
+    model, batch = model_of(spec), random_batch(spec, 5, 12, impressions=6)
+    part, shown = model.readout.attention["purchase"], batch.impressions
+    states, tokens, d = model.encoder.states(batch)["purchase"], batch.sources["purchase"], spec.config.dimension
+    ads = torch.randn(len(shown.time_ms), d, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    users = shown.users()
+    found = part(tokens, states, users, shown.time_ms, ads)
+    assert spec.read_back("purchase") == 4
+    for row, (user, moment) in enumerate(zip(users.tolist(), shown.time_ms.tolist(), strict=True)):
+        own = range(int(tokens.offsets[user]), int(tokens.offsets[user + 1]))
+        seen = [place for place in own if tokens.known_at_ms[place] < moment][-4:]
+        mixed = []
+        for head, at in enumerate(torch.arange(d).chunk(spec.config.heads)):
+            query = part.query(ads[row])[at]
+            slope = part.time_slope[head].detach().exp().log1p()
+            scores = []
+            for place in seen:
+                key, hours = part.key_value(states[place])[at], (moment - int(tokens.known_at_ms[place])) / 3_600_000
+                scores.append(query @ key / len(at) ** 0.5 - slope * math.log1p(hours))
+            shares = torch.stack(scores).softmax(0) if seen else []
+            values = [part.key_value(states[place])[d:][at] for place in seen]
+            mixed.append(sum((share * value for share, value in zip(shares, values, strict=True)), torch.zeros(len(at))))
+        assert_close(found[row], part.mixed(torch.cat(mixed).double()) if seen else part.nothing)
