@@ -261,6 +261,9 @@ class ModelConfig:
     ad_attention: int = 0  # an impression's ad attends to a source's last so many events; 0: it does not
     compression: str = "linear"  # of states to the embedding: linear (two layers), dot_product or attention (ALURE, section 2.3)
     compressed: int = 4  # embeddings that dot_product makes of all before they become one
+    text_words: int = 16  # a text is read as a bag of its first so many words
+    text_buckets: int = 4096  # embedding rows over which the words of a text attribute are spread
+    embedding_dimensions: Mapping[str, int] = field(default_factory=dict)  # attribute of kind embedding -> its length; others are not read
     views: tuple[str, ...] = ("svd", "item2vec")  # E item vectors, each pooled to one vector of the embedding
     residual: bool = True  # the compressed states may move the embedding away from the pooled item vectors
     item_vectors: bool = True  # start the pooled item vectors from the classic factorisations, else at random
@@ -268,9 +271,23 @@ class ModelConfig:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        positive = ("dimension", "layers", "heads", "feed_forward", "max_events", "window", "read_positions", "compressed", "seed")
+        positive = (
+            "dimension",
+            "layers",
+            "heads",
+            "feed_forward",
+            "max_events",
+            "window",
+            "read_positions",
+            "compressed",
+            "text_words",
+            "seed",
+        )
         for name in positive:
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.text_buckets >= 2, "model.text_buckets", self.text_buckets, "an integer of at least 2")
+        for name, width in self.embedding_dimensions.items():
+            _require(width >= 1, f"model.embedding_dimensions.{name}", width, "an integer of at least 1")
         _require(self.ad_attention >= 0, "model.ad_attention", self.ad_attention, "0 (off) or more")
         known_compression = self.compression in ("linear", "dot_product", "attention")
         _require(known_compression, "model.compression", self.compression, "linear, dot_product, attention")
@@ -453,6 +470,10 @@ class Config:
                     raise ConfigError(f"{where} names the source '{name}'{nearest(name, self.streams)}")
         for policy in self.feature_policy.values():
             policy.select(self.streams)
+        for name in self.model.embedding_dimensions:
+            if kinds.get(name) != "embedding":
+                given = [attribute for attribute, kind in kinds.items() if kind == "embedding"]
+                raise ConfigError(f"model.embedding_dimensions names '{name}'{nearest(name, given)}")
         shown = self.streams.get(self.labels.impression_source, StreamConfig()).attributes
         for name in self.labels.impression_attributes:
             if shown.get(name) not in ("categorical", "numeric"):

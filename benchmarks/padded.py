@@ -129,11 +129,19 @@ class PaddedEncoder(nn.Module):
                 value = tokens.numbers[name][place]
                 filled = value.nan_to_num().to(dtype)
                 parts.append(torch.stack([torch.sign(filled) * torch.log1p(filled.abs()), (~value.isnan()).to(dtype)], dim=-1))
+        for name in self.spec.of_kind(source, "embedding"):
+            vector = tokens.vectors[name][place].to(dtype)
+            parts += [vector.nan_to_num(), (~vector.isnan().any(-1, keepdim=True)).to(dtype)]
         content = torch.cat(parts, dim=-1)
         x = content @ embedding.project.weight[:, : content.shape[-1]].T + embedding.project.bias
         for name in self.spec.of_kind(source, "categorical"):
             row = tokens.rows[name][place]
             x = x + embedding.tables[name].weight[row] * (row > 0)[:, :, None]
+        for name in self.spec.of_kind(source, "text"):
+            hashes = tokens.words[name][place]  # (B, L, words)
+            there = (hashes > 0).to(dtype)[..., None]
+            bag = (embedding.texts[name].weight[1 + hashes % (self.spec.config.text_buckets - 1)] * there).sum(2)
+            x = x + bag / there.sum(2).clamp(min=1)
         return x
 
     def encoding(self, source: str, tokens: SourceTokens, padding: Padding) -> Tensor:

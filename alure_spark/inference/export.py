@@ -33,6 +33,7 @@ from ..model.decode import Jagged, Layout, jagged_batch
 from ..model.spec import ModelSpec
 from ..model.user_encoder import CausalModule, UserEncoder
 from ..model.vocabulary import Vocabulary
+from ..model.wide import TYPES, wide_values
 
 logger = logging.getLogger(__name__)
 DECIMALS = 6  # of an embedding's numbers: the noise of float32 lies below
@@ -49,7 +50,7 @@ class UserEmbedder:
         encoder, self.vocabulary = artifact.encoder()
         self.encoder = encoder.to(getattr(torch, config.precision))
         self.spec, self.config = artifact.spec, config
-        self.layout = Layout(artifact.spec.sources, {})
+        self.layout = Layout(artifact.spec.sources, {}, artifact.spec.widths)
         if package:
             _install(self.encoder, package)
 
@@ -78,17 +79,30 @@ class UserEmbedder:
 
         Raises DataError on missing or broken columns (model/decode.py).
         """
-        names = [name for name in self.layout.columns() if name in rows.schema.names]
-        columns = {name: jagged(rows.column(name)) for name in names}
+        return self.embed(self.decoded(rows, as_of_ms))
+
+    def decoded(self, rows: pa.RecordBatch, as_of_ms: np.ndarray) -> JaggedBatch:
+        """The batch of such rows. Raises as embed_rows does."""
+        widths = self.layout.column_widths()
+        columns = {
+            name: jagged(rows.column(name), kind, widths.get(name, 1), name)
+            for name, kind in self.layout.columns().items()
+            if name in rows.schema.names
+        }
         # Countries matter to training only: neighbours share one.
         users = rows.column("user_id").to_pylist()
-        return self.embed(jagged_batch(users, [""] * len(users), as_of_ms, columns, self.layout, self.vocabulary))
+        return jagged_batch(users, [""] * len(users), as_of_ms, columns, self.layout, self.vocabulary)
 
 
-def jagged(lists: pa.ListArray) -> Jagged:
-    """The lists of B users as offsets and values, also of a slice; a null list is an empty one. Copies only where values are null."""
+def jagged(lists: pa.ListArray, kind: str, width: int, name: str) -> Jagged:
+    """The lists of B users as offsets and values, also of a slice; a null list is an empty one. Copies only where it must.
+
+    Raises DataError, which names the column, where an embedding has not `width` numbers.
+    """
     lengths = pc.fill_null(lists.value_lengths(), 0).to_numpy().astype(np.int64)
     values = lists.flatten()  # knows slices and skips null lists, which .values does not
+    if kind in TYPES:
+        return Jagged(np.concatenate([[0], lengths.cumsum()]), wide_values(values, kind, width, name))
     present = values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None
     return Jagged(np.concatenate([[0], lengths.cumsum()]), (pc.fill_null(values, 0) if values.null_count else values).to_numpy(), present)
 
@@ -124,8 +138,8 @@ def probe(spec: ModelSpec, vocabulary: Vocabulary) -> JaggedBatch:
     User 0 has no events; the others have 1, 5, 5, 5 and more events than the attention looks back, in turn over the sources. Ids are
     known, unknown and null; numbers too.
     """
-    layout = Layout(spec.sources, {})
-    columns = {}
+    layout = Layout(spec.sources, {}, spec.widths)
+    columns, widths = {}, layout.column_widths()
     for turn, source in enumerate(spec.sources):
         lengths = np.array([0, *np.roll([1, 5, 5, 5, spec.attention_window(source) + 3], turn)])
         offsets = np.concatenate([[0], lengths.cumsum()])
@@ -144,8 +158,12 @@ def probe(spec: ModelSpec, vocabulary: Vocabulary) -> JaggedBatch:
             elif kind == "categorical":
                 known = vocabulary.entries[attribute][0] if attribute in vocabulary.entries else np.zeros(0, np.int64)
                 columns[name] = Jagged(offsets, np.append(known, 0)[varied % (len(known) + 1)], varied % 11 != 0)
-            else:
+            elif kind == "numeric":
                 columns[name] = Jagged(offsets, (varied * 37 % 101 - 50) / 3, varied % 7 != 0)
+            else:
+                wide = varied[:, None] * (37 + 2 * np.arange(widths[name])) % 101
+                values = wide if kind == "text" else np.where(varied[:, None] % 7 != 0, wide / 50 - 1, np.nan)
+                columns[name] = Jagged(offsets, values)
     users = [f"probe {number}" for number in range(6)]
     return jagged_batch(users, [""] * 6, np.full(6, PROBE_MS), columns, layout, vocabulary)
 

@@ -18,6 +18,8 @@ from ..model.artifact import Artifact
 from ..model.reads import USER_SHIFT
 from .export import UserEmbedder
 
+VALUES = {"numeric": pa.float64(), "text": pa.string(), "embedding": pa.list_(pa.float32())}  # kind -> type; else integers
+NAMED = {"numeric": "numbers", "text": "strings", "embedding": "lists of numbers"}
 NO_AS_OF_MS = 2**USER_SHIFT - 1  # after every moment that the model tells apart
 
 
@@ -45,9 +47,9 @@ class UserModelFunction:
 
 def _lists(column: pd.Series, kind: str) -> pa.ListArray:
     try:
-        return pa.array(column, pa.list_(pa.float64() if kind == "numeric" else pa.int64()), from_pandas=True)
+        return pa.array(column, pa.list_(VALUES.get(kind, pa.int64())), from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"'{column.name}' does not hold lists of {'numbers' if kind == 'numeric' else 'integers'}: {error}") from None
+        raise DataError(f"'{column.name}' does not hold lists of {NAMED.get(kind, 'integers')}: {error}") from None
 
 
 def _as_of_ms(frame: pd.DataFrame) -> np.ndarray:

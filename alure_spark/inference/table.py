@@ -24,7 +24,7 @@ from ..model.artifact import Artifact
 from ..model.attention import CHUNK_TOKENS, QUERY_BLOCK
 from ..model.decode import Layout
 from ..model.spec import ModelSpec
-from ..model.tokens import encoding_width
+from ..model.tokens import content_width, encoding_width
 from ..tables import USER_EMBEDDINGS
 from .export import Export, UserEmbedder, checked, exported
 
@@ -38,7 +38,7 @@ def embed_table(sequences: DataFrame, artifact: Artifact, config: InferenceConfi
     config.compile asks for it. Raises DataError on a missing column; the job fails with a DataError where a worker does not
     reproduce the driver's embeddings, or an event is not before as_of.
     """
-    names = list(Layout(artifact.spec.sources, {}).columns())
+    names = list(Layout(artifact.spec.sources, {}, artifact.spec.widths).columns())
     for name in names:
         if name not in sequences.columns:
             raise DataError(f"user_sequences lacks the array '{name}'{nearest(name, sequences.columns)}: run jobs/build_sequences.py again")
@@ -107,7 +107,8 @@ def memory_parts(artifact: Artifact, config: InferenceConfig, longest: int, mean
     """
     spec, size = artifact.spec, 8 if config.precision == "float64" else 4
     mean = longest if mean is None else mean
-    columns = len(Layout(spec.sources, {}).columns()) / len(spec.sources)  # arrays of a token, on average
+    layout = Layout(spec.sources, {}, spec.widths)
+    columns = sum(layout.column_widths().get(name, 1) for name in layout.columns()) / len(spec.sources)  # numbers of a token, on average
     batch = config.batch_users * mean
     at_once = int(max(longest, min(config.max_tokens, batch)))
     in_layer = min(max(CHUNK_TOKENS, longest), at_once)  # a layer works through the tokens in chunks
@@ -120,7 +121,7 @@ def memory_parts(artifact: Artifact, config: InferenceConfig, longest: int, mean
     )
     parts["one Arrow batch"] = (
         int(3 * batch * columns * 8),
-        f"batch_users {config.batch_users:,} x {mean:,.0f} tokens x {columns:.1f} arrays x 8 bytes x 3: as Arrow, decoded, by length",
+        f"batch_users {config.batch_users:,} x {mean:,.0f} tokens x {columns:.1f} numbers x 8 bytes x 3: as Arrow, decoded, by length",
     )
     parts["activations"] = (
         at_once * (all_row * size + 96) + in_layer * layer_row * size,
@@ -144,10 +145,7 @@ def memory_report(artifact: Artifact, config: InferenceConfig, longest: int, mea
 def _numbers_per_token(spec: ModelSpec) -> tuple[int, int]:
     """For all tokens (the inputs of the projection, each part and all, or what goes into and comes out of a layer), and inside a layer."""
     config, d = spec.config, spec.config.dimension
-    inputs = max(
-        spec.views * spec.item_dimension + 2 * len(spec.of_kind(source, "numeric")) + encoding_width(spec, source)
-        for source in spec.sources
-    )
+    inputs = max(content_width(spec, source) + encoding_width(spec, source) for source in spec.sources)
     # What is read of earlier layers stays; queries and keys of their own, and turned ones, are copies.
     apart = d * (not config.value_encodings) + ROTARY_PAIRS * config.rotary_encoding
     whole = d * (len(spec.read_layers) - 1) + (3 * d if config.read_positions > 1 else 0) + apart

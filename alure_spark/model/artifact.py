@@ -32,7 +32,7 @@ from .vocabulary import Vocabulary
 # Settings younger than the first models: at its default a setting means what models without it did, and leaves the digest as it was.
 YOUNGER = (
     "frequency_encoding", "rotary_encoding", "value_encodings", "read_layers", "read_positions", "ad_attention", "compression",
-    "compressed",
+    "compressed", "text_words", "text_buckets", "embedding_dimensions",
 )  # fmt: skip
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 
@@ -67,6 +67,8 @@ class Artifact:
         for name in YOUNGER:
             if getattr(self.spec.config, name) == getattr(ModelConfig(), name):
                 del settled["config"][name]
+        if not self.spec.widths:
+            del settled["widths"]
         content.update(json.dumps(settled).encode())  # not sorted: the order of the sources is that of the weights' columns
         return content.hexdigest()
 

@@ -7,7 +7,7 @@ source, M impressions. Rows of embedding tables are what the vocabulary gave an 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +26,8 @@ class SourceTokens:
     event_time_ms: Tensor  # (T,) int64: when it happened, for clocks and gaps
     rows: Mapping[str, Tensor]  # space -> (T,) int64 embedding row; 'item_id' and the categorical attributes
     numbers: Mapping[str, Tensor]  # numeric attribute -> (T,) float32, NaN where missing
+    words: Mapping[str, Tensor] = field(default_factory=dict)  # text attribute -> (T, words) int64 hashes above 0, 0 after the last word
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)  # embedding attribute -> (T, its dimension) float32, NaN where missing
 
     @property
     def lengths(self) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,27 +30,32 @@ IMPRESSIONS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays a batch is made of. Attributes are name -> kind; text and embedding attributes are not decoded."""
+    """Which arrays a batch is made of. Attributes are name -> kind; texts and embeddings without a width are not decoded."""
 
     sources: Mapping[str, Mapping[str, str]]  # source -> its attributes
     impression_attributes: Mapping[str, str]
+    widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension
 
     def columns(self) -> dict[str, str]:
-        """Array columns of the sources -> kind: integer and categorical are int64, numeric is floating."""
+        """Array columns of the sources -> kind: integer and categorical are int64, numeric is floating, text and embedding are wide."""
         fixed = dict.fromkeys(TIMES, "integer") | {ITEM: "categorical"}
         return {f"{source}__{name}": kind for source in self.sources for name, kind in (fixed | self.attributes(source)).items()}
 
     def impression_columns(self) -> dict[str, str]:
         """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
-        return IMPRESSIONS | {f"impression__{name}": kind for name, kind in _decoded(self.impression_attributes).items()}
+        return IMPRESSIONS | {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes of a source that are decoded -> kind."""
-        return _decoded(self.sources[source])
+        return self._decoded(self.sources[source])
 
+    def column_widths(self) -> dict[str, int]:
+        """Columns of more than one number per event -> how many."""
+        names = ((source, name) for source in self.sources for name in self.attributes(source))
+        return {f"{source}__{name}": self.widths[name] for source, name in names if name in self.widths}
 
-def _decoded(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {name: kind for name, kind in attributes.items() if kind in ("categorical", "numeric")}
+    def _decoded(self, attributes: Mapping[str, str]) -> dict[str, str]:
+        return {name: kind for name, kind in attributes.items() if kind in ("categorical", "numeric") or name in self.widths}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Jagged:
     """One array column of B users."""
 
     offsets: np.ndarray  # (B + 1,) int64: user b has the values [offsets[b], offsets[b + 1])
-    values: np.ndarray  # (n,) of the column's kind; anything where not present
+    values: np.ndarray  # (n,) of the column's kind, (n, width) where it is wide (model/wide.py); anything where not present
     present: np.ndarray | None = None  # (n,) bool: not null; None where all are
 
 
@@ -84,12 +89,18 @@ def jagged_batch(
         part = _parallel(columns, [known_at, event_time, *kinds], user_ids)
         _require_ascending(part[known_at], known_at, user_ids)
         rows, numbers = _features(kinds, part, vocabulary)
+        words, vectors = (
+            {name: _tensor(part[f"{source}__{name}"].values, dtype) for name, its in layout.attributes(source).items() if its == kind}
+            for kind, dtype in (("text", np.int64), ("embedding", np.float32))
+        )
         sources[source] = SourceTokens(
             offsets=_tensor(part[known_at].offsets, np.int64),
             known_at_ms=_tensor(part[known_at].values, np.int64),
             event_time_ms=_tensor(part[event_time].values, np.int64),
             rows=rows,
             numbers=numbers,
+            words=words,
+            vectors=vectors,
         )
     return JaggedBatch(
         segment=segment,
@@ -130,7 +141,7 @@ def _features(kinds: Mapping[str, str], part: Mapping[str, Jagged], vocabulary: 
         name, jagged = column.split("__", 1)[1], part[column]
         if kind == "categorical":
             rows[name] = _tensor(vocabulary.rows(name, jagged.values, jagged.present), np.int64)
-        else:
+        elif kind == "numeric":
             values = jagged.values if jagged.present is None else np.where(jagged.present, jagged.values, np.nan)
             numbers[name] = _tensor(values, np.float32)
     return rows, numbers

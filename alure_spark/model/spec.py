@@ -14,13 +14,14 @@ COUNTED_EVENTS = 64  # the frequency encoding counts no further back
 class ModelSpec:
     """Saved beside the weights; `build(ModelSpec, json)` brings it back."""
 
-    sources: Mapping[str, Mapping[str, str]]  # source -> attribute -> kind; categorical and numeric ones are used
+    sources: Mapping[str, Mapping[str, str]]  # source -> attribute -> kind
     item_sources: tuple[str, ...]  # sources whose items are pooled into the embedding
     spaces: Mapping[str, int]  # space of the vocabularies -> embedding rows, row 0 (unknown) included
     impression_attributes: Mapping[str, str] = field(default_factory=dict)  # attribute of an impression -> kind
     max_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a serving row of it holds at most
     max_days_ms: Mapping[str, int] = field(default_factory=dict)  # source -> how far a serving row of it reaches back, where limited
     item_dimension: int = 64  # numbers per view
+    widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension; others are not read
     config: ModelConfig = field(default_factory=ModelConfig)
 
     @property
@@ -39,8 +40,9 @@ class ModelSpec:
         return len(self.read_layers) * self.config.dimension
 
     def of_kind(self, source: str, kind: str) -> list[str]:
-        """The source's attributes of that kind, in order of name."""
-        return sorted(name for name, its_kind in self.sources[source].items() if its_kind == kind)
+        """The source's attributes of that kind which are read, in order of name."""
+        narrow = kind in ("categorical", "numeric")
+        return sorted(name for name, its in self.sources[source].items() if its == kind and (narrow or name in self.widths))
 
     def of_impressions(self, kind: str) -> list[str]:
         """The impressions' attributes of that kind, in order of name."""

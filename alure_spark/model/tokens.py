@@ -9,6 +9,7 @@ A source that declares the numeric attribute `utc_offset_minutes` has local cloc
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,12 @@ class TokenEmbedding(nn.Module):
         config = spec.config
         self.categorical = spec.of_kind(source, "categorical")
         self.numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
+        self.embeddings, self.buckets = spec.of_kind(source, "embedding"), config.text_buckets
+        self.texts = nn.ModuleDict({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
         self.lookback = spec.token_lookback(source)
         self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], config.dimension, 0.1) for name in self.categorical})
         self.gap, self.clock, self.frequency = config.gap_encoding and self.lookback > 0, config.clock_encoding, config.frequency_encoding
-        content = spec.views * spec.item_dimension + 2 * len(self.numeric)
-        self.project = nn.Linear(content + encoding_width(spec, source), config.dimension)
+        self.project = nn.Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
 
     def forward(self, tokens: SourceTokens, item_vectors: Tensor) -> Tensor:
         """(T, d); item_vectors (rows of space item_id, views * item_dimension)."""
@@ -53,7 +55,8 @@ class TokenEmbedding(nn.Module):
 
     def _content(self, tokens: SourceTokens, item_vectors: Tensor) -> list[Tensor]:
         item = nn.functional.embedding(tokens.rows[ITEM], item_vectors, padding_idx=0)
-        return [item, *(numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric)]
+        known = [numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric]
+        return [item, *known, *(vectors(tokens.vectors[name], item_vectors.dtype) for name in self.embeddings)]
 
     def _encodings(self, tokens: SourceTokens, dtype: torch.dtype) -> list[Tensor]:
         found = [gap_encoding(tokens, dtype)] if self.gap else []
@@ -63,7 +66,18 @@ class TokenEmbedding(nn.Module):
     def _with_tables(self, x: Tensor, tokens: SourceTokens) -> Tensor:
         for name in self.categorical:
             x = x + self.tables[name](tokens.rows[name])
+        for name, table in self.texts.items():
+            hashes = tokens.words[name]
+            rows = torch.where(hashes > 0, hashes % (self.buckets - 1) + 1, 0)
+            x = x + nn.functional.embedding_bag(rows, cast(Tensor, table.weight), mode="mean", padding_idx=0)
         return x
+
+
+def content_width(spec: ModelSpec, source: str) -> int:
+    """Numbers of what a token of the source says beside its tables and its time."""
+    numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
+    embeddings = sum(spec.widths[name] + 1 for name in spec.of_kind(source, "embedding"))
+    return spec.views * spec.item_dimension + 2 * len(numeric) + embeddings
 
 
 def encoding_width(spec: ModelSpec, source: str) -> int:
@@ -87,6 +101,12 @@ def numbers(values: Tensor, dtype: torch.dtype) -> Tensor:
     there = ~values.isnan()
     filled = torch.where(there, values, 0).to(dtype)
     return torch.stack([filled.sign() * filled.abs().log1p(), there.to(dtype)], dim=-1)
+
+
+def vectors(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, D + 1) the given embeddings (n, D), 0 where NaN, and whether there is one."""
+    there = ~values.isnan().any(dim=-1, keepdim=True)
+    return torch.cat([torch.where(there, values, 0).to(dtype), there.to(dtype)], dim=-1)
 
 
 def gap_encoding(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:

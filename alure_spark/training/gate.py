@@ -27,7 +27,7 @@ def judge(champion: Artifact | None, found: Evaluation, loader: Loader, when: Ca
     if champion.facts["as_of_ms"] > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
     model, vocabulary = champion.model()
-    layout = Layout(champion.spec.sources, champion.spec.impression_attributes)
+    layout = Layout(champion.spec.sources, champion.spec.impression_attributes, champion.spec.widths)
     packed = loader.layout.columns() | loader.layout.impression_columns()
     if not (layout.columns() | layout.impression_columns()).items() <= packed.items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")

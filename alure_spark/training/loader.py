@@ -129,6 +129,7 @@ class Loader:
         self.reader, self.layout, self.vocabulary = reader, layout, vocabulary
         self.batch_users, self.seed, self.segment, self.with_impressions = batch_users, seed, segment, with_impressions
         self.kinds = layout.columns() | (layout.impression_columns() if with_impressions else {})
+        self.widths = layout.column_widths()
         flags = [f"{name}__present" for name, kind in self.kinds.items() if kind == "categorical"]
         self.columns = [*NAMES, "as_of_ms", *self.kinds, *flags]
 
@@ -188,7 +189,7 @@ class Loader:
             )
         columns = {}
         for name, kind in self.kinds.items():
-            offsets, values = _unpacked(rows[name], KINDS[kind])
+            offsets, values = _unpacked(rows[name], KINDS[kind], self.widths.get(name))
             present = _unpacked(rows[f"{name}__present"], "?")[1] if kind == "categorical" else None
             columns[name] = Jagged(offsets, values, present)
         user_ids, countries = ([value.decode() for value in rows[name]] for name in ("user_id", "country"))
@@ -208,8 +209,9 @@ def _taken(rows: Rows, which: np.ndarray) -> Rows:
     return {name: values[which] for name, values in rows.items()}
 
 
-def _unpacked(column: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (n + 1,) int64 and values of the dtype of n packed arrays."""
-    sizes = np.fromiter(map(len, column), np.int64, len(column)) // np.dtype(dtype).itemsize
+def _unpacked(column: np.ndarray, dtype: str, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (n + 1,) int64 and values of the dtype of n packed arrays, (n, width) where there is a width."""
+    sizes = np.fromiter(map(len, column), np.int64, len(column)) // (np.dtype(dtype).itemsize * (width or 1))
     # A bytearray, not bytes: torch shares only memory that may be written to.
-    return np.concatenate([[0], np.cumsum(sizes)]), np.frombuffer(bytearray().join(column), dtype)
+    values = np.frombuffer(bytearray().join(column), dtype)
+    return np.concatenate([[0], np.cumsum(sizes)]), values if width is None else values.reshape(-1, width)

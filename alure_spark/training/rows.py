@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..errors import ConfigError, DataError, nearest
+from ..model.wide import TYPES, wide_values
 
 if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
     from ..model.decode import Layout
@@ -29,7 +30,9 @@ if TYPE_CHECKING:  # executors import this module: they need not load torch to p
 logger = logging.getLogger(__name__)
 
 # Kind of a column (Layout) -> its packed values. A categorical null is said by `<column>__present` (u1), a numeric one is NaN.
-KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"}
+KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"} | {
+    kind: dtype.str for kind, dtype in TYPES.items()
+}
 NAMES = ("user_id", "country", "segment")  # UTF-8
 BINARY_LIMIT = 2**31 - 1  # bytes of one Arrow BINARY column in one batch
 # A bucket is one file of one row group; hashed ids do not repeat enough for dictionaries.
@@ -42,7 +45,7 @@ def packed(examples: DataFrame, layout: Layout) -> DataFrame:
     `split` becomes 1 where it is 'validation'. A null array is an empty one. No shuffle. Raises DataError on a missing column;
     the job fails with a DataError where a time, label, weight or split is null.
     """
-    kinds = layout.columns() | layout.impression_columns()
+    kinds, widths = layout.columns() | layout.impression_columns(), layout.column_widths()
     for name in kinds:
         if name not in examples.columns:
             raise DataError(
@@ -51,7 +54,7 @@ def packed(examples: DataFrame, layout: Layout) -> DataFrame:
 
     def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for batch in batches:
-            yield pack(batch, kinds)
+            yield pack(batch, kinds, widths)
 
     schema = [f"`{name}` BINARY" for name in (*NAMES, *_binary_columns(kinds))]
     return examples.select(*NAMES, *kinds, F.unix_millis("as_of").alias("as_of_ms")).mapInArrow(
@@ -63,8 +66,8 @@ def _binary_columns(kinds: Mapping[str, str]) -> list[str]:
     return [*kinds, *(f"{name}__present" for name, kind in kinds.items() if kind == "categorical")]
 
 
-def pack(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
-    """Lists -> bytes; the values of an integer column without nulls are not copied."""
+def pack(batch: pa.RecordBatch, kinds: Mapping[str, str], widths: Mapping[str, int]) -> pa.RecordBatch:
+    """Lists -> bytes; the values of an integer column without nulls are not copied. widths: of the wide columns (model/wide.py)."""
     columns = {name: batch.column(name).cast(pa.binary()) for name in NAMES}
     for name, kind in kinds.items():
         lists = batch.column(name)
@@ -74,6 +77,9 @@ def pack(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
             values = pc.fill_null(values, 0)
         elif kind == "numeric":
             values = pc.fill_null(values, float("nan"))
+        elif kind in TYPES:
+            columns[name] = _bytes(lengths, wide_values(values, kind, widths[name], name), name)
+            continue
         elif values.null_count:
             row = np.repeat(np.arange(len(lengths)), lengths)[values.is_null().to_numpy(zero_copy_only=False)][0]
             raise DataError(
@@ -87,10 +93,10 @@ def pack(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
 
 
 def _bytes(lengths: np.ndarray, values: np.ndarray, name: str) -> pa.Array:
-    """(B,) BINARY: the values (sum of lengths,) of each row, their memory taken as it is."""
+    """(B,) BINARY: the values (sum of lengths, ...) of each row, their memory taken as it is."""
     if values.nbytes > BINARY_LIMIT:
         raise DataError(f"'{name}' has {values.nbytes:,} bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch")
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * values.itemsize
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * values.itemsize * math.prod(values.shape[1:])
     return pa.Array.from_buffers(pa.binary(), len(lengths), [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(values)])
 
 

@@ -23,7 +23,11 @@ ABSENT = -30.0  # log weight of an item that tells nothing: everybody had it
 def layout_of(config: Config) -> Layout:
     """The arrays that a model of this conf reads, by the feature policy."""
     streams = config.policy().select(config.streams)
-    return Layout({name: stream.attributes for name, stream in streams.items()}, config.impression_attributes)
+    sources = {name: stream.attributes for name, stream in streams.items()}
+    kinds = {name: kind for attributes in sources.values() for name, kind in attributes.items()}
+    words = {name: config.model.text_words for name, kind in kinds.items() if kind == "text"}
+    vectors = {name: width for name, width in config.model.embedding_dimensions.items() if name in kinds}
+    return Layout(sources, config.impression_attributes, words | vectors)
 
 
 def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
@@ -42,6 +46,7 @@ def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
         max_events={name: stream.max_events for name, stream in streams.items()},
         max_days_ms={name: stream.max_days_ms for name, stream in streams.items() if stream.max_days},
         item_dimension=config.embedding.dimension,
+        widths=layout.widths,
         config=config.model,
     )
 

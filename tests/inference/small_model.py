@@ -15,9 +15,11 @@ from alure_spark.model.vocabulary import Vocabulary
 AS_OF_MS = 1_500_000_000_000
 SOURCES = {
     "purchase": {"category_id": "categorical", "value": "numeric", "utc_offset_minutes": "numeric", "title": "text"},
-    "ad_click": {"category_id": "categorical"},
-    "visit": {},
+    "ad_click": {"category_id": "categorical", "media": "embedding"},
+    "visit": {"unread": "text"},
 }
+TEXTS = ["red shoes", "", "Shoes, blue and red", "hat"]
+WIDTHS = {"title": 2, "media": 3}
 KNOWN = 40  # hashes of the space item_id that the vocabulary knows: 1000, 1001, ...
 
 
@@ -38,7 +40,7 @@ def make_artifact(seed: int = 3, **config) -> Artifact:
         "seed": seed,
     } | config
     spaces = {"item_id": KNOWN + 1, "category_id": 6}
-    spec = ModelSpec(SOURCES, ("purchase", "ad_click"), spaces, item_dimension=8, config=ModelConfig(**settings))
+    spec = ModelSpec(SOURCES, ("purchase", "ad_click"), spaces, item_dimension=8, widths=WIDTHS, config=ModelConfig(**settings))
     model = UserModel(spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -75,4 +77,9 @@ def make_rows(users: int, seed: int = 0, longest: int = 40) -> pa.RecordBatch:
                 columns[f"{source}__{name}"] = pa.array(lists(lambda at: some(random.integers(68, 76, len(at)))), pa.list_(pa.int64()))
             if kind == "numeric":
                 columns[f"{source}__{name}"] = pa.array(lists(lambda at: some(random.normal(0, 50, len(at)))), pa.list_(pa.float64()))
+            if kind == "text":
+                columns[f"{source}__{name}"] = pa.array(lists(lambda at: some(random.choice(TEXTS, len(at)))), pa.list_(pa.string()))
+            if kind == "embedding":
+                vectors = lists(lambda at: some(random.normal(0, 1, (len(at), 3)).astype(np.float32)))
+                columns[f"{source}__{name}"] = pa.array(vectors, pa.list_(pa.list_(pa.float32())))
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

@@ -18,7 +18,6 @@ from alure_spark.inference import export as export_module
 from alure_spark.inference.export import UserEmbedder, checked, chunks, exported, jagged, machine, probe
 from alure_spark.model.artifact import Artifact
 from alure_spark.model.batch import select_users
-from alure_spark.model.decode import jagged_batch
 from tests.inference.small_model import AS_OF_MS, make_artifact, make_rows
 
 EXACT = InferenceConfig(precision="float64")
@@ -29,9 +28,7 @@ def embedded(artifact, rows, config=InferenceConfig()):  # noqa: B008 (frozen)
 
 
 def batch_of(embedder, rows):
-    columns = {name: jagged(rows.column(name)) for name in embedder.layout.columns()}
-    users = rows.column("user_id").to_pylist()
-    return jagged_batch(users, [""] * len(users), np.full(len(users), AS_OF_MS), columns, embedder.layout, embedder.vocabulary)
+    return embedder.decoded(rows, np.full(rows.num_rows, AS_OF_MS))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
@@ -119,7 +116,7 @@ def test_lists_of_a_slice_with_nulls_become_offsets_and_values():
     lists = pa.array([[1, 2], None, [], [3, None, 5], [6]], pa.list_(pa.int64()))
     for start in range(6):
         for stop in range(start, 6):
-            found = jagged(lists.slice(start, stop - start))
+            found = jagged(lists.slice(start, stop - start), "integer", 1, "x")
             expected = [one or [] for one in lists.to_pylist()[start:stop]]
             assert [np.diff(found.offsets).tolist()] == [[len(one) for one in expected]]
             present = np.ones(len(found.values), bool) if found.present is None else found.present

@@ -15,6 +15,7 @@ from tests.model.worlds import (
     BEGIN_MS,
     DAY_MS,
     PLAIN,
+    WIDE,
     assert_close,
     batch_of,
     cut_history,
@@ -91,6 +92,16 @@ def test_jagged_is_padded(switches):
     spec = spec_of(**switches)
     encoder = encoder_of(spec)
     assert_twins(encoder, PaddedEncoder(encoder), batch_of(spec, LENGTHS["random"]))
+
+
+@pytest.mark.parametrize("switches", [{}, {"value_encodings": False, "text_buckets": 3}], ids=str)
+def test_jagged_is_padded_with_texts_and_embeddings(switches):
+    spec = spec_of(WIDE, **switches)
+    encoder, batch = encoder_of(spec), batch_of(spec, {"page": [7, 0, 25, 3], "visit": [0, 4, 2, 9]})
+    assert set(batch.sources["page"].words) == {"title"}, "what has no width is not read"
+    assert_twins(encoder, PaddedEncoder(encoder), batch)
+    users = torch.tensor([2, 0])
+    assert_close(encoder.embed(select_users(batch, users)), encoder.embed(batch)[users])
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)

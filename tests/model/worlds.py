@@ -22,6 +22,7 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
     "ad_click": {"account_id": "categorical"},
     "page": {},
 }
+WIDE: Mapping[str, Mapping[str, str]] = {"page": {"title": "text", "media": "embedding", "unread": "text", "value": "numeric"}, "visit": {}}
 SMALL = {"dimension": 8, "heads": 2, "feed_forward": 12, "layers": 2, "max_events": 40, "dropout": 0.0, "views": ("svd", "item2vec")}
 PLAIN = {"order_encoding": False, "time_bias": False, "gap_encoding": False, "clock_encoding": False, "residual": False}
 
@@ -34,6 +35,7 @@ def spec_of(sources: Mapping[str, Mapping[str, str]] = SOURCES, item_sources: Se
         spaces=dict.fromkeys((ITEM, ACCOUNT, "category_id"), ROWS),
         impression_attributes={"category_id": "categorical", "position": "numeric"},
         item_dimension=5,
+        widths={"title": 3, "media": 2},
         config=ModelConfig(**{**SMALL, **config}),
     )
 
@@ -72,7 +74,7 @@ def shaken(model: nn.Module, seed: int = 3) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
-            if name.endswith(("item_vectors", "account.weight")) or ".tables." in name:
+            if name.endswith(("item_vectors", "account.weight")) or ".tables." in name or ".texts." in name:
                 parameter[0] = 0
     return model
 
@@ -93,7 +95,7 @@ def cut_history(batch: JaggedBatch, time_ms: Tensor, reach: Callable[[str], int]
             tokens.known_at_ms[at],
             tokens.event_time_ms[at],
             {space: rows[at] for space, rows in tokens.rows.items()},
-            {attribute: numbers[at] for attribute, numbers in tokens.numbers.items()},
+            *({name: values[at] for name, values in part.items()} for part in (tokens.numbers, tokens.words, tokens.vectors)),
         )
     return replace(batch, sources=sources, as_of_ms=time_ms)
 
@@ -136,12 +138,20 @@ def _tokens(spec: ModelSpec, source: str, lengths: Sequence[int], items: int, dr
     numbers = {name: _numbers(count, draw) for name in spec.of_kind(source, "numeric")}
     if "utc_offset_minutes" in numbers:
         numbers["utc_offset_minutes"] = 30 * numbers["utc_offset_minutes"].round()
+    words = {name: torch.randint(1, 2**32, (count, spec.widths[name]), generator=draw) for name in spec.of_kind(source, "text")}
+    for hashes in words.values():  # texts of any number of words
+        hashes[torch.arange(hashes.shape[1]) >= torch.randint(0, hashes.shape[1] + 1, (count, 1), generator=draw)] = 0
+    vectors = {name: torch.randn(count, spec.widths[name], generator=draw) for name in spec.of_kind(source, "embedding")}
+    for values in vectors.values():
+        values[torch.rand(count, generator=draw) < 0.2] = torch.nan
     return SourceTokens(
         offsets=offsets_of(torch.tensor(lengths, dtype=torch.int64)),
         known_at_ms=known,
         event_time_ms=known - late,
         rows={space: _rows(count, items, draw) for space in (ITEM, *spec.of_kind(source, "categorical"))},
         numbers=numbers,
+        words=words,
+        vectors=vectors,
     )
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import threading
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -26,8 +28,13 @@ from tests import oracle
 READERS = ("petastorm", "pyarrow")
 AS_OF = 1_500_000_000_000
 LAYOUT = Layout(
-    {"view": {"category_id": "categorical", "value": "numeric", "text": "text"}, "click": {"account_id": "categorical"}, "silent": {}},
+    {
+        "view": {"category_id": "categorical", "value": "numeric", "text": "text", "unread": "text", "media": "embedding"},
+        "click": {"account_id": "categorical", "text": "text"},
+        "silent": {},
+    },
     {"position": "numeric", "media_type": "categorical"},
+    {"text": 2, "media": 3},
 )
 # The packed rows write 0 for a null id, so 0 must be a known id that nulls could be taken for.
 KNOWN = {
@@ -36,10 +43,13 @@ KNOWN = {
 VOCABULARY = Vocabulary.from_arrays(
     *(np.array(column) for column in zip(*((s, h, r) for s, rows in KNOWN.items() for h, r in rows.items()), strict=True))
 )
-TYPES = {"integer": "bigint", "categorical": "bigint", "numeric": "double", "weight": "double", "flag": "int"}
+TYPES = {"integer": "bigint", "categorical": "bigint", "numeric": "double", "weight": "double", "flag": "int"} | {
+    "text": "string",
+    "embedding": "array<float>",
+}
 COLUMNS = {name: TYPES[kind] for name, kind in (LAYOUT.columns() | LAYOUT.impression_columns()).items()} | {"split": "string"}
 SCHEMA = (
-    "user_id string, country string, as_of timestamp, segment string, impression_id array<string>, view__text array<string>, "
+    "user_id string, country string, as_of timestamp, segment string, impression_id array<string>, view__unread array<string>, "
     + ", ".join(f"`{name}` array<{kind}>" for name, kind in COLUMNS.items())
 )
 
@@ -47,6 +57,8 @@ ids = st.sampled_from([None, 0, 5, -7, 11, -(2**63), 2**63 - 1])
 numbers = st.one_of(st.none(), st.sampled_from([float("nan"), float("inf"), -0.0, 0.1, 2.0**60]), st.floats(-1e6, 1e6))
 values = {
     "integer": st.integers(-(2**40), 2**40), "categorical": ids, "numeric": numbers, "weight": st.floats(0, 4), "flag": st.integers(0, 1),
+    "text": st.one_of(st.none(), st.sampled_from(["", "one", "Zwei, drei", "one two three"])),
+    "embedding": st.one_of(st.none(), st.lists(st.sampled_from([0.5, -2.0, 0.0]), min_size=3, max_size=3)),
 }  # fmt: skip
 
 
@@ -67,7 +79,7 @@ def row(draw):
     made |= draw(arrays(LAYOUT.impression_columns(), "time_ms", 3))
     made["split"] = ["validation" if flag else "train" for flag in made["split"]]
     made |= {name: [] for name in COLUMNS if name.startswith("silent__")} | {"impression_id": ["i"] * len(made["split"])}
-    made["view__text"] = ["?"] * len(made["view__item_id"])
+    made["view__unread"] = ["?"] * len(made["view__item_id"])
     return made | {"country": draw(st.sampled_from(["X", "Y", "", "Ü"])), "segment": "all"}
 
 
@@ -112,7 +124,8 @@ def as_rows(batches):
         parts = [
             jagged(source.offsets, {
                 f"{name}__known_at_ms": source.known_at_ms, f"{name}__event_time_ms": source.event_time_ms,
-                **{f"{name}__{attribute}": tensor for attribute, tensor in (*source.rows.items(), *source.numbers.items())},
+                **{f"{name}__{attribute}": tensor for part in (source.rows, source.numbers, source.words, source.vectors)
+                    for attribute, tensor in part.items()},
             })
             for name, source in batch.sources.items()
         ]  # fmt: skip
@@ -141,6 +154,11 @@ def expected(examples):
                 values = [KNOWN[space].get(value, 0) for value in values]
             elif kind == "numeric":
                 values = [float("nan") if value is None else np.float32(value).item() for value in values]
+            elif kind == "text":
+                hashes = [[zlib.crc32(word.encode()) + 1 for word in re.findall(r"\w+", (value or "").lower())] for value in values]
+                values = [[*words, 0, 0][:2] for words in hashes]
+            elif kind == "embedding":
+                values = [[float("nan")] * 3 if value is None else value for value in values]
             elif kind == "weight":
                 values = [np.float32(value).item() for value in values]
             elif name == "split":
@@ -367,7 +385,7 @@ def test_packing_honours_slices_and_null_arrays():
     lists = pa.array([[1], [2, None], None, [], [3]], pa.list_(pa.int64()))
     names = {name: pa.array(["a", "b", "c", "d", "e"]) for name in ("user_id", "country", "segment")}
     batch = pa.RecordBatch.from_pydict({**names, "x": lists, "as_of_ms": pa.array(range(5))}).slice(1)
-    packed = pack(batch, {"x": "categorical"}).to_pydict()
+    packed = pack(batch, {"x": "categorical"}, {}).to_pydict()
     assert packed["user_id"] == [b"b", b"c", b"d", b"e"]
     assert packed["x"] == [b"\2" + b"\0" * 15, b"", b"", b"\3" + b"\0" * 7]
     assert packed["x__present"] == [b"\1\0", b"", b"", b"\1"]
@@ -377,4 +395,4 @@ def test_more_bytes_than_an_arrow_column_holds_are_refused(monkeypatch):
     monkeypatch.setattr("alure_spark.training.rows.BINARY_LIMIT", 7)
     names = {name: pa.array(["a"]) for name in ("user_id", "country", "segment")}
     with pytest.raises(DataError, match="'x' has 8 bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch"):
-        pack(pa.RecordBatch.from_pydict({**names, "x": pa.array([[1]]), "as_of_ms": [0]}), {"x": "integer"})
+        pack(pa.RecordBatch.from_pydict({**names, "x": pa.array([[1]]), "as_of_ms": [0]}), {"x": "integer"}, {})
