@@ -77,7 +77,8 @@ class Readout(nn.Module):
             state = encoder.state_at(source, batch.sources[source], states[source], users, shown.time_ms)
             parts += [state, (self.keys[source](state) * ad).sum(-1, keepdim=True) / ad.shape[-1] ** 0.5]
             if source in self.attention:
-                parts.append(self.attention[source](batch.sources[source], states[source], users, shown.time_ms, ad))
+                asking = ad + encoder.tokens[source].of_ads(shown.rows, encoder.item_vectors)  # type: ignore[operator]
+                parts.append(self.attention[source](batch.sources[source], states[source], users, shown.time_ms, asking))
         logits: Tensor = self.wide(facts) + self.deep(torch.cat(parts, dim=-1))
         return logits
 
@@ -102,23 +103,30 @@ class Readout(nn.Module):
 
 
 class AdAttention(nn.Module):
-    """An impression's ad as a query over the states at a source's last model.ad_attention events (ALURE, section 2.2: "ads
-    embeddings as queries"); a score falls by a learned slope per head with log(1 + hours since the event was known)."""
+    """An impression's ad as a query over the states at a source's last model.ad_attention events.
+
+    ALURE, section 2.2: "our module can also take additional context information such as ads embeddings as queries". A score falls by
+    learned slopes per head with log(1 + events since) and log(1 + hours since).
+    """
 
     def __init__(self, spec: ModelSpec, source: str) -> None:
         super().__init__()
         d, self.heads = spec.config.dimension, spec.config.heads
         self.spec, self.source = spec, source
         self.query, self.key_value, self.mixed = nn.Linear(d, d), nn.Linear(spec.state_width, 2 * d), nn.Linear(d, d)
-        self.time_slope = nn.Parameter(torch.log(torch.expm1(2.0 ** -torch.arange(1, self.heads + 1).float())))
-        self.nothing = nn.Parameter(torch.zeros(d))
+        slopes = torch.log(torch.expm1(2.0 ** -torch.arange(1, self.heads + 1).float()))
+        self.order_slope, self.time_slope = nn.Parameter(slopes.clone()), nn.Parameter(slopes.clone())
+        self.nothing, self.norm = nn.Parameter(torch.zeros(d)), nn.LayerNorm(d)
+        with torch.no_grad():  # what an ad and an event share draws them together from the start
+            self.query.weight.copy_(1.5 * torch.eye(d))
+            self.key_value.weight[:d, -d:] = self.query.weight
 
     def forward(self, tokens: SourceTokens, states: Tensor, users: Tensor, time_ms: Tensor, ad: Tensor) -> Tensor:
-        """(M, d) for the M impressions of users (M,) at time_ms (M,) with the ads (M, d); states (T, S)."""
+        """(M, d) for the M impressions of users (M,) at time_ms (M,), asked by (M, d) of their ads; states (T, S)."""
         end, begin = known_ends(tokens, users, time_ms), tokens.offsets[users]
         if not len(states):
             return self.nothing.expand(len(users), -1)
-        key_value, query = self.key_value(states), self.query(ad)
+        key_value, query = self.key_value(states), self.query(self.norm(ad))
         parts = []
         for which in torch.arange(len(users)).split(AD_CHUNK):
             inputs = key_value, query[which], tokens.known_at_ms, begin[which], end[which], time_ms[which]
@@ -131,9 +139,10 @@ class AdAttention(nn.Module):
         there = place >= begin[:, None]
         place = place.clamp(min=0)
         k, v = (part.unflatten(2, (self.heads, -1)) for part in key_value[place].chunk(2, dim=-1))  # (m, n, heads, d / heads)
-        hours = (time_ms[:, None] - known_at_ms[place]).to(query.dtype) / HOUR_MS
+        hours = (time_ms[:, None] - known_at_ms[place]).clamp(min=0).to(query.dtype) / HOUR_MS
         scores = torch.einsum("mhw,mnhw->mhn", query.unflatten(1, (self.heads, -1)), k) / k.shape[-1] ** 0.5
-        scores = scores - F.softplus(self.time_slope)[:, None] * hours.clamp(min=0).log1p()[:, None]
+        far = torch.arange(place.shape[1]).to(query.dtype).log1p()
+        scores = scores - F.softplus(self.order_slope)[:, None] * far - F.softplus(self.time_slope)[:, None] * hours.log1p()[:, None]
         shares = scores.masked_fill(~there[:, None], -1e4).softmax(dim=-1)
         mixed = torch.einsum("mhn,mnhw->mhw", shares, v).flatten(1)
         return torch.where(there.any(1, keepdim=True), self.mixed(mixed), self.nothing)

@@ -9,6 +9,7 @@ A source that declares the numeric attribute `utc_offset_minutes` has local cloc
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -52,6 +53,15 @@ class TokenEmbedding(nn.Module):
         of_content, of_time = self.project.weight.split([content.shape[1], encodings.shape[1]], dim=1)
         x = nn.functional.linear(content, of_content, self.project.bias)
         return self._with_tables(x, tokens), nn.functional.linear(encodings, of_time)
+
+    def of_ads(self, rows: Mapping[str, Tensor], item_vectors: Tensor) -> Tensor:
+        """(M, d) what the tokens' own weights say of M ads: rows 'item_id' and any categorical attributes that both have, (M,)."""
+        item = nn.functional.embedding(rows[ITEM], item_vectors, padding_idx=0)
+        x = nn.functional.linear(item, self.project.weight[:, : item.shape[1]])
+        for name in self.categorical:
+            if name in rows:
+                x = x + self.tables[name](rows[name])
+        return x
 
     def _content(self, tokens: SourceTokens, item_vectors: Tensor) -> list[Tensor]:
         item = nn.functional.embedding(tokens.rows[ITEM], item_vectors, padding_idx=0)

@@ -29,7 +29,8 @@ def judge(champion: Artifact | None, found: Evaluation, loader: Loader, when: Ca
     model, vocabulary = champion.model()
     layout = Layout(champion.spec.sources, champion.spec.impression_attributes, champion.spec.widths)
     packed = loader.layout.columns() | loader.layout.impression_columns()
-    if not (layout.columns() | layout.impression_columns()).items() <= packed.items():
+    fits = (layout.columns() | layout.impression_columns()).items() <= packed.items()
+    if not fits or not layout.column_widths().items() <= loader.layout.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")
     theirs = Loader(loader.reader, layout, vocabulary, loader.batch_users, loader.seed, loader.segment)
     old = evaluate(model, theirs, when.validation(), config.objectives)

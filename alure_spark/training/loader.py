@@ -13,13 +13,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from ..errors import ConfigError, DataError, nearest
-from ..model.batch import JaggedBatch
+from ..model.batch import JaggedBatch, select_users
 from ..model.decode import Jagged, Layout, jagged_batch
 from ..model.vocabulary import Vocabulary
 from .rows import KINDS, NAMES
@@ -110,6 +111,38 @@ def open_reader(kind: str, folder: str) -> Reader:
     return READERS[kind](folder)
 
 
+class Batches(Protocol):
+    """What the loop trains on."""
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch; the last one may be smaller."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+        """The epoch's batches from the start-th on: the same ones whether or not those before were read. Every user comes once."""
+
+    def in_order(self) -> Iterator[JaggedBatch]:
+        """All users once, always in the same order."""
+
+
+class MemoryLoader:
+    """Batches of users that lie in memory: for data that no table holds."""
+
+    def __init__(self, batch: JaggedBatch, batch_users: int, seed: int) -> None:
+        self.batch, self.batch_users, self.seed = batch, batch_users, seed
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self.batch) // self.batch_users)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.batch))
+        yield from (select_users(self.batch, users) for users in torch.from_numpy(order).split(self.batch_users)[start:])
+
+    def in_order(self) -> Iterator[JaggedBatch]:
+        yield from (select_users(self.batch, users) for users in torch.arange(len(self.batch)).split(self.batch_users))
+
+
 class Loader:
     """Batches of the users in a folder of packed rows, all of one segment.
 
@@ -139,14 +172,10 @@ class Loader:
 
     @property
     def steps(self) -> int:
-        """Batches per epoch; the last one may be smaller."""
         return -(-self.users // self.batch_users)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        """The epoch's batches from the start-th on: the same ones whether or not those before were read.
-
-        Row groups are permuted, then the users inside windows of WINDOW row groups. Every user comes once.
-        """
+        """Row groups are permuted, then the users inside windows of WINDOW row groups."""
 
         def shuffled(n: int, part: int) -> np.ndarray:
             return np.random.default_rng([self.seed, epoch, part]).permutation(n)
@@ -155,7 +184,7 @@ class Loader:
         yield from self._cut(order, lambda n, window: shuffled(n, 1 + window), start)
 
     def in_order(self) -> Iterator[JaggedBatch]:
-        """All users once, unshuffled: by bucket, hash and id."""
+        """By bucket, hash and id."""
         yield from self._cut(list(range(self.reader.row_groups)), lambda n, window: np.arange(n), 0)
 
     def _cut(self, order: list[int], arranged: Callable[[int, int], np.ndarray], start: int) -> Iterator[JaggedBatch]:

@@ -28,7 +28,7 @@ from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel, total
 from . import metrics
-from .loader import Loader
+from .loader import Batches
 from .logistic import fit_logistic
 
 CUTS = 64  # moments that the neighbour objective draws from
@@ -88,7 +88,7 @@ class Evaluation:
         return sum(getattr(objectives, name) * loss for name, loss in self.losses.items())
 
 
-def calendar(loader: Loader, item_sources: Sequence[str], border_ms: int, end_ms: int) -> Calendar:
+def calendar(loader: Batches, item_sources: Sequence[str], border_ms: int, end_ms: int) -> Calendar:
     """Cuts at even quantiles of the times of the first users' item events. Raises DataError when nothing was known before the border."""
     times = []
     for _, batch in zip(range(SAMPLED_BATCHES), loader.in_order(), strict=False):
@@ -105,7 +105,7 @@ def calendar(loader: Loader, item_sources: Sequence[str], border_ms: int, end_ms
     return Calendar(tuple(int(cut) for cut in cuts), border_ms, end_ms)
 
 
-def fit_readout(model: UserModel, loader: Loader, everything: bool = False) -> None:
+def fit_readout(model: UserModel, loader: Batches, everything: bool = False) -> None:
     """Standardise the read-out's facts and start its linear part where a logistic regression on them stands.
 
     On the training impressions (`everything`: on all) of the first batches. The ridge is chosen by cross-validation over users;
@@ -140,7 +140,7 @@ def fit_readout(model: UserModel, loader: Loader, everything: bool = False) -> N
 
 def train(
     model: UserModel,
-    loader: Loader,
+    loader: Batches,
     when: Calendar,
     config: TrainingConfig,
     checkpoint: Path | None = None,
@@ -164,7 +164,7 @@ def train(
 
 def refit(
     model: UserModel,
-    loader: Loader,
+    loader: Batches,
     validated: Trained,
     when: Calendar,
     config: TrainingConfig,
@@ -189,7 +189,7 @@ def refit(
 
 def _epochs(
     model: UserModel,
-    loader: Loader,
+    loader: Batches,
     when: Calendar,
     config: TrainingConfig,
     epochs: int,
@@ -232,7 +232,7 @@ def _epochs(
 
 
 @torch.no_grad()
-def evaluate(model: UserModel, loader: Loader, moments: Moments, objectives: ObjectiveConfig) -> Evaluation:
+def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: ObjectiveConfig) -> Evaluation:
     """Losses on the validation split, and the logits of its impressions. Raises DataError when there is nothing to judge by."""
     model.eval()
     contrastive = replace(objectives, click=0.0, conversion=0.0)

@@ -295,12 +295,12 @@ def test_the_ad_attends_to_the_last_states_before_it():
         seen = [place for place in own if tokens.known_at_ms[place] < moment][-4:]
         mixed = []
         for head, at in enumerate(torch.arange(d).chunk(spec.config.heads)):
-            query = part.query(ads[row])[at]
-            slope = part.time_slope[head].detach().exp().log1p()
+            query = part.query(part.norm(ads[row]))[at]
+            by_order, by_time = (slope[head].detach().exp().log1p() for slope in (part.order_slope, part.time_slope))
             scores = []
-            for place in seen:
+            for back, place in zip(range(len(seen) - 1, -1, -1), seen, strict=True):
                 key, hours = part.key_value(states[place])[at], (moment - int(tokens.known_at_ms[place])) / 3_600_000
-                scores.append(query @ key / len(at) ** 0.5 - slope * math.log1p(hours))
+                scores.append(query @ key / len(at) ** 0.5 - by_order * math.log1p(back) - by_time * math.log1p(hours))
             shares = torch.stack(scores).softmax(0) if seen else []
             values = [part.key_value(states[place])[d:][at] for place in seen]
             mixed.append(sum((share * value for share, value in zip(shares, values, strict=True)), torch.zeros(len(at))))

@@ -11,11 +11,12 @@ import torch
 from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from alure_spark.errors import DataError, TrainingError
 from alure_spark.model.artifact import Artifact
-from alure_spark.model.batch import Impressions, JaggedBatch, SourceTokens, offsets_of, select_users
+from alure_spark.model.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import gate, loop
+from alure_spark.training.loader import MemoryLoader
 
 DAY = 86_400_000
 START, BORDER, END = 1_600_000_000_000, 1_600_000_000_000 + 40 * DAY, 1_600_000_000_000 + 50 * DAY
@@ -29,24 +30,6 @@ TRAINING = TrainingConfig(
 )
 
 LONG = replace(TRAINING, epochs=25, patience=25)
-
-
-class MemoryLoader:
-    """What training/loader.Loader promises, over one batch in memory."""
-
-    def __init__(self, batch: JaggedBatch, batch_users: int) -> None:
-        self.batch, self.batch_users = batch, batch_users
-        self.steps = -(-len(batch) // batch_users)
-
-    def _cut(self, order: torch.Tensor, start: int):
-        for part in list(order.split(self.batch_users))[start:]:
-            yield select_users(self.batch, part)
-
-    def batches(self, epoch: int, start: int = 0):
-        yield from self._cut(torch.from_numpy(np.random.default_rng([3, epoch]).permutation(len(self.batch))), start)
-
-    def in_order(self):
-        yield from self._cut(torch.arange(len(self.batch)), 0)
 
 
 def world(seed: int = 0, informative: bool = True) -> JaggedBatch:
@@ -80,7 +63,7 @@ def world(seed: int = 0, informative: bool = True) -> JaggedBatch:
 def trained(
     batch: JaggedBatch, config: TrainingConfig = TRAINING, checkpoint=None, observe=None
 ) -> tuple[loop.Trained, MemoryLoader, loop.Calendar]:
-    loader = MemoryLoader(batch, config.batch_users)
+    loader = MemoryLoader(batch, config.batch_users, 3)
     when = loop.calendar(loader, ["view"], BORDER, END)
     return loop.train(UserModel(SPEC), loader, when, config, checkpoint, observe), loader, when
 
@@ -133,7 +116,7 @@ def test_a_training_killed_in_mid_epoch_ends_in_the_weights_of_an_undisturbed_on
 
 
 def refitted(batch: JaggedBatch, result: loop.Trained, config: TrainingConfig, checkpoint=None, observe=None) -> UserModel:
-    loader = MemoryLoader(batch, config.batch_users)
+    loader = MemoryLoader(batch, config.batch_users, 3)
     return loop.refit(UserModel(SPEC), loader, result, loop.calendar(loader, ["view"], END, END), config, checkpoint, observe)
 
 
@@ -204,17 +187,17 @@ def test_without_labels_only_the_contrastive_objectives_train():
 
 def test_an_empty_split_says_what_to_do():
     batch = world()
-    loader = MemoryLoader(batch, 32)
+    loader = MemoryLoader(batch, 32, 3)
     with pytest.raises(DataError, match="training split is empty.*labels.validation_days"):
         loop.calendar(loader, ["view"], START, END)
     when = loop.calendar(loader, ["view"], BORDER, END)
     labels = ObjectiveConfig(neighbour=0, next_item=0)
     none = replace(batch, impressions=replace(batch.impressions, validation=torch.zeros_like(batch.impressions.validation)))
     with pytest.raises(DataError, match="validation split is empty.*labels.validation_days"):
-        loop.train(UserModel(SPEC), MemoryLoader(none, 32), when, replace(TRAINING, objectives=labels))
+        loop.train(UserModel(SPEC), MemoryLoader(none, 32, 3), when, replace(TRAINING, objectives=labels))
     every = replace(batch, impressions=replace(batch.impressions, validation=torch.ones_like(batch.impressions.validation)))
     with pytest.raises(DataError, match="training split is empty"):
-        loop.train(UserModel(SPEC), MemoryLoader(every, 32), when, replace(TRAINING, objectives=labels))
+        loop.train(UserModel(SPEC), MemoryLoader(every, 32, 3), when, replace(TRAINING, objectives=labels))
 
 
 def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
