@@ -41,7 +41,7 @@ TRAINING = TrainingConfig(
     patience=12,
     batch_users=128,
     learning_rate=4e-3,
-    threads=2,
+    threads=1,
     objectives=ObjectiveConfig(click=1.0, conversion=0.0, neighbour=0.0, next_item=0.0),
 )
 Random = np.random.Generator
