@@ -128,6 +128,25 @@ def ranking_gain_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def parts_text(result: dict[str, Any]) -> str:
+    """One row per world, its null twin beside it."""
+    null = {row["world"].removesuffix(" (null)"): row for row in result["rows"] if row["world"].endswith("(null)")}
+    lines = [
+        "| world | part | NE without | NE with | gain | 95 % interval | gain where nothing is planted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        if row["world"].endswith("(null)"):
+            continue
+        twin = null.get(row["world"])
+        nothing = f"{twin['gain']:+.2%} ({twin['low']:+.2%} to {twin['high']:+.2%})" if twin else ""
+        lines.append(
+            f"| {row['world']} | {row['road']} | {row['ne_without']:.3f} | {row['ne_with']:.3f} | {row['gain']:+.1%} "
+            f"| {row['low']:+.1%} to {row['high']:+.1%} | {nothing} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_text(results: list[dict[str, Any]]) -> str:
     """The ratios of the speed benchmarks, and ours in users per core-second."""
     lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
@@ -237,7 +256,10 @@ def main() -> None:
     result = json.loads((RESULTS / "user_graph.json").read_text())
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
-    tables = {"redemption": redemption_text, "ranking_gain": ranking_gain_text, "sequences": sequences_text, "scale": scale_text}
+    tables = {
+        "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text,
+        "sequences": sequences_text, "scale": scale_text,
+    }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
