@@ -264,6 +264,7 @@ class ModelConfig:
     text_words: int = 16  # a text is read as a bag of its first so many words
     text_buckets: int = 4096  # embedding rows over which the words of a text attribute are spread
     embedding_dimensions: Mapping[str, int] = field(default_factory=dict)  # attribute of kind embedding -> its length; others are not read
+    semantic_ids: tuple[str, ...] = ()  # of these attributes, the ones that are read as codes (jobs/train_semantic_ids.py), not as numbers
     views: tuple[str, ...] = ("svd", "item2vec")  # E item vectors, each pooled to one vector of the embedding
     residual: bool = True  # the compressed states may move the embedding away from the pooled item vectors
     item_vectors: bool = True  # start the pooled item vectors from the classic factorisations, else at random
@@ -288,6 +289,9 @@ class ModelConfig:
         _require(self.text_buckets >= 2, "model.text_buckets", self.text_buckets, "an integer of at least 2")
         for name, width in self.embedding_dimensions.items():
             _require(width >= 1, f"model.embedding_dimensions.{name}", width, "an integer of at least 1")
+        for name in self.semantic_ids:
+            if name not in self.embedding_dimensions:
+                raise ConfigError(f"model.semantic_ids names '{name}', whose length model.embedding_dimensions must say")
         _require(self.ad_attention >= 0, "model.ad_attention", self.ad_attention, "0 (off) or more")
         known_compression = self.compression in ("linear", "dot_product", "attention")
         _require(known_compression, "model.compression", self.compression, "linear, dot_product, attention")
@@ -301,6 +305,29 @@ class ModelConfig:
         # One event to look at, and one before it for its gap.
         _require(self.max_events >= max(2, self.layers), "model.max_events", self.max_events, f"at least 2 and model.layers={self.layers}")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+
+
+@dataclass(frozen=True)
+class SemanticIdConfig:
+    """The residual-quantised autoencoder of each attribute in model.semantic_ids (model/semantic_ids.py)."""
+
+    levels: int = 3  # codes per embedding
+    codes: int = 256  # per level
+    hidden: int = 128  # of the encoder and of the decoder
+    epochs: int = 20
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    commitment: float = 1.0  # how much the encoder is drawn to its codes: less lets it run away from them
+    kmeans_iterations: int = 10
+    sample: int = 200_000  # embeddings that are learnt from (smallest hash of the item first)
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "hidden", "epochs", "batch", "kmeans_iterations", "sample", "seed"):
+            _require(getattr(self, name) >= 1, f"semantic_ids.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.codes >= 2, "semantic_ids.codes", self.codes, "an integer of at least 2")
+        for name in ("learning_rate", "commitment"):
+            _require(getattr(self, name) > 0, f"semantic_ids.{name}", getattr(self, name), "a number above 0")
 
 
 @dataclass(frozen=True)
@@ -435,6 +462,7 @@ class Config:
     labels: LabelConfig = field(default_factory=LabelConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    semantic_ids: SemanticIdConfig = field(default_factory=SemanticIdConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
@@ -487,6 +515,10 @@ class Config:
     def model_name(self) -> str:
         """Under which name MLflow registers the user model."""
         return self.tracking.model_name or f"alure_user_model_{self.name}"
+
+    def semantic_ids_name(self, attribute: str) -> str:
+        """Under which name MLflow registers the quantiser of an embedding attribute."""
+        return f"{self.model_name}_{attribute}_semantic_ids"
 
     @property
     def item_sources(self) -> tuple[str, ...]:

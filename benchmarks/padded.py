@@ -129,7 +129,7 @@ class PaddedEncoder(nn.Module):
                 value = tokens.numbers[name][place]
                 filled = value.nan_to_num().to(dtype)
                 parts.append(torch.stack([torch.sign(filled) * torch.log1p(filled.abs()), (~value.isnan()).to(dtype)], dim=-1))
-        for name in self.spec.of_kind(source, "embedding"):
+        for name in set(self.spec.of_kind(source, "embedding")) - set(self.spec.quantizers):
             vector = tokens.vectors[name][place].to(dtype)
             parts += [vector.nan_to_num(), (~vector.isnan().any(-1, keepdim=True)).to(dtype)]
         content = torch.cat(parts, dim=-1)
@@ -137,6 +137,12 @@ class PaddedEncoder(nn.Module):
         for name in self.spec.of_kind(source, "categorical"):
             row = tokens.rows[name][place]
             x = x + embedding.tables[name].weight[row] * (row > 0)[:, :, None]
+        for name, size in self.spec.quantizers.items():
+            if name in tokens.vectors:
+                codes = self.encoder.quantizers[name].encode(tokens.vectors[name])[place]  # type: ignore[operator]
+                for level in range(size["levels"]):
+                    code = codes[:, :, level]
+                    x = x + embedding.tables[f"{name}__{level}"].weight[code + 1] * (code >= 0)[:, :, None]
         for name in self.spec.of_kind(source, "text"):
             hashes = tokens.words[name][place]  # (B, L, words)
             there = (hashes > 0).to(dtype)[..., None]

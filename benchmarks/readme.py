@@ -147,6 +147,20 @@ def parts_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def semantic_ids_text(result: dict[str, Any]) -> str:
+    """One row per set: ours beside FAISS."""
+    lines = [
+        "| set | error of ours | of FAISS | ours / FAISS | 95 % interval | least used codebook | CPU s, ours / FAISS |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for ours, theirs in zip(result["rows"][::2], result["rows"][1::2], strict=True):
+        lines.append(
+            f"| {ours['set']} | {ours['error']:.4f} | {theirs['error']:.4f} | {ours['over_faiss']:.3f} | {ours['low']:.3f} to "
+            f"{ours['high']:.3f} | {ours['used']:.0%} of its codes | {ours['seconds_cpu']:.1f} / {theirs['seconds_cpu']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_text(results: list[dict[str, Any]]) -> str:
     """The ratios of the speed benchmarks, and ours in users per core-second."""
     lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
@@ -257,7 +271,7 @@ def main() -> None:
     draw(result)
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
     tables = {
-        "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text,
+        "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
         "sequences": sequences_text, "scale": scale_text,
     }  # fmt: skip
     for name, words in tables.items():

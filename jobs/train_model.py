@@ -16,7 +16,9 @@ from pyspark.sql import functions as F
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
 from alure_spark.config import DAY_MS
+from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
 from alure_spark.model.readout import HEADS
 from alure_spark.model.user_model import UserModel
@@ -39,12 +41,13 @@ def train(context: Context, run: JobRun) -> Report:
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
     space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
     vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
-    spec, layout = start.spec_of(config, vocabulary), start.layout_of(config)
+    quantizers = {name: _quantizer(context, name) for name in config.model.semantic_ids}
+    spec, layout = start.spec_of(config, vocabulary, quantizers), start.layout_of(config)
 
     def new_model(before_ms: int | None) -> UserModel:
         histories = collect_histories(item_histories(examples, spec.item_sources, before_ms), config.embedding)
         views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
-        return start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users)
+        return start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users, quantizers)
 
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
     checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
@@ -90,6 +93,19 @@ def train(context: Context, run: JobRun) -> Report:
     parameters = sum(p.numel() for p in model.parameters())
     result |= {"best_epoch": trained.best_epoch + 1, "steps": trained.steps, "flops_per_user": flops, "parameters": parameters}
     return Report(result, _figures(trained), {"train_model/summary.txt": text})
+
+
+def _quantizer(context: Context, attribute: str) -> semantic_ids.SemanticIds:
+    """The registered quantiser of the attribute. Raises TrackingError where there is none, ConfigError where it is of another length."""
+    config = context.config
+    name, width = config.semantic_ids_name(attribute), config.model.embedding_dimensions[attribute]
+    found = context.tracker.find_model(name)
+    if found is None:
+        raise TrackingError(f"MLflow at {config.tracking.uri} has no model {name}: run jobs/train_semantic_ids.py first")
+    quantizer = semantic_ids.read(found.folder, found.digest)
+    if len(quantizer.mean) != width:
+        raise ConfigError(f"model.embedding_dimensions.{attribute} is {width}, but {name} was trained on {len(quantizer.mean)} numbers")
+    return quantizer
 
 
 def _figures(trained: loop.Trained) -> dict:

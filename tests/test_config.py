@@ -33,6 +33,11 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(tmp_path):
         ("lake: {root: lake}", "lake.root is 'lake'; allowed: a folder"),
         ("feature_policy: {all: {drop_attributes: {purchase: [categry_id]}}}", "did you mean 'category_id'"),
         ("feature_policy: {all: {sources: [purchas]}}", "did you mean 'purchase'"),
+        ("model: {read_layers: [2]}", r"model.read_layers is \(2,\); allowed: different numbers from 0"),
+        ("model: {embedding_dimensions: {category_id: 3}}", "model.embedding_dimensions names 'category_id'"),
+        ("model: {semantic_ids: [media]}", "model.semantic_ids names 'media', whose length"),
+        ("model: {compression: dot}", "model.compression is 'dot'; allowed: linear, dot_product, attention"),
+        ("model: {rotary_encoding: true, dimension: 16}", "model.dimension is 16; allowed: with rotary_encoding at least 8 numbers a head"),
         ("graph: [1]", r"graph is \[1\]; allowed: a mapping"),
     ],
 )

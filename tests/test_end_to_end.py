@@ -16,14 +16,17 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pyspark.sql import functions as F
 
 from alure_spark.config import build, load
 from alure_spark.errors import ConfigError, DataError, QualityError, TrackingError, TrainingError
 from alure_spark.lake import Lake, as_of_scope
+from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import Artifact, read_validated
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
+from jobs import train_semantic_ids
 from jobs.command import open_context, run_jobs
 from jobs.pipeline import STAGES, stages
 from tests.conftest import ROOT, overrides
@@ -164,6 +167,40 @@ def test_the_next_day_only_users_with_new_events_are_embedded_again(chain, tmp_p
     assert 0 < len(new) < embeddings.where(as_of_scope(first)).count()
     in_graph = context.lake.read("user_edges").where(as_of_scope(context.config.time.as_of_ms)).select("src_user_id").distinct().count()
     assert in_graph == embeddings.select("user_id").distinct().count(), "users that were not touched keep their embedding"
+
+
+MEDIA = (
+    "streams.organic_impression={attributes: {media_embedding: embedding}, max_events: 64}",
+    "model.embedding_dimensions={media_embedding: 16}",
+    "model.semantic_ids=[media_embedding]",
+    "semantic_ids.codes=16",
+    "training.epochs=1",
+)
+
+
+@pytest.mark.slow
+def test_pictures_become_semantic_ids_that_the_model_carries(chain, tmp_path, capsys):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    settings = load(CONF, overrides(tmp_path, *MEDIA))
+    context = open_context(settings)
+    run_jobs(context, stages("build_sequences", "build_sequences"), "sequences")
+    with pytest.raises(TrackingError, match=r"run jobs/train_semantic_ids.py first"):
+        run_jobs(context, stages("train_model", "train_model"), "too early")
+    run_jobs(context, [train_semantic_ids.JOB, *stages("train_model", "embed_users")], "semantic ids")
+    assert "media_embedding.level_1.perplexity" in "".join(context.tracker.metrics)
+    found = context.tracker.find_model(settings.semantic_ids_name("media_embedding"))
+    quantizer = semantic_ids.read(found.folder, found.digest)
+    artifact = Artifact.read(*(lambda one: (one.folder, one.digest))(context.tracker.find_model(settings.model_name)))
+    carried = artifact.encoder()[0].quantizers["media_embedding"]
+    assert torch.equal(carried.codebooks, quantizer.codebooks), "training moves no code"
+    media = context.lake.read("events").where("source = 'organic_impression'").select("media_embedding").limit(50).toPandas()
+    function = mlflow.pyfunc.load_model(f"models:/{found.name}/{found.version}")
+    codes = function.predict(media.rename(columns={"media_embedding": "embedding"}))
+    expected = quantizer.encode(torch.from_numpy(np.stack(media.media_embedding.to_list()).astype(np.float32)))
+    assert codes.semantic_id.to_list() == expected.tolist()
+    wrong = replace(settings, model=replace(settings.model, embedding_dimensions={"media_embedding": 15}))
+    with pytest.raises(DataError, match=r"media_embedding has 16 numbers in an event; model.embedding_dimensions says 15"):
+        run_jobs(replace(context, config=wrong), [train_semantic_ids.JOB], "wrong length")
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from .vocabulary import Vocabulary
 # Settings younger than the first models: at its default a setting means what models without it did, and leaves the digest as it was.
 YOUNGER = (
     "frequency_encoding", "rotary_encoding", "value_encodings", "read_layers", "read_positions", "ad_attention", "compression",
-    "compressed", "text_words", "text_buckets", "embedding_dimensions",
+    "compressed", "text_words", "text_buckets", "embedding_dimensions", "semantic_ids",
 )  # fmt: skip
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 
@@ -67,8 +67,9 @@ class Artifact:
         for name in YOUNGER:
             if getattr(self.spec.config, name) == getattr(ModelConfig(), name):
                 del settled["config"][name]
-        if not self.spec.widths:
-            del settled["widths"]
+        for name in ("widths", "quantizers"):
+            if not getattr(self.spec, name):
+                del settled[name]
         content.update(json.dumps(settled).encode())  # not sorted: the order of the sources is that of the weights' columns
         return content.hexdigest()
 

@@ -22,6 +22,7 @@ class ModelSpec:
     max_days_ms: Mapping[str, int] = field(default_factory=dict)  # source -> how far a serving row of it reaches back, where limited
     item_dimension: int = 64  # numbers per view
     widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension; others are not read
+    quantizers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # embedding read as codes -> levels, codes and hidden
     config: ModelConfig = field(default_factory=ModelConfig)
 
     @property
@@ -43,6 +44,13 @@ class ModelSpec:
         """The source's attributes of that kind which are read, in order of name."""
         narrow = kind in ("categorical", "numeric")
         return sorted(name for name, its in self.sources[source].items() if its == kind and (narrow or name in self.widths))
+
+    def code_spaces(self, source: str) -> dict[str, int]:
+        """Row spaces of the source's semantic ids, one per attribute and level -> rows; row 0 is no code."""
+        quantized = [name for name in self.of_kind(source, "embedding") if name in self.quantizers]
+        return {
+            f"{name}__{level}": self.quantizers[name]["codes"] + 1 for name in quantized for level in range(self.quantizers[name]["levels"])
+        }
 
     def of_impressions(self, kind: str) -> list[str]:
         """The impressions' attributes of that kind, in order of name."""

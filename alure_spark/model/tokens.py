@@ -32,12 +32,14 @@ class TokenEmbedding(nn.Module):
     def __init__(self, spec: ModelSpec, source: str) -> None:
         super().__init__()
         config = spec.config
-        self.categorical = spec.of_kind(source, "categorical")
+        codes = spec.code_spaces(source)
+        self.categorical = [*spec.of_kind(source, "categorical"), *codes]
         self.numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
-        self.embeddings, self.buckets = spec.of_kind(source, "embedding"), config.text_buckets
+        self.embeddings, self.buckets = given_embeddings(spec, source), config.text_buckets
         self.texts = nn.ModuleDict({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
         self.lookback = spec.token_lookback(source)
-        self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], config.dimension, 0.1) for name in self.categorical})
+        rows = {name: spec.spaces[name] for name in spec.of_kind(source, "categorical")} | codes
+        self.tables = nn.ModuleDict({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
         self.gap, self.clock, self.frequency = config.gap_encoding and self.lookback > 0, config.clock_encoding, config.frequency_encoding
         self.project = nn.Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
 
@@ -83,10 +85,15 @@ class TokenEmbedding(nn.Module):
         return x
 
 
+def given_embeddings(spec: ModelSpec, source: str) -> list[str]:
+    """The source's embeddings that are read as numbers, not as codes."""
+    return [name for name in spec.of_kind(source, "embedding") if name not in spec.quantizers]
+
+
 def content_width(spec: ModelSpec, source: str) -> int:
     """Numbers of what a token of the source says beside its tables and its time."""
     numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
-    embeddings = sum(spec.widths[name] + 1 for name in spec.of_kind(source, "embedding"))
+    embeddings = sum(spec.widths[name] + 1 for name in given_embeddings(spec, source))
     return spec.views * spec.item_dimension + 2 * len(numeric) + embeddings
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .attention import Blocks, CausalAttention, Clock, Runs
 from .batch import ITEM, JaggedBatch, SourceTokens
 from .compression import compression
 from .reads import known_ends, moment_key, reads_of
+from .semantic_ids import SemanticIds, distinct_codes
 from .spec import ModelSpec
 from .tokens import TokenEmbedding, rotary_angles
 
@@ -95,6 +97,9 @@ class UserEncoder(nn.Module):
         self.item_vectors = nn.Parameter(torch.empty(rows, spec.views * spec.item_dimension).normal_(std=spec.item_dimension**-0.5))
         self.item_weight = nn.Parameter(torch.zeros(rows))
         self.tokens = nn.ModuleDict({source: TokenEmbedding(spec, source) for source in spec.sources})
+        # Trained by themselves beforehand, and never moved again: an item keeps its codes as long as the model lives.
+        self.quantizers = nn.ModuleDict({name: SemanticIds(spec.widths[name], **size) for name, size in spec.quantizers.items()})
+        self.quantizers.requires_grad_(False)
         self.layers = nn.ModuleList(
             nn.ModuleDict({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers)
         )
@@ -240,7 +245,7 @@ class UserEncoder(nn.Module):
         """The tokens of each source before the first layer."""
         streams, dtype = {}, self.item_vectors.dtype
         for source in self.spec.sources:
-            tokens = batch.sources[source]
+            tokens = self.coded(batch.sources[source])
             runs, began = Runs.of(tokens.offsets), tokens.event_time_ms[tokens.offsets[tokens.users()]]
             hours = (tokens.event_time_ms - began).to(dtype) / HOUR_MS
             angles = rotary_angles(tokens, dtype) if self.spec.config.rotary_encoding else None
@@ -250,6 +255,15 @@ class UserEncoder(nn.Module):
                 x, encoding = self.tokens[source].apart(tokens, self.item_vectors)  # type: ignore[operator]
             streams[source] = Stream(x[runs.order], Clock(hours, angles, encoding).at(runs.order), runs)
         return streams
+
+    def coded(self, tokens: SourceTokens) -> SourceTokens:
+        """The tokens with the semantic ids of their embeddings as rows."""
+        rows = dict(tokens.rows)
+        for name, quantizer in self.quantizers.items():
+            if name in tokens.vectors:
+                codes = distinct_codes(cast(SemanticIds, quantizer), tokens.vectors[name])
+                rows |= {f"{name}__{level}": codes[:, level] + 1 for level in range(codes.shape[1])}
+        return replace(tokens, rows=rows)
 
     def _layer(self, depth: int, batch: JaggedBatch, streams: Mapping[str, Stream]) -> dict[str, Stream]:
         moved = {source: replace(stream, x=self.layers[depth][source](stream)) for source, stream in streams.items()}  # type: ignore[index]

@@ -345,6 +345,8 @@ def _optimizer(model: UserModel, config: TrainingConfig) -> torch.optim.Optimize
     shares = {"items": config.item_learning_rate_share, "pooling": config.pooling_learning_rate_share, "matrices": 1.0, "rest": 1.0}
     kinds: dict[str, list[torch.nn.Parameter]] = {kind: [] for kind in shares}
     for name, parameter in model.named_parameters():
+        if name.startswith("encoder.quantizers."):
+            continue
         if name == "encoder.item_vectors":
             parameter.requires_grad = shares["items"] > 0
             kinds["items"].append(parameter)

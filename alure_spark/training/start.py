@@ -6,6 +6,8 @@ a hundred steps (README, "How it works").
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -13,6 +15,7 @@ from ..config import Config
 from ..errors import DataError
 from ..model.batch import ACCOUNT, ITEM
 from ..model.decode import Layout
+from ..model.semantic_ids import SemanticIds
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..model.vocabulary import Vocabulary
@@ -30,8 +33,8 @@ def layout_of(config: Config) -> Layout:
     return Layout(sources, config.impression_attributes, words | vectors)
 
 
-def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
-    """The spec of a new model. Raises DataError when no item is known."""
+def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, SemanticIds] | None = None) -> ModelSpec:
+    """The spec of a new model; quantizers: those of model.semantic_ids. Raises DataError when no item is known."""
     streams = config.policy().select(config.streams)
     layout = layout_of(config)
     if vocabulary.size(ITEM) < 2:
@@ -47,19 +50,28 @@ def spec_of(config: Config, vocabulary: Vocabulary) -> ModelSpec:
         max_days_ms={name: stream.max_days_ms for name, stream in streams.items() if stream.max_days},
         item_dimension=config.embedding.dimension,
         widths=layout.widths,
+        quantizers={name: quantizer.size for name, quantizer in (quantizers or {}).items()},
         config=config.model,
     )
 
 
 def new_model(
-    spec: ModelSpec, vocabulary: Vocabulary, items: np.ndarray, views: list[np.ndarray], idf: np.ndarray, users_of: np.ndarray
+    spec: ModelSpec,
+    vocabulary: Vocabulary,
+    items: np.ndarray,
+    views: list[np.ndarray],
+    idf: np.ndarray,
+    users_of: np.ndarray,
+    quantizers: Mapping[str, SemanticIds] | None = None,
 ) -> UserModel:
     """A model before training.
 
     items (I,) int64 hashes; views: E arrays (I, at most item_dimension) without idf; idf (I,); users_of (I,) how many of the
-    training users had the item.
+    training users had the item; quantizers: those of spec.quantizers.
     """
     model = UserModel(spec)
+    for name, quantizer in (quantizers or {}).items():
+        model.encoder.quantizers[name].load_state_dict(quantizer.state_dict())
     frequency = np.zeros(spec.spaces[ITEM])
     np.add.at(frequency, vocabulary.rows(ITEM, items), users_of)  # a hash bucket is as frequent as its items together
     own = vocabulary.knows(ITEM, items)  # a bucket has no vector: its items have nothing in common

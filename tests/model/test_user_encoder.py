@@ -104,6 +104,17 @@ def test_jagged_is_padded_with_texts_and_embeddings(switches):
     assert_close(encoder.embed(select_users(batch, users)), encoder.embed(batch)[users])
 
 
+@pytest.mark.parametrize("switches", [{}, {"value_encodings": False}], ids=str)
+def test_jagged_is_padded_with_semantic_ids(switches):
+    spec = replace(spec_of(WIDE, **switches), quantizers={"media": {"levels": 2, "codes": 3, "hidden": 4}})
+    encoder, batch = encoder_of(spec), batch_of(spec, {"page": [7, 0, 25, 3], "visit": [0, 4, 2, 9]})
+    encoder.quantizers["media"].codebooks.normal_(generator=torch.Generator().manual_seed(6))
+    rows = encoder.coded(batch.sources["page"]).rows
+    assert set(rows) == {ITEM, "media__0", "media__1"}
+    assert set(rows["media__0"].tolist()) == {0, 1, 2, 3}
+    assert_twins(encoder, PaddedEncoder(encoder), batch)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("switches", [{}, PLAIN, {"exchange": True}], ids=str)
 def test_jagged_is_padded_at_the_corners(lengths, switches):

@@ -101,8 +101,8 @@ def cut_history(batch: JaggedBatch, time_ms: Tensor, reach: Callable[[str], int]
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    """Parameter -> gradient of the loss, zeros where it has none."""
-    parameters = dict(model.named_parameters())
+    """Parameter that learns -> gradient of the loss, zeros where it has none."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {name: torch.zeros_like(parameters[name]) if grad is None else grad for name, grad in zip(parameters, found, strict=True)}
 
