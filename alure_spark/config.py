@@ -359,9 +359,12 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     refit: bool = True  # train once more on everything before as_of, for as many epochs as validation found best
+    warm_start: bool = False  # go on from the champion with the impressions that are new to it, instead of from the start
+    holdout_users: float = 0.1  # with warm_start: share of the users whose new impressions judge, others each time
     checkpoint_steps: int = 20  # steps between checkpoints, from which an interrupted training goes on
     threads: int = 0  # of torch; 0 means all cores. Equal threads give equal weights
     gate: float = 0.01  # the champion moves unless the new validation loss is worse by more than this share
+    calibration_range: tuple[float, ...] = (0.5, 2.0)  # with warm_start: nor when expected over observed positives leave this range
     objectives: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     seed: int = 7
 
@@ -371,6 +374,9 @@ class TrainingConfig:
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "an integer of at least 1")
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a number above 0")
+        _require(0 < self.holdout_users < 1, "training.holdout_users", self.holdout_users, "above 0 and below 1")
+        ordered = len(self.calibration_range) == 2 and 0 <= self.calibration_range[0] <= 1 <= self.calibration_range[1]
+        _require(ordered, "training.calibration_range", self.calibration_range, "two numbers around 1")
         for name in ("item_learning_rate_share", "pooling_learning_rate_share", "weight_decay", "threads", "gate"):
             _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
 
@@ -483,7 +489,7 @@ class Config:
                 known = {column.name: column.type for column in EVENTS.columns}.get(attribute)
                 if kinds.setdefault(attribute, kind) != kind:
                     raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}' but '{kinds[attribute]}' in another stream")
-                if known and kind == "embedding" != (known == "ARRAY<FLOAT>"):
+                if known and (kind == "embedding") != (known == "ARRAY<FLOAT>"):
                     raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}', but its type is {known}")
         for where, names in (
             ("ingest.dwell_from_next", self.ingest.dwell_from_next),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config, TrackingConfig, as_dict
+from .config import Config, TrackingConfig, as_dict, format_time
 from .errors import TrackingError
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Tracker:
             "alure.git_commit": git_commit(),
             "alure.python": sys.version.split()[0],
         }
-        self.run_id = mlflow.start_run(run_name=f"{config.name}-{job}", tags=tags).info.run_id
+        day = format_time(config.time.as_of_ms)[:10] if config.time.as_of else "no day"
+        self.run_id = mlflow.start_run(run_name=f"{config.name}-{job} {day}", tags=tags).info.run_id
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Parameters; values are cut at 500 characters."""
@@ -193,15 +194,15 @@ class Tracker:
         (data,) = [path for path in (folder / "data").iterdir() if path.is_dir()]
         return ModelVersion(name, str(found.version), digest, data)
 
-    def model_versions(self, name: str) -> list[str]:
-        """The numbers of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""
+    def model_versions(self, name: str) -> dict[str, dict[str, str]]:
+        """Number -> tags of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""
         import mlflow
 
         try:
             found = mlflow.MlflowClient(self.config.uri).search_model_versions(f"name = '{name}'")
         except Exception as error:
             raise TrackingError(f"MLflow at {self.config.uri} does not list model {name} ({type(error).__name__}: {error})") from error
-        return sorted((str(version.version) for version in found), key=int)
+        return {str(version.version): dict(version.tags) for version in sorted(found, key=lambda version: int(version.version))}
 
     def tag_of(self, run_id: str, key: str) -> str | None:
         """A tag of another run, or None when the store has no such run."""

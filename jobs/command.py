@@ -107,7 +107,9 @@ class Job:
         parser = argument_parser(self.doc)
         parser.add_argument("--from", dest="first", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
         parser.add_argument("--to", dest="last", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
-        guarded(lambda options: run_options(options, [self], self.name, days_between(options)), parser.parse_args(arguments))
+        guarded(
+            lambda options: run_options(options, [self], self.name, days_between(options, "first", "last")), parser.parse_args(arguments)
+        )
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:
@@ -121,15 +123,16 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def days_between(options: argparse.Namespace) -> list[int]:
-    """The as_ofs, epoch ms, that --from and --to ask for; empty without them. Raises ConfigError when they are reversed."""
-    if not (options.first or options.last):
+def days_between(options: argparse.Namespace, first: str, last: str) -> list[int]:
+    """The as_ofs, epoch ms, from the option named first to that named last; empty without them. Raises ConfigError when reversed."""
+    begin, end = getattr(options, first), getattr(options, last)
+    if not (begin or end):
         return []
-    end = parse_time(options.last, "--to") if options.last else load(options.conf, options.set).time.as_of_ms
-    start = parse_time(options.first, "--from") if options.first else end
-    if start > end:
-        raise ConfigError(f"--from {format_time(start)} comes after --to {format_time(end)}")
-    return list(range(start, end + 1, DAY_MS))
+    stop = parse_time(end, "the last day") if end else load(options.conf, options.set).time.as_of_ms
+    start = parse_time(begin, "the first day") if begin else stop
+    if start > stop:
+        raise ConfigError(f"the first day, {format_time(start)}, comes after the last, {format_time(stop)}")
+    return list(range(start, stop + 1, DAY_MS))
 
 
 def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, days: Sequence[int] = ()) -> None:

@@ -1,10 +1,16 @@
-"""The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part."""
+"""The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part.
+
+--from-day DAY --to-day DAY run it for every day in turn, each as time.as_of and in an MLflow run of its own: with ingest.batch_days,
+labels.days and training.warm_start that is a model which goes on learning day after day.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alure_spark.errors import ConfigError, nearest
 from jobs import build_graph, build_sequences, embed_users, evaluate, ingest_events, retrieve_ads, train_model
-from jobs.command import Job, argument_parser, guarded, run_options
+from jobs.command import Job, argument_parser, days_between, guarded, run_options
 
 STAGES = {
     module.JOB.name: module.JOB
@@ -24,11 +30,16 @@ def stages(first: str = "", last: str = "") -> list[Job]:
     return [STAGES[name] for name in names[start : end + 1]]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--from", dest="first", default="", metavar="STAGE", help=f"first stage: {', '.join(STAGES)}")
     parser.add_argument("--to", dest="last", default="", metavar="STAGE", help="last stage")
-    guarded(lambda options: run_options(options, stages(options.first, options.last), "pipeline"), parser.parse_args())
+    parser.add_argument("--from-day", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
+    parser.add_argument("--to-day", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
+    guarded(
+        lambda options: run_options(options, stages(options.first, options.last), "pipeline", days_between(options, "from_day", "to_day")),
+        parser.parse_args(arguments),
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and the gate; and, with
 training.refit, one on everything for as many epochs, which is what gets registered. The validated one lies beside it, so that a
-later gate compares models that have not seen the split.
+later gate compares models that have not seen the split. With training.warm_start it is one: from the champion, on what is new to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,20 +18,33 @@ from pyspark.sql import functions as F
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
-from alure_spark.config import DAY_MS
+from alure_spark.config import DAY_MS, parse_time
 from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
 from alure_spark.model.readout import HEADS
+from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
 from alure_spark.tracking import git_commit
-from alure_spark.training import gate, loop, metrics, start
+from alure_spark.training import gate, loop, metrics, recurring, start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
 from jobs.command import Context, Job, Report
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What a training ends in."""
+
+    model: UserModel
+    trained: loop.Trained
+    verdict: gate.Verdict
+    metrics: dict[str, float | None]  # beside those of the validation
+    facts: dict[str, Any]
+    validated: UserModel | None = None  # the twin that has not seen the validation split, where the model has
 
 
 def train(context: Context, run: JobRun) -> Report:
@@ -36,12 +52,13 @@ def train(context: Context, run: JobRun) -> Report:
     if config.embedding.method != "alure":
         return Report(texts={"train_model/skipped.txt": f"embedding.method is {config.embedding.method}: there is no model to train"})
     as_of = config.time.as_of_ms
-    border = as_of - int(config.labels.validation_days * DAY_MS)
     examples = run.read("training_examples").where(as_of_scope(as_of)).where("segment = 'all'")
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
     space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
     vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
-    quantizers = {name: _quantizer(context, name) for name in config.model.semantic_ids}
+    registered = tracker.find_model(config.model_name)
+    origin = _origin(context) if config.training.warm_start else None
+    quantizers = {name: _quantizer(context, name, origin) for name in config.model.semantic_ids}
     spec, layout = start.spec_of(config, vocabulary, quantizers), start.layout_of(config)
 
     def new_model(before_ms: int | None) -> UserModel:
@@ -51,53 +68,112 @@ def train(context: Context, run: JobRun) -> Report:
 
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
     checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
+    obstacle = "" if origin is None else recurring.obstacle(origin.spec, spec)
     with exported(examples, layout, config.lake.scratch, config.training.export_rows, name) as folder:
         reader = open_reader(config.training.reader, folder)
         loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
-        when = loop.calendar(loader, spec.item_sources, border, as_of)
-        trained = loop.train(new_model(border), loader, when, config.training, checkpoints[0])
-        found = trained.validation
-        registered = tracker.find_model(config.model_name)
-        champion = read_validated(registered.folder, registered.digest) if registered else None
-        verdict = gate.judge(champion, found, loader, when, config.training)
-        model = trained.model
-        if config.training.refit:
-            everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
-            model = loop.refit(new_model(None), loader, trained, everything, config.training, checkpoints[1])
-        flops = loop.flops_per_user(model, next(loader.in_order()))
-    result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(trained.model, found)
+        if origin is not None and not obstacle:
+            learnt = _continued(context, spec, origin, new_model(None), loader, checkpoints[0])
+        else:
+            judged = read_validated(registered.folder, registered.digest) if registered else None
+            learnt = _anew(context, spec, judged, new_model, loader, checkpoints)
+        flops = loop.flops_per_user(learnt.model, next(loader.in_order()))
+    found = learnt.trained.validation
+    result = {f"validation.{key}": value for key, value in found.losses.items()} | loop.label_metrics(learnt.trained.model, found)
     facts = {
         "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": result,
         "vocabulary_version": run.inputs["vocabularies"], "training_examples_version": run.inputs["training_examples"],
-    }  # fmt: skip
-    validated = Artifact.of(trained.model, vocabulary, facts)
-    artifact = Artifact.of(model, vocabulary, facts | {"validated": validated.digest})
-    tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": verdict.reason}
+    } | learnt.facts  # fmt: skip
+    validated = Artifact.of(learnt.validated, vocabulary, facts) if learnt.validated else None
+    artifact = Artifact.of(learnt.model, vocabulary, facts | ({"validated": validated.digest} if validated else {}))
+    tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
     written = artifact.write(Path(config.lake.scratch) / f"{name}.model")
-    if config.training.refit:
+    if validated:
         validated.write(written / VALIDATED)
     version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
-    if verdict.passed:
+    if learnt.verdict.passed:
         tracker.promote(config.model_name, version)
     for checkpoint in checkpoints:
         checkpoint.unlink(missing_ok=True)
     run.content_hashes["model"] = artifact.digest[:16]
     for key, value in tags.items():
         tracker.set_tag(key, value)
-    for epoch, row in enumerate(trained.curves):
+    for epoch, row in enumerate(learnt.trained.curves):
         tracker.log_metrics({f"train_model.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
 
-    text = f"{config.model_name} version {version} ({artifact.model_id}): {verdict.reason}\n" + "\n".join(
-        f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items())
+    parameters = sum(p.numel() for p in learnt.model.parameters())
+    result |= learnt.metrics
+    text = f"{config.model_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}\n" + "\n".join(
+        [f"trained anew: {obstacle}"] * bool(obstacle)
+        + [f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items())]
     )
-    parameters = sum(p.numel() for p in model.parameters())
-    result |= {"best_epoch": trained.best_epoch + 1, "steps": trained.steps, "flops_per_user": flops, "parameters": parameters}
-    return Report(result, _figures(trained), {"train_model/summary.txt": text})
+    result |= {"best_epoch": learnt.trained.best_epoch + 1, "steps": learnt.trained.steps}
+    result |= {"flops_per_user": flops, "parameters": parameters, "warm": float("continues" in learnt.facts)}
+    return Report(result, _figures(learnt.trained), {"train_model/summary.txt": text})
 
 
-def _quantizer(context: Context, attribute: str) -> semantic_ids.SemanticIds:
-    """The registered quantiser of the attribute. Raises TrackingError where there is none, ConfigError where it is of another length."""
+def _anew(
+    context: Context,
+    spec: ModelSpec,
+    champion: Artifact | None,
+    new_model: Callable[[int | None], UserModel],
+    loader: Loader,
+    checkpoints: list[Path],
+) -> _Learnt:
+    """From the start: with the last days held back, and (training.refit) once more on everything. champion: the validated one."""
+    config, as_of = context.config, context.config.time.as_of_ms
+    border = as_of - int(config.labels.validation_days * DAY_MS)
+    when = loop.calendar(loader, spec.item_sources, border, as_of)
+    trained = loop.train(new_model(border), loader, when, config.training, checkpoints[0])
+    verdict = gate.judge(champion, trained.validation, loader.layout, loader.decoding, when, config.training)
+    if not config.training.refit:
+        return _Learnt(trained.model, trained, verdict, {}, {})
+    everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
+    model = loop.refit(new_model(None), loader, trained, everything, config.training, checkpoints[1])
+    return _Learnt(model, trained, verdict, {}, {}, validated=trained.model)
+
+
+def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: UserModel, loader: Loader, checkpoint: Path) -> _Learnt:
+    """From the champion, with the impressions that are new to it; how well it foretold them all is measured first."""
+    config, as_of = context.config, context.config.time.as_of_ms
+    since = recurring.new_since(config.labels, champion.facts["as_of_ms"])
+    before, vocabulary = champion.model()
+    cuts = loop.calendar(loader, spec.item_sources, as_of, as_of).cuts_ms
+    when = recurring.SplitByUser(cuts, as_of, as_of)
+
+    def new(share: float) -> gate.Decoding:
+        return lambda layout, theirs: recurring.NewImpressions(loader.decoding(layout, theirs), since, share, as_of)
+
+    foretold = loop.evaluate(before, new(1.0)(gate.layout_of(champion), vocabulary), when.validation(), config.training.objectives)
+    metrics = {f"progressive.{key}": value for key, value in loop.label_metrics(before, foretold).items()}
+    share = config.training.holdout_users
+    mine = recurring.NewImpressions(loader, since, share, as_of)
+    trained = loop.train(recurring.grown(before, today), mine, when, config.training, checkpoint, warm=True)
+    verdict = gate.judge(champion, trained.validation, loader.layout, new(share), when, config.training)
+    verdict = gate.calibrated(verdict, trained.carried, config.training)
+    metrics |= {"new_impressions": float((foretold.weights > 0).sum())}
+    return _Learnt(trained.model, trained, verdict, metrics, {"continues": champion.model_id})
+
+
+def _origin(context: Context) -> Artifact | None:
+    """The newest registered model that passed its gate and was trained for an earlier as_of; a rerun goes on from where the run did."""
     config = context.config
+    for version, tags in reversed(context.tracker.model_versions(config.model_name).items()):
+        passed = tags.get("alure.gate", "").startswith("champion")
+        if passed and "alure.as_of" in tags and parse_time(tags["alure.as_of"]) < config.time.as_of_ms:
+            found = context.tracker.find_model(config.model_name, version)
+            return Artifact.read(found.folder, found.digest) if found else None
+    return None
+
+
+def _quantizer(context: Context, attribute: str, origin: Artifact | None) -> semantic_ids.SemanticIds:
+    """The registered quantiser of the attribute; a model that goes on keeps its own, so that no code moves.
+
+    Raises TrackingError where there is none, ConfigError where it is of another length.
+    """
+    config = context.config
+    if origin is not None and attribute in origin.spec.quantizers:
+        return cast(semantic_ids.SemanticIds, origin.encoder()[0].quantizers[attribute])
     name, width = config.semantic_ids_name(attribute), config.model.embedding_dimensions[attribute]
     found = context.tracker.find_model(name)
     if found is None:

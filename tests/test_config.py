@@ -46,6 +46,14 @@ def test_a_wrong_value_says_where_what_and_what_is_allowed(tmp_path, text, messa
         load(write(tmp_path, MINIMAL + text))
 
 
+def test_an_attribute_that_is_a_column_of_events_has_its_kind(tmp_path):
+    streams = "streams: {view: {attributes: {media_embedding: embedding, dwell_ms: numeric}}}"
+    assert load(write(tmp_path, streams)).attribute_kinds() == {"media_embedding": "embedding", "dwell_ms": "numeric"}
+    for wrong in ("media_embedding: categorical", "dwell_ms: embedding"):
+        with pytest.raises(ConfigError, match="but its type is"):
+            load(write(tmp_path, f"streams: {{view: {{attributes: {{{wrong}}}}}}}"))
+
+
 def test_overrides_reach_any_depth_and_create_sections(tmp_path):
     config = load(
         write(tmp_path, MINIMAL), ["graph.k2=3", "source.options.users=5", "time.as_of=2020-01-01", "streams.purchase.max_events=9"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import mlflow
 import pytest
+import torch
 from pyspark.sql import functions as F
 
 from alure_spark.config import format_time, load, parse_time
@@ -17,8 +20,9 @@ from alure_spark.events import identity
 from alure_spark.events import sequences as events_to_sequences
 from alure_spark.events.examples import training_examples
 from alure_spark.lake import Lake, content_hash, latest_rows
+from alure_spark.model.artifact import Artifact
 from alure_spark.tables import TABLES
-from jobs import apply_retention, build_sequences, forget_users, ingest_events, replay_quarantine
+from jobs import apply_retention, build_sequences, forget_users, ingest_events, pipeline, replay_quarantine, train_model
 from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.conftest import ROOT, overrides
@@ -84,6 +88,37 @@ def test_day_by_day_with_a_missed_day_and_repeats_ends_in_the_tables_of_one_whol
     for as_of in (5, 6, 7):
         fresh = do(tmp_path / "whole", [build_sequences.JOB], f"time.as_of={day(as_of)}")
         assert sequences(context, day(as_of)) == sequences(fresh, day(as_of)), as_of
+
+
+@pytest.mark.slow
+def test_a_model_goes_on_learning_day_after_day_in_one_command(spark, tmp_path):
+    """Three days, the first from the start; each an MLflow run that says how well yesterday's model foretold the day."""
+    more = ("ingest.batch_days=1", "labels.days=3", "labels.validation_days=1", "training.warm_start=true", "training.batch_users=20")
+    do(tmp_path, [ingest_events.JOB], f"time.as_of={day(5)}", "ingest.batch_days=30")
+    context = do(tmp_path, [build_sequences.JOB, train_model.JOB], f"time.as_of={day(5)}", *more)
+    arguments = ["--conf", str(CONF), "--from", "ingest_events", "--to", "embed_users", "--from-day", day(6), "--to-day", day(7)]
+    for value in overrides(tmp_path, *WORLD, *more):
+        arguments += ["--set", value]
+    pipeline.main(arguments)
+    name, tracker = context.config.model_name, context.tracker
+    found = [tracker.find_model(name, version) for version in tracker.model_versions(name)]
+    models = [Artifact.read(one.folder, one.digest) for one in found]
+    assert [model.facts["as_of_ms"] for model in models] == [parse_time(day(number)) for number in (5, 6, 7)]
+    assert [model.facts.get("continues") for model in models] == [None, models[0].model_id, models[1].model_id]
+    for before, after in itertools.pairwise(models):
+        old, new = (model.model()[0].encoder.item_vectors for model in (before, after))
+        assert len(new) > len(old), "the day brought new items"
+        assert torch.equal(new[: len(old)], old)
+        assert new[len(old) :].abs().sum() > 0
+    client = mlflow.MlflowClient(context.config.tracking.uri)
+    runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id], "tags.`alure.job` = 'pipeline'")
+    assert {run.info.run_name for run in runs} == {f"test-pipeline {day(number)[:10]}" for number in (6, 7)}
+    for run in runs:
+        assert run.data.metrics["train_model.warm"] == 1
+        assert 0.5 < run.data.metrics["train_model.progressive.click.ne"] < 2
+        assert run.data.metrics["train_model.new_impressions"] > 10
+    do(tmp_path, [train_model.JOB], f"time.as_of={day(7)}", *more)
+    assert tracker.model_versions(name)["4"]["alure.digest"] == found[2].digest, "a day that is run again ends in the same model"
 
 
 @pytest.fixture

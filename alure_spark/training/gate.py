@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..config import TrainingConfig
 from ..model.artifact import Artifact
 from ..model.decode import Layout
-from .loader import Loader
+from ..model.readout import HEADS
+from ..model.vocabulary import Vocabulary
+from .loader import Batches
 from .loop import Calendar, Evaluation, evaluate
+
+Decoding = Callable[[Layout, Vocabulary], Batches]  # the packed rows as a model of that layout and vocabulary reads them
 
 
 class Verdict(NamedTuple):
@@ -16,24 +21,39 @@ class Verdict(NamedTuple):
     reason: str  # one sentence for MLflow and the terminal
 
 
-def judge(champion: Artifact | None, found: Evaluation, loader: Loader, when: Calendar, config: TrainingConfig) -> Verdict:
+def layout_of(artifact: Artifact) -> Layout:
+    """The arrays that a model reads."""
+    return Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
+
+
+def judge(
+    champion: Artifact | None, found: Evaluation, packed: Layout, decoding: Decoding, when: Calendar, config: TrainingConfig
+) -> Verdict:
     """Passed unless the champion's weighted validation loss is lower by more than config.gate of it.
 
-    A champion that was trained up to a later as_of stays: it has seen this validation split. One whose sources or attributes
-    are not those of the packed rows cannot be compared and gives way.
+    packed: the layout of the packed rows. A champion that was trained up to a later as_of stays: it has seen this validation split. One
+    whose sources or attributes are not those of the packed rows cannot be compared and gives way.
     """
     if champion is None:
         return Verdict(True, "champion: there was none")
     if champion.facts["as_of_ms"] > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
-    model, vocabulary = champion.model()
-    layout = Layout(champion.spec.sources, champion.spec.impression_attributes, champion.spec.widths)
-    packed = loader.layout.columns() | loader.layout.impression_columns()
-    fits = (layout.columns() | layout.impression_columns()).items() <= packed.items()
-    if not fits or not layout.column_widths().items() <= loader.layout.column_widths().items():
+    layout, there = layout_of(champion), packed.columns() | packed.impression_columns()
+    fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
+    if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")
-    theirs = Loader(loader.reader, layout, vocabulary, loader.batch_users, loader.seed, loader.segment)
-    old = evaluate(model, theirs, when.validation(), config.objectives)
+    model, vocabulary = champion.model()
+    old = evaluate(model, decoding(layout, vocabulary), when.validation(), config.objectives)
     ours, before = found.total(config.objectives), old.total(config.objectives)
     passed = ours <= before + config.gate * abs(before)
     return Verdict(passed, f"{'' if passed else 'not '}champion: validation loss {ours:.4f}, {champion.model_id} has {before:.4f}")
+
+
+def calibrated(verdict: Verdict, carried: Mapping[str, float | None], config: TrainingConfig) -> Verdict:
+    """The verdict, but not passed where a head's expected over observed positives leave config.calibration_range."""
+    low, high = config.calibration_range
+    for head in HEADS:
+        found = carried[f"{head}.calibration"]
+        if verdict.passed and found is not None and not low <= found <= high:
+            return Verdict(False, f"not champion: {head} expects {found:.2f} times the observed positives, allowed {low:g} to {high:g}")
+    return verdict

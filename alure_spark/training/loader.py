@@ -166,6 +166,10 @@ class Loader:
         flags = [f"{name}__present" for name, kind in self.kinds.items() if kind == "categorical"]
         self.columns = [*NAMES, "as_of_ms", *self.kinds, *flags]
 
+    def decoding(self, layout: Layout, vocabulary: Vocabulary) -> Loader:
+        """The same batches as another model reads them."""
+        return Loader(self.reader, layout, vocabulary, self.batch_users, self.seed, self.segment, self.with_impressions)
+
     @property
     def users(self) -> int:
         return sum(self.reader.rows)

@@ -72,6 +72,7 @@ class Trained:
     steps: int
     curves: list[dict[str, float]]  # one per epoch: train.<objective>, validation.<objective>
     validation: Evaluation  # of the best epoch's weights
+    carried: dict[str, float | None]  # label_metrics under the calibration that the model came with
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,11 @@ def train(
     config: TrainingConfig,
     checkpoint: Path | None = None,
     observe: Observer | None = None,
+    warm: bool = False,
 ) -> Trained:
     """Train until the epochs are done or validation has not improved for `patience` of them.
+
+    warm: the model has been trained before, so its read-out is not started anew.
 
     checkpoint: a file that is written every config.checkpoint_steps steps, and gone on from when it is there.
     Raises TrainingError on a loss or gradient that is not finite, DataError when a split has nothing to learn from.
@@ -155,11 +159,12 @@ def train(
     def end_epoch(state: _State) -> None:
         state.end_epoch(model, evaluate(model, loader, when.validation(), config.objectives), config.objectives)
 
-    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe)
+    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe, warm)
     model.load_state_dict(state.best)
     found = evaluate(model, loader, when.validation(), config.objectives)
+    carried = label_metrics(model, found)
     calibrate(model, found)
-    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves, found)
+    return Trained(model.eval(), state.best_epoch, sum(int(row["steps"]) for row in state.curves), state.curves, found, carried)
 
 
 def refit(
@@ -196,11 +201,13 @@ def _epochs(
     end_epoch: Callable[[_State], None],
     checkpoint: Path | None,
     observe: Observer | None,
+    warm: bool = False,
 ) -> _State:
     """Train for so many epochs of the config.epochs that the learning rate is planned for, or until the state has had enough."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    fit_readout(model, loader, everything=not when.holds_back)
+    if not warm:
+        fit_readout(model, loader, everything=not when.holds_back)
     optimizer = _optimizer(model, config)
     state = _State()
     if checkpoint is not None and checkpoint.is_file():

@@ -213,37 +213,30 @@ def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
 def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     batch = world()
     good, loader, when = trained(batch)
-    loader.layout = gate.Layout(SPEC.sources, {})
+    layout = gate.Layout(SPEC.sources, {})
     found = loop.evaluate(good.model, loader, when.validation(), TRAINING.objectives)
     raw = UserModel(SPEC)
     worse = loop.evaluate(raw, loader, when.validation(), TRAINING.objectives)
     known = np.arange(1, ITEMS + 3)
     vocabulary = Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
     champion = Artifact.of(good.model, vocabulary, {"as_of_ms": END})
-    loader.reader, loader.seed, loader.segment = None, 1, "all"
-    original, gate.Loader = gate.Loader, lambda *arguments: loader  # the same rows: this test has no packed files
-    try:
-        assert gate.judge(None, found, loader, when, TRAINING).passed
-        assert gate.judge(champion, found, loader, when, TRAINING).passed
-        stopped = gate.judge(champion, worse, loader, when, TRAINING)
-        assert not stopped.passed
-        assert "not champion: validation loss" in stopped.reason
-        later = replace(champion, facts={"as_of_ms": END + 1})
-        assert "later time" in gate.judge(later, found, loader, when, TRAINING).reason
-        other = replace(champion, spec=replace(SPEC, sources={**SPEC.sources, "bought": {}}))
-        assert (
-            "cannot be compared"
-            in gate.judge(
-                replace(
-                    other,
-                    user=Artifact.of(UserModel(other.spec), vocabulary, {}).user,
-                    readout=Artifact.of(UserModel(other.spec), vocabulary, {}).readout,
-                ),
-                found,
-                loader,
-                when,
-                TRAINING,
-            ).reason
-        )
-    finally:
-        gate.Loader = original
+
+    def judge(champion, found):
+        return gate.judge(champion, found, layout, lambda layout, vocabulary: loader, when, TRAINING)
+
+    assert judge(None, found).passed
+    assert judge(champion, found).passed
+    stopped = judge(champion, worse)
+    assert not stopped.passed
+    assert "not champion: validation loss" in stopped.reason
+    assert "later time" in judge(replace(champion, facts={"as_of_ms": END + 1}), found).reason
+    other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
+    assert "cannot be compared" in judge(other, found).reason
+
+
+def test_a_model_that_promises_too_much_does_not_become_champion():
+    passed = gate.Verdict(True, "champion")
+    assert gate.calibrated(passed, {"click.calibration": 1.9, "conversion.calibration": None}, TRAINING) == passed
+    stopped = gate.calibrated(passed, {"click.calibration": 1.0, "conversion.calibration": 2.1}, TRAINING)
+    assert not stopped.passed
+    assert stopped.reason == "not champion: conversion expects 2.10 times the observed positives, allowed 0.5 to 2"
