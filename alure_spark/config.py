@@ -267,6 +267,8 @@ class ModelConfig:
     semantic_ids: tuple[str, ...] = ()  # of these attributes, the ones that are read as codes (jobs/train_semantic_ids.py), not as numbers
     views: tuple[str, ...] = ("svd", "item2vec")  # E item vectors, each pooled to one vector of the embedding
     residual: bool = True  # the compressed states may move the embedding away from the pooled item vectors
+    next_items: int = 1024  # positions of a source and batch that the next-item objective asks at most
+    full_softmax: bool = False  # the next-item objective scores all items, not the batch's own: for corpora of some thousand
     item_vectors: bool = True  # start the pooled item vectors from the classic factorisations, else at random
     dropout: float = 0.1
     seed: int = 7
@@ -282,6 +284,7 @@ class ModelConfig:
             "read_positions",
             "compressed",
             "text_words",
+            "next_items",
             "seed",
         )
         for name in positive:

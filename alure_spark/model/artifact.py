@@ -32,7 +32,7 @@ from .vocabulary import Vocabulary
 # Settings younger than the first models: at its default a setting means what models without it did, and leaves the digest as it was.
 YOUNGER = (
     "frequency_encoding", "rotary_encoding", "value_encodings", "read_layers", "read_positions", "ad_attention", "compression",
-    "compressed", "text_words", "text_buckets", "embedding_dimensions", "semantic_ids",
+    "compressed", "text_words", "text_buckets", "embedding_dimensions", "semantic_ids", "full_softmax", "next_items",
 )  # fmt: skip
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 

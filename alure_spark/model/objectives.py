@@ -2,7 +2,7 @@
 
 Click and conversion: weighted cross entropy at the impressions. Neighbour: similar users must foretell a user's next
 engagements, so that the cosine of two embeddings means something (ALURE, section 3, searches by it). Next item: the state must
-foretell the next item, by sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019).
+foretell the next item, by sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019), or by the whole one.
 """
 
 from __future__ import annotations
@@ -73,21 +73,31 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
 
 
 def next_item_loss(
-    states: Tensor, tokens: SourceTokens, keys: Tensor, log_frequency: Tensor, before_ms: Tensor, most: int = 1024
+    states: Tensor,
+    tokens: SourceTokens,
+    keys: Tensor,
+    log_frequency: Tensor,
+    from_ms: Tensor,
+    before_ms: Tensor,
+    most: int = 1024,
+    full: bool = False,
 ) -> Tensor | None:
-    """Mean cross entropy of the next item among the batch's own next items, nats; None without a pair of events.
+    """Mean cross entropy of the next item, nats; None without a pair of events.
 
-    states (T, d); keys (rows, d) of the items; log_frequency (rows,) of the training histories; targets known before
-    before_ms (B,). At most `most` evenly spaced positions.
+    Among the batch's own next items (sampled softmax with logQ correction), or with `full` among all items. states (T, S); keys
+    (rows, S) of the items; log_frequency (rows,) of the training histories; targets known in [from_ms, before_ms), each (B,). At most
+    `most` evenly spaced positions.
     """
     following = torch.arange(len(states))[1:]
-    users = tokens.users()
-    fits = (users[1:] == users[:-1]) & (tokens.known_at_ms[1:] < before_ms[users[1:]]) & (tokens.rows[ITEM][1:] > 0)
-    following = following[fits]
+    users, known = tokens.users(), tokens.known_at_ms
+    in_time = (known[1:] >= from_ms[users[1:]]) & (known[1:] < before_ms[users[1:]])
+    following = following[(users[1:] == users[:-1]) & in_time & (tokens.rows[ITEM][1:] > 0)]
     if not len(following):
         return None
     following = following[torch.linspace(0, len(following) - 1, min(most, len(following))).long()]
     target = tokens.rows[ITEM][following]
+    if full:
+        return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1)
     logits = states[following - 1] @ keys[target].T - log_frequency[target]
     twin = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool)
     return F.cross_entropy(logits.masked_fill(twin, -1e4), torch.arange(len(target)))

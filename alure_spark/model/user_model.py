@@ -25,6 +25,7 @@ class Moments:
 
     cut_ms: int  # embeddings of the neighbour objective are as of this moment
     until_ms: int  # its later engagements end here; next items and labels too
+    from_ms: int = 0  # next items before this time are not asked for: they have been learnt from
     validation: bool | None = False  # which impressions count: those of the training split, of the validation split, or (None) all
 
 
@@ -62,11 +63,21 @@ class UserModel(nn.Module):
                     if getattr(weights, head):
                         found[head] = label_loss(logits[:, column], getattr(shown, head), weight.to(logits.dtype))
         item_tokens = [batch.sources[source] for source in self.spec.item_sources]
-        until = torch.full((len(batch),), moments.until_ms)
+        until, since = (torch.full((len(batch),), moment) for moment in (moments.until_ms, moments.from_ms))
         if weights.next_item:
             keys = self.next_item(encoder.item_vectors)
             parts = [
-                next_item_loss(states[source], batch.sources[source], keys, self.log_frequency, until) for source in self.spec.item_sources
+                next_item_loss(
+                    states[source],
+                    batch.sources[source],
+                    keys,
+                    self.log_frequency,
+                    since,
+                    until,
+                    self.spec.config.next_items,
+                    self.spec.config.full_softmax,
+                )
+                for source in self.spec.item_sources
             ]
             there = [part for part in parts if part is not None]
             if there:
@@ -78,6 +89,13 @@ class UserModel(nn.Module):
             if loss is not None:
                 found["neighbour"] = loss
         return found
+
+    def next_item_scores(self, batch: JaggedBatch, source: str) -> Tensor:
+        """(B, rows) scores of every item as the user's next one of the source at as_of; row 0, the unknown item, gets -inf."""
+        last = self.encoder.last_states(batch)[source][:, 0]
+        scores = last @ self.next_item(self.encoder.item_vectors).T
+        scores[:, 0] = -torch.inf
+        return scores
 
     def probabilities(self, batch: JaggedBatch) -> Tensor:
         """(M, 2) calibrated probabilities of click and conversion at the batch's impressions."""

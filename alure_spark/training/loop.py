@@ -60,7 +60,7 @@ class Calendar:
         return Moments(int(cut), self.border_ms, validation=False if self.holds_back else None)
 
     def validation(self) -> Moments:
-        return Moments(self.border_ms, self.end_ms, validation=True)
+        return Moments(self.border_ms, self.end_ms, validation=True, from_ms=self.border_ms if self.holds_back else 0)
 
 
 @dataclass

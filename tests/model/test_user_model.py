@@ -55,6 +55,22 @@ def test_history_encoded_once_gives_what_one_pass_per_impression_gives(layers, m
     assert_close(model.probabilities(batch), torch.sigmoid(results[1][0]), 1e-8)
 
 
+def test_validation_asks_for_no_next_item_that_training_has_seen():
+    """Items of all events before the border are changed but for the last of each user: the same loss from the same states."""
+    spec = spec_of(max_events=40)
+    model, batch = model_of(spec), random_batch(spec, 6, 30)
+    objective, border = ObjectiveConfig(click=0, conversion=0, neighbour=0), BEGIN_MS + 200 * DAY_MS
+    states = model.encoder.states(batch)
+    sources = {}
+    for name, tokens in batch.sources.items():
+        seen = tokens.known_at_ms < border
+        sources[name] = replace(tokens, rows=tokens.rows | {ITEM: torch.where(seen, 1 + tokens.rows[ITEM] % 5, tokens.rows[ITEM])})
+    moments = replace(MOMENTS, from_ms=border)
+    found = [model.losses(one, moments, objective, states)["next_item"] for one in (batch, replace(batch, sources=sources))]
+    assert_close(*found)
+    assert model.losses(batch, MOMENTS, objective, states)["next_item"] != found[0]
+
+
 def test_losses_of_the_model_are_those_of_its_parts():
     spec = spec_of()
     model, batch = model_of(spec), random_batch(spec, 6, 30, impressions=5)
@@ -239,17 +255,18 @@ def test_nobody_to_learn_from_gives_no_neighbour_loss():
 
 
 @pytest.mark.parametrize("most", [1024, 5])
-def test_next_item_loss_is_that_of_a_loop(most):
+@pytest.mark.parametrize("full", [False, True])
+def test_next_item_loss_is_that_of_a_loop(most, full):
     spec = spec_of()
     batch = random_batch(spec, 5, 9, items=12)
     tokens, draw = batch.sources["purchase"], torch.Generator().manual_seed(2)
     states = torch.randn(len(tokens.known_at_ms), 4, dtype=torch.float64, generator=draw)
     keys, log_frequency = torch.randn(12, 4, dtype=torch.float64, generator=draw), torch.randn(12, dtype=torch.float64, generator=draw)
-    before_ms = torch.full((5,), BEGIN_MS + 300 * DAY_MS)
+    from_ms, before_ms = (torch.full((5,), BEGIN_MS + days * DAY_MS) for days in (60, 300))
     places = []
     for user in range(5):
         for place in range(int(tokens.offsets[user]) + 1, int(tokens.offsets[user + 1])):
-            if tokens.known_at_ms[place] < before_ms[user] and tokens.rows[ITEM][place] > 0:
+            if from_ms[user] <= tokens.known_at_ms[place] < before_ms[user] and tokens.rows[ITEM][place] > 0:
                 places.append(place)
     assert len(places) > 10
     if most < len(places):
@@ -260,10 +277,23 @@ def test_next_item_loss_is_that_of_a_loop(most):
         scores = {item: states[place - 1] @ keys[item] - log_frequency[item] for item in targets}
         # Every position of the batch is a candidate, but not those of the same item elsewhere.
         others = [scores[item] for item in targets if item != target]
+        if full:
+            scores = {item: states[place - 1] @ keys[item] for item in range(1, 12)}
+            others = [score for item, score in scores.items() if item != target]
         losses.append(torch.logsumexp(torch.stack([scores[target], *others]), 0) - scores[target])
-    found = next_item_loss(states, tokens, keys, log_frequency, before_ms, most)
+    found = next_item_loss(states, tokens, keys, log_frequency, from_ms, before_ms, most, full)
     assert_close(found, torch.stack(losses).mean())
-    assert next_item_loss(states, tokens, keys, log_frequency, before_ms - 400 * DAY_MS) is None
+    assert next_item_loss(states, tokens, keys, log_frequency, from_ms, before_ms - 400 * DAY_MS) is None
+
+
+def test_scores_of_the_next_item_are_those_of_the_last_state():
+    spec = spec_of(read_layers=(0, 2))
+    model, batch = model_of(spec), random_batch(spec, 5, 9)
+    scores, states = model.next_item_scores(batch, "purchase"), model.encoder.states(batch)["purchase"]
+    for user, end in enumerate(batch.sources["purchase"].offsets[1:].tolist()):
+        if batch.sources["purchase"].lengths[user]:
+            assert_close(scores[user, 1:], model.next_item(model.encoder.item_vectors)[1:] @ states[end - 1])
+    assert scores[:, 0].max() == -torch.inf
 
 
 def test_facts_are_standardised_and_probabilities_calibrated():

@@ -1,0 +1,192 @@
+"""Full-corpus next-item ranking by the user model's encoder, beside RecBole's sequence models, under one protocol.
+
+    python -m benchmarks.next_item --recbole-python VENV/bin/python      # VENV: pip install recbole==1.2.1 (its pins are not ours)
+
+ml-100k as RecBole packages it: each user's last rating is the test item, the one before validates, the rest is learnt from, in order of
+time (equal times in the file's order). All items are ranked, those already seen too, as RecBole does for sequences. HR@10 and
+NDCG@10 over all users; the epoch is chosen by validation on both sides. Paired intervals over users, per-user ranks averaged over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from alure_spark.model.batch import ACCOUNT, ITEM, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.model.spec import ModelSpec
+from alure_spark.model.user_model import UserModel
+from alure_spark.training import loop
+from alure_spark.training.loader import MemoryLoader
+from alure_spark.training.metrics import cluster_bootstrap
+from benchmarks import contract
+
+SEEDS = (7, 8, 9)
+PEERS = ("SASRec", "GRU4Rec", "BERT4Rec")
+K, SOURCE = 10, "rating"
+MODEL = ModelConfig(
+    dimension=64, layers=2, heads=2, feed_forward=256, max_events=200, window=50, views=("svd",), residual=False, item_vectors=False,
+    full_softmax=True, next_items=100_000, dropout=0.2,
+)  # fmt: skip
+TRAINING = TrainingConfig(
+    epochs=20, patience=5, batch_users=64, learning_rate=2e-3, item_learning_rate_share=1.0, threads=1,
+    objectives=ObjectiveConfig(click=0.0, conversion=0.0, neighbour=0.0, next_item=1.0),
+)  # fmt: skip
+# Run by RecBole's own Python: trains, and writes each user's rank of the test item.
+DRIVER = """
+import json, sys, logging
+import numpy as np, torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+name, seed, epochs, target = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+config = Config(model=name, dataset="ml-100k", config_dict={
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "epochs": epochs, "stopping_step": epochs, "seed": seed,
+    "reproducibility": True, "train_neg_sample_args": None, "metrics": ["Hit", "NDCG"], "topk": [10], "valid_metric": "NDCG@10",
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
+    "state": "ERROR", "show_progress": False, "device": "cpu", "use_gpu": False, "checkpoint_dir": target + ".saved", "worker": 0,
+})
+init_seed(seed, True)
+torch.set_num_threads(1)
+dataset = create_dataset(config)
+train, valid, test = data_preparation(config, dataset)
+init_seed(seed, True)
+model = get_model(name)(config, train._dataset).to("cpu")
+trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+trainer.fit(train, valid, saved=True, show_progress=False)
+result = trainer.evaluate(test, load_best_model=True, show_progress=False)
+ranks = {}
+model.eval()
+with torch.no_grad():
+    for interaction, _, row, item in test:
+        scores = model.full_sort_predict(interaction).view(len(interaction), -1)
+        scores[:, 0] = -torch.inf
+        mine = scores[row, item]
+        rank = (scores[row] > mine[:, None]).sum(1) + 1
+        users = dataset.id2token("user_id", interaction["user_id"][row].numpy())
+        ranks.update({str(user): int(place) for user, place in zip(users, rank)})
+json.dump({"ranks": ranks, "result": {key: float(value) for key, value in result.items()}}, open(target, "w"))
+"""
+
+
+def ratings(python: str) -> pd.DataFrame:
+    """user_id, item_id (str), timestamp (s), users one after the other, by time; from RecBole's wheel."""
+    where = "import recbole, os; print(os.path.dirname(recbole.__file__))"
+    package = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
+    frame = pd.read_csv(Path(package) / "dataset_example" / "ml-100k" / "ml-100k.inter", sep="\t", dtype=str)
+    frame.columns = [name.split(":")[0] for name in frame.columns]
+    frame["timestamp"] = frame["timestamp"].astype(float)
+    return frame.sort_values(["user_id", "timestamp"], kind="stable").reset_index(drop=True)
+
+
+def batch_of(frame: pd.DataFrame, held_out: int, border_ms: int) -> tuple[JaggedBatch, np.ndarray]:
+    """All users without their last `held_out` ratings, and the rows (B,) of the first one held out.
+
+    What validates (the last but one) is known at border_ms, everything before it earlier; clocks read when it happened.
+    """
+    users, counts = np.unique(frame["user_id"], return_counts=True)
+    ends = counts.cumsum()
+    place = np.arange(len(frame)) - np.repeat(ends - counts, counts)  # of a rating in its user's
+    left = np.repeat(counts, counts) - place  # 1 at the last
+    row = np.unique(frame["item_id"], return_inverse=True)[1] + 1
+    happened = (frame["timestamp"].to_numpy() * 1000).astype(np.int64)
+    known = np.where(left <= 2, border_ms + 2 - left, np.minimum(happened, border_ms - 1))
+    kept = left > held_out
+    at = torch.from_numpy(known[kept])
+    tokens = SourceTokens(
+        offsets_of(torch.from_numpy(counts - held_out)), at, torch.from_numpy(happened[kept]), {ITEM: torch.from_numpy(row[kept])}, {}
+    )
+    as_of = torch.full((len(users),), border_ms + 10)
+    batch = JaggedBatch("all", tuple(users), torch.zeros(len(users), dtype=torch.int64), as_of, {SOURCE: tokens})
+    return batch, row[ends - held_out]
+
+
+def ours(frame: pd.DataFrame, seed: int, model: ModelConfig, training: TrainingConfig) -> dict[str, int]:
+    """User -> rank of the test item."""
+    border = int(frame["timestamp"].max() * 1000) + 1
+    known, target = batch_of(frame, 1, border)
+    items = frame["item_id"].nunique()
+    spec = ModelSpec({SOURCE: {}}, (SOURCE,), {ITEM: items + 1, ACCOUNT: 1}, item_dimension=64, config=replace(model, seed=seed))
+    when = loop.Calendar((border - 1,), border, border + 1)
+    found = loop.train(UserModel(spec), MemoryLoader(known, training.batch_users, seed), when, replace(training, seed=seed))
+    with torch.no_grad():
+        scores = torch.cat([found.model.next_item_scores(part, SOURCE) for part in MemoryLoader(known, 256, seed).in_order()])
+    mine = scores[torch.arange(len(target)), torch.from_numpy(target)]
+    ranks = (scores > mine[:, None]).sum(dim=1) + 1
+    return dict(zip(known.user_ids, ranks.tolist(), strict=True))
+
+
+def recbole(python: str, name: str, seed: int, epochs: int) -> dict[str, int]:
+    """User -> rank of the test item. Raises RuntimeError where our reading of the ranks is not RecBole's own metric."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "ranks.json"
+        subprocess.run([python, "-c", DRIVER, name, str(seed), str(epochs), str(target)], cwd=folder, check=True, capture_output=True)
+        content = json.loads(target.read_text())
+    ranks = np.array(list(content["ranks"].values()))
+    if abs((ranks <= K).mean() - content["result"]["hit@10"]) > 2e-3:
+        raise RuntimeError(f"{name}: HR@10 {(ranks <= K).mean():.4f} by our count, {content['result']['hit@10']} by RecBole's")
+    return dict(content["ranks"])
+
+
+def gains(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per user and seed: whether the item is among the first ten, and its discounted gain."""
+    hit = ranks <= K
+    return hit.astype(float), np.where(hit, 1 / np.log2(1 + ranks), 0.0)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    return float(weights @ values / weights.sum())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recbole-python", required=True, help="a Python that has recbole==1.2.1")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--epochs", type=int, default=0, help="of each side; 0: 10 for the peers, at most 20 for ours")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=contract.RESULTS)
+    options = parser.parse_args(arguments)
+    frame = ratings(options.recbole_python)
+    users = np.unique(frame["user_id"])
+    rows: list[contract.Row] = []
+    found: dict[str, np.ndarray] = {}
+    for road in ("ours", *options.peers):
+        row: contract.Row = {"road": road}
+        with contract.measured(row):
+            by_seed = [
+                ours(frame, seed, MODEL, replace(TRAINING, epochs=options.epochs or TRAINING.epochs))
+                if road == "ours"
+                else recbole(options.recbole_python, road, seed, options.epochs or 10)
+                for seed in options.seeds
+            ]
+        found[road] = np.array([[ranks[user] for user in users] for ranks in by_seed])
+        hit, gain = gains(found[road])
+        row |= {
+            "hr": float(hit.mean()),
+            "ndcg": float(gain.mean()),
+            "ndcg_min": float(gain.mean(1).min()),
+            "ndcg_max": float(gain.mean(1).max()),
+        }
+        if road != "ours":
+            gap = gains(found["ours"])[1].mean(0) - gain.mean(0)
+            interval = cluster_bootstrap(functools.partial(_mean, gap), users, options.resamples)
+            row |= {"ours_minus": float(gap.mean()), "low": interval.low, "high": interval.high}
+        rows.append(row)
+        print(contract.table([row]), flush=True)
+    size = {"users": len(users), "items": int(frame["item_id"].nunique()), "ratings": len(frame), "seeds": options.seeds}
+    contract.publish("next_item", size, rows, {}, options.results)
+
+
+if __name__ == "__main__":
+    main()
