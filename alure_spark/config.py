@@ -365,6 +365,7 @@ class TrainingConfig:
     warm_start: bool = False  # go on from the champion with the impressions that are new to it, instead of from the start
     holdout_users: float = 0.1  # with warm_start: share of the users whose new impressions judge, others each time
     checkpoint_steps: int = 20  # steps between checkpoints, from which an interrupted training goes on
+    processes: int = 1  # that train together on this machine, each on its users of every batch
     threads: int = 0  # of torch; 0 means all cores. Equal threads give equal weights
     gate: float = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     calibration_range: tuple[float, ...] = (0.5, 2.0)  # with warm_start: nor when expected over observed positives leave this range
@@ -373,7 +374,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(self.reader in ("petastorm", "pyarrow"), "training.reader", self.reader, "petastorm, pyarrow")
-        for name in ("export_rows", "batch_users", "epochs", "patience", "checkpoint_steps", "seed"):
+        for name in ("export_rows", "batch_users", "epochs", "patience", "processes", "checkpoint_steps", "seed"):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "an integer of at least 1")
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a number above 0")

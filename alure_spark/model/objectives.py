@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .across import Alone
 from .batch import ITEM, SourceTokens
 
+ALONE = Alone()
 TEMPERATURE = 0.1
 SCORED_ITEMS = 2000  # most popular items of a batch, which the neighbour objective scores
 LISTED = 50  # the length of the list whose border it looks at
@@ -20,10 +22,10 @@ SOFTNESS = 0.05  # of the border, in shares of attention
 POPULARITY = 0.1  # weight of an item's popularity beside the neighbours' votes
 
 
-def label_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean cross entropy, in nats: logits, labels, weight (M,)."""
+def label_loss(logits: Tensor, labels: Tensor, weight: Tensor, across: Alone = ALONE) -> Tensor:
+    """Weighted mean cross entropy, in nats: logits, labels, weight (M,), some of which is above 0."""
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return (losses * weight).sum() / weight.sum()
+    return (losses * weight).sum() / across.total(weight.sum())
 
 
 def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,7 @@ def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) ->
     return torch.stack([had // size, had % size]), torch.stack([later // size, later % size])
 
 
-def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tensor) -> Tensor | None:
+def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tensor, across: Alone = ALONE) -> Tensor | None:
     """1 - a soft Recall@50 of the users' later items among what similar users had; None when nobody can be asked.
 
     With a_uv = softmax over the other users v of u's country of cos(u, v) / 0.1, an item's score for u is the share of a_u that had
@@ -51,6 +53,12 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
     the gradient is about the border of the list, as the judged Recall is (retrieval/protocol.py). The 2,000 most popular items
     are scored. embeddings (B, D) unit rows as of one moment, country (B,), had and later (2, n) as item_pairs gives.
     """
+    sizes = across.gathered(torch.tensor([len(embeddings)]))
+    first = int(sizes[: across.rank].sum())  # of this process's users among all
+    mine = torch.zeros(int(sizes.sum()), dtype=torch.bool)
+    mine[first : first + len(embeddings)] = True
+    embeddings, country = across.gathered(embeddings), across.gathered(country)
+    had, later = (across.gathered((pairs + torch.tensor([[first], [0]])).T).T.contiguous() for pairs in (had, later))
     counts = torch.bincount(had[1]) if had.shape[1] else had.new_zeros(0)
     items = torch.sort(torch.argsort(counts, descending=True, stable=True)[:SCORED_ITEMS]).values
     items = items[counts[items] > 0]
@@ -61,15 +69,16 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
         user, place = _of_items(pairs, items)
         cells[user, place] = 1
     stranger = (country[:, None] != country) | torch.eye(len(embeddings), dtype=torch.bool)
-    asked = torch.nonzero((wanted.sum(dim=1) > 0) & ~stranger.all(dim=1)).squeeze(1)
-    if not len(asked):
+    answering = (wanted.sum(dim=1) > 0) & ~stranger.all(dim=1)
+    if not answering.any():
         return None
+    asked = torch.nonzero(answering & mine).squeeze(1)
     similar = (embeddings[asked] @ embeddings.T / TEMPERATURE).masked_fill(stranger[asked], -1e4)
     scores = similar.softmax(dim=-1) @ owned + POPULARITY * owned.mean(dim=0)
     scores = scores.masked_fill(owned[asked] > 0, -1e4)
     border = scores.topk(min(LISTED + 1, scores.shape[1]), dim=1).values[:, -1:].detach()
     found = torch.sigmoid((scores - border) / SOFTNESS) * wanted[asked]
-    return 1 - (found.sum(dim=1) / wanted[asked].sum(dim=1)).mean()
+    return (1 - found.sum(dim=1) / wanted[asked].sum(dim=1)).sum() / answering.sum()
 
 
 def next_item_loss(
@@ -81,26 +90,30 @@ def next_item_loss(
     before_ms: Tensor,
     most: int = 1024,
     full: bool = False,
+    across: Alone = ALONE,
 ) -> Tensor | None:
     """Mean cross entropy of the next item, nats; None without a pair of events.
 
     Among the batch's own next items (sampled softmax with logQ correction), or with `full` among all items. states (T, S); keys
     (rows, S) of the items; log_frequency (rows,) of the training histories; targets known in [from_ms, before_ms), each (B,). At most
-    `most` evenly spaced positions.
+    `most` evenly spaced positions of each process.
     """
     following = torch.arange(len(states))[1:]
     users, known = tokens.users(), tokens.known_at_ms
     in_time = (known[1:] >= from_ms[users[1:]]) & (known[1:] < before_ms[users[1:]])
     following = following[(users[1:] == users[:-1]) & in_time & (tokens.rows[ITEM][1:] > 0)]
-    if not len(following):
-        return None
     following = following[torch.linspace(0, len(following) - 1, min(most, len(following))).long()]
     target = tokens.rows[ITEM][following]
+    targets = across.gathered(target)
+    if not len(targets):
+        return None
     if full:
-        return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1)
-    logits = states[following - 1] @ keys[target].T - log_frequency[target]
-    twin = (target[:, None] == target) & ~torch.eye(len(target), dtype=torch.bool)
-    return F.cross_entropy(logits.masked_fill(twin, -1e4), torch.arange(len(target)))
+        return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1, reduction="sum") / len(targets)
+    own = int(across.gathered(torch.tensor([len(target)]))[: across.rank].sum()) + torch.arange(len(target))
+    logits = states[following - 1] @ keys[targets].T - log_frequency[targets]
+    twin = target[:, None] == targets
+    twin[torch.arange(len(target)), own] = False
+    return F.cross_entropy(logits.masked_fill(twin, -1e4), own, reduction="sum") / len(targets)
 
 
 def _of_items(pairs: Tensor, items: Tensor) -> Tensor:

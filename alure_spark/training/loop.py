@@ -24,7 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ObjectiveConfig, TrainingConfig
 from ..errors import DataError, TrainingError
+from ..model.across import Alone
 from ..model.batch import JaggedBatch
+from ..model.objectives import ALONE
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel, total
 from . import metrics
@@ -147,10 +149,12 @@ def train(
     checkpoint: Path | None = None,
     observe: Observer | None = None,
     warm: bool = False,
+    across: Alone = ALONE,
 ) -> Trained:
     """Train until the epochs are done or validation has not improved for `patience` of them.
 
-    warm: the model has been trained before, so its read-out is not started anew.
+    warm: the model has been trained before, so its read-out is not started anew. across: the processes that train together
+    (training/across.py).
 
     checkpoint: a file that is written every config.checkpoint_steps steps, and gone on from when it is there.
     Raises TrainingError on a loss or gradient that is not finite, DataError when a split has nothing to learn from.
@@ -159,7 +163,7 @@ def train(
     def end_epoch(state: _State) -> None:
         state.end_epoch(model, evaluate(model, loader, when.validation(), config.objectives), config.objectives)
 
-    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe, warm)
+    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe, warm, across)
     model.load_state_dict(state.best)
     found = evaluate(model, loader, when.validation(), config.objectives)
     carried = label_metrics(model, found)
@@ -175,13 +179,14 @@ def refit(
     config: TrainingConfig,
     checkpoint: Path | None = None,
     observe: Observer | None = None,
+    across: Alone = ALONE,
 ) -> UserModel:
     """Train a new model on everything before as_of, for as many epochs as `validated` found best; no split is left to judge it by.
 
     when: the calendar of a border at as_of. The slope of the calibration is the validated model's, whose logits were of impressions
     that it had not seen; the offset lets the mean probability of the last days be their mean label. Raises as `train` does.
     """
-    _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe)
+    _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe, across=across)
     pairs = validated.model.readout.calibration.tolist()
     calibrated = [column for column, pair in enumerate(pairs) if pair != [1.0, 0.0]]
     if calibrated:
@@ -202,6 +207,7 @@ def _epochs(
     checkpoint: Path | None,
     observe: Observer | None,
     warm: bool = False,
+    across: Alone = ALONE,
 ) -> _State:
     """Train for so many epochs of the config.epochs that the learning rate is planned for, or until the state has had enough."""
     if config.threads:
@@ -221,19 +227,20 @@ def _epochs(
             torch.manual_seed(_step_seed(config.seed, state.epoch, state.step))
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * _schedule(state.epoch * loader.steps + state.step, planned)
-            losses = model.losses(batch, moments, config.objectives)
+            losses = model.losses(batch, moments, config.objectives, across=across)
+            whole = {name: across.total(loss) for name, loss in losses.items()}
             if losses:
-                _step(model, optimizer, losses, config, f"epoch {state.epoch + 1}, step {state.step + 1}")
-                state.add(losses)
+                _step(model, optimizer, losses, whole, config, across, f"epoch {state.epoch + 1}, step {state.step + 1}")
+                state.add(whole)
             state.step += 1
             if observe is not None:
-                observe(state.epoch, state.step, {name: float(loss.detach()) for name, loss in losses.items()})
-            if checkpoint is not None and state.step % config.checkpoint_steps == 0:
+                observe(state.epoch, state.step, {name: float(loss) for name, loss in whole.items()})
+            if checkpoint is not None and across.rank == 0 and state.step % config.checkpoint_steps == 0:
                 _save(checkpoint, model, optimizer, state)
         if not state.sums:
             raise DataError("the training split is empty: no user has a labelled impression or a later item before the validation time")
         end_epoch(state)
-        if checkpoint is not None:
+        if checkpoint is not None and across.rank == 0:
             _save(checkpoint, model, optimizer, state)
     return state
 
@@ -326,7 +333,7 @@ class _State:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         for name, loss in losses.items():
             mean = self.sums.setdefault(name, [0.0, 0.0])
-            mean[0] += float(loss.detach())
+            mean[0] += float(loss)
             mean[1] += 1
 
     def end_epoch(self, model: UserModel, found: Evaluation, objectives: ObjectiveConfig) -> None:
@@ -369,13 +376,29 @@ def _optimizer(model: UserModel, config: TrainingConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(groups)
 
 
-def _step(model: UserModel, optimizer: torch.optim.Optimizer, losses: Mapping[str, Tensor], config: TrainingConfig, where: str) -> None:
-    broken = [name for name, loss in losses.items() if not loss.isfinite()]
+def _step(
+    model: UserModel,
+    optimizer: torch.optim.Optimizer,
+    losses: Mapping[str, Tensor],
+    whole: Mapping[str, Tensor],
+    config: TrainingConfig,
+    across: Alone,
+    where: str,
+) -> None:
+    """losses: this process's parts; whole: their sums over the processes, on which all of them decide alike."""
+    broken = [name for name, loss in whole.items() if not loss.isfinite()]
     if broken:
         raise TrainingError(f"the loss of {', '.join(broken)} is not finite at {where}: lower training.learning_rate or look at the inputs")
     optimizer.zero_grad(set_to_none=True)
     total(dict(losses), config.objectives).backward()
-    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.clip_norm)
+    learnt = [p for group in optimizer.param_groups for p in group["params"]]
+    if across.size > 1:
+        # A parameter that no process has a gradient of is left alone, as one process alone would: zeros would let it decay.
+        moved = across.total(torch.tensor([parameter.grad is not None for parameter in learnt]).int())
+        for parameter, by_some in zip(learnt, moved.tolist(), strict=True):
+            if by_some:
+                parameter.grad = across.total(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    norm = torch.nn.utils.clip_grad_norm_([p for p in learnt if p.grad is not None], config.clip_norm)
     if not norm.isfinite():
         raise TrainingError(f"the gradient is not finite at {where}: lower training.learning_rate or training.clip_norm")
     optimizer.step()

@@ -1,0 +1,109 @@
+"""Data-parallel training: what the processes of one training must tell each other.
+
+Every process reads every global batch and works on its own users of it, so that a training may go on with another number of processes.
+Each objective is the sum over a process's own rows, divided by the count over all of them; gradients are added up. So two processes
+make the steps that one makes, up to the order in which numbers are added, and to dropout, which each draws for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed
+
+from ..errors import TrainingError
+from ..model.across import Alone
+from ..model.batch import JaggedBatch, select_users
+from ..model.user_model import UserModel
+from .loader import Batches
+
+T = TypeVar("T")
+
+
+class Processes(Alone):
+    """The processes of torch's default group."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def total(self, value: Tensor) -> Tensor:
+        summed = value.detach().clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Rows are padded to the longest part, as gather wants it; the gradient of a row comes back to the process that it is of."""
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        distributed.all_gather(sizes, torch.tensor([len(rows)]))
+        longest = max(int(size) for size in sizes)
+        padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]).contiguous()
+        if rows.requires_grad:
+            parts = list(_Gather.apply(padded))
+        else:
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            distributed.all_gather(parts, padded)
+        return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather whose way back adds up what every process has to say about a row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, ...]:
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows)
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        together = torch.stack(gradients).contiguous()
+        distributed.all_reduce(together)
+        return together[distributed.get_rank()]
+
+
+class Share:
+    """Of every batch of a loader the users of this process."""
+
+    def __init__(self, loader: Batches, rank: int, size: int) -> None:
+        self.loader, self.rank, self.size = loader, rank, size
+
+    @property
+    def steps(self) -> int:
+        return self.loader.steps
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+        return map(self._own, self.loader.batches(epoch, start))
+
+    def in_order(self) -> Iterator[JaggedBatch]:
+        """All users, whole batches: what is judged is judged by each process alike."""
+        return self.loader.in_order()
+
+    def _own(self, batch: JaggedBatch) -> JaggedBatch:
+        return select_users(batch, torch.arange(self.rank, len(batch), self.size))
+
+
+def together(count: int, work: Callable[..., T], model: UserModel, loader: Batches, *arguments: Any, **options: Any) -> T:
+    """work(model, loader, *arguments, **options), a function of training/loop.py, in so many processes; what the first one returned.
+
+    More than one are started on this machine by Spark's TorchDistributor, which runs torchrun. Raises TrainingError where one fails.
+    """
+    if count == 1:
+        return work(model, loader, *arguments, **options)
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    try:
+        result = TorchDistributor(num_processes=count, local_mode=True, use_gpu=False).run(_joined, work, model, loader, arguments, options)
+    except RuntimeError as error:
+        raise TrainingError(f"one of {count} training processes failed ({error}); its output is above") from error
+    return cast(T, result)
+
+
+def _joined(work: Callable[..., T], model: UserModel, loader: Batches, arguments: tuple[Any, ...], options: dict[str, Any]) -> T:
+    distributed.init_process_group("gloo")
+    try:
+        across = Processes()
+        return work(model, Share(loader, across.rank, across.size), *arguments, **options, across=across)
+    finally:
+        distributed.destroy_process_group()
