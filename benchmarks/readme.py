@@ -161,6 +161,16 @@ def semantic_ids_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def next_item_text(result: dict[str, Any]) -> str:
+    """One row per road."""
+    lines = ["| road | HR@10 | NDCG@10 (min to max over seeds) | ours minus, NDCG | 95 % interval | CPU s |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        gap = f"{row['ours_minus']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        spread = f"{row['ndcg_min']:.4f} to {row['ndcg_max']:.4f}"
+        lines.append(f"| {row['road']} | {row['hr']:.4f} | {row['ndcg']:.4f} ({spread}) | {gap} | {row['seconds_cpu']:,.0f} |")
+    return "\n".join(lines)
+
+
 def speed_text(results: list[dict[str, Any]]) -> str:
     """The ratios of the speed benchmarks, and ours in users per core-second."""
     lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
@@ -272,6 +282,7 @@ def main() -> None:
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
     tables = {
         "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
+        "next_item": next_item_text,
         "sequences": sequences_text, "scale": scale_text,
     }  # fmt: skip
     for name, words in tables.items():
