@@ -274,20 +274,8 @@ class ModelConfig:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        positive = (
-            "dimension",
-            "layers",
-            "heads",
-            "feed_forward",
-            "max_events",
-            "window",
-            "read_positions",
-            "compressed",
-            "text_words",
-            "next_items",
-            "seed",
-        )
-        for name in positive:
+        sizes = ("dimension", "layers", "heads", "feed_forward", "max_events", "window", "read_positions")
+        for name in (*sizes, "compressed", "text_words", "next_items", "seed"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "an integer of at least 1")
         _require(self.text_buckets >= 2, "model.text_buckets", self.text_buckets, "an integer of at least 2")
         for name, width in self.embedding_dimensions.items():

@@ -89,15 +89,10 @@ def weekday(random: Random, users: int) -> tuple[History, np.ndarray]:
     return {"view": {"at": day * DAY_MS + random.random((users, 10)) * DAY_MS}}, side
 
 
-def _in_turn(gaps: np.ndarray) -> np.ndarray:
-    """(U, n) times in order, with these gaps before them, all before the impressions; the last one is at a random moment."""
-    return gaps.cumsum(axis=1)
-
-
 def recency_decay(random: Random, users: int) -> tuple[History, np.ndarray]:
     """Two kinds of events; what was last, an event counting half after a day."""
     gaps = np.exp(random.uniform(np.log(MINUTE_MS), np.log(3 * DAY_MS), (users, 16)))
-    at, kind = _in_turn(gaps), random.random((users, 16)) < 0.5
+    at, kind = gaps.cumsum(axis=1), random.random((users, 16)) < 0.5
     counts = np.where(kind, 1, -1) * 0.5 ** ((at[:, -1:] - at) / DAY_MS)
     return {"view": {"at": at, "category_id": 1 + kind}}, counts.sum(axis=1) > 0
 
@@ -106,7 +101,7 @@ def order(random: Random, users: int) -> tuple[History, np.ndarray]:
     """The kind of the last event but one."""
     kind = random.random((users, 12)) < 0.5
     gaps = np.exp(random.uniform(np.log(MINUTE_MS), np.log(5 * DAY_MS), (users, 12)))
-    return {"view": {"at": _in_turn(gaps), "category_id": 1 + kind}}, kind[:, -2]
+    return {"view": {"at": gaps.cumsum(axis=1), "category_id": 1 + kind}}, kind[:, -2]
 
 
 def gap(random: Random, users: int) -> tuple[History, np.ndarray]:
@@ -114,7 +109,7 @@ def gap(random: Random, users: int) -> tuple[History, np.ndarray]:
     side, kind = _sides(random, users), random.random((users, 12)) < 0.5
     quick = kind ^ _faithful(random, side, 12)
     gaps = np.where(quick, random.uniform(1, 10, kind.shape) * MINUTE_MS, random.uniform(1, 3, kind.shape) * DAY_MS)
-    return {"view": {"at": _in_turn(gaps), "category_id": 1 + kind}}, side
+    return {"view": {"at": gaps.cumsum(axis=1), "category_id": 1 + kind}}, side
 
 
 def engagement_order(random: Random, users: int) -> tuple[History, np.ndarray]:
@@ -122,7 +117,7 @@ def engagement_order(random: Random, users: int) -> tuple[History, np.ndarray]:
     side, events = _sides(random, users), 20
     count, place = random.integers(10, events + 1, users), np.arange(events)
     which = np.where(side, random.integers(0, 3, users), random.integers(3, 8, users))
-    at = np.where(place < count[:, None], _in_turn(random.uniform(0, 4 * DAY_MS, (users, events))), -1)
+    at = np.where(place < count[:, None], random.uniform(0, 4 * DAY_MS, (users, events)).cumsum(axis=1), -1)
     kind = np.where(place == which[:, None], 1, 2 + random.integers(0, 3, (users, events)))
     return {"view": {"at": at, "category_id": kind}}, side
 
@@ -141,7 +136,7 @@ def relative_hour(random: Random, users: int) -> tuple[History, np.ndarray]:
 def cross_source(random: Random, users: int) -> tuple[History, np.ndarray]:
     """One view stands out: of which of two kinds was the page just before it?"""
     side, views = _sides(random, users), 8
-    at, which = _in_turn(random.uniform(0.5, 4, (users, views)) * DAY_MS), random.integers(0, views, users)
+    at, which = (random.uniform(0.5, 4, (users, views)) * DAY_MS).cumsum(axis=1), random.integers(0, views, users)
     marked = np.arange(views) == which[:, None]
     page = np.where(marked, side[:, None], random.random((users, views)) < 0.5)
     before = random.uniform(1, 30, (users, views)) * MINUTE_MS
@@ -153,7 +148,7 @@ def long_range(random: Random, users: int) -> tuple[History, np.ndarray]:
     side, events = _sides(random, users), 100
     place = np.arange(events) == (events - random.integers(50, 90, users))[:, None]
     kind = np.where(place, 1 + side[:, None], 3 + random.integers(0, 6, (users, events)))
-    return {"view": {"at": _in_turn(random.uniform(0, DAY_MS, (users, events))), "category_id": kind}}, side
+    return {"view": {"at": random.uniform(0, DAY_MS, (users, events)).cumsum(axis=1), "category_id": kind}}, side
 
 
 def ad_interest(random: Random, users: int) -> tuple[History, np.ndarray]:
@@ -168,7 +163,11 @@ def ad_interest(random: Random, users: int) -> tuple[History, np.ndarray]:
     for column in range(1, shown):  # of the categories that the user had
         ad[:, column] = kind[np.arange(users), random.integers(0, events, users)]
     ad[:, 0] = kind[np.arange(users), random.integers(0, events, users)]
-    view = {"at": _in_turn(random.uniform(0.2, 3, (users, events)) * DAY_MS), "category_id": 1 + kind, "value": np.where(liked, 3.0, -3.0)}
+    view = {
+        "at": (random.uniform(0.2, 3, (users, events)) * DAY_MS).cumsum(axis=1),
+        "category_id": 1 + kind,
+        "value": np.where(liked, 3.0, -3.0),
+    }
     return {"view": view, "ad": {"category_id": 1 + ad}}, np.take_along_axis(said, ad, axis=1)
 
 
@@ -178,7 +177,7 @@ def media_cluster(random: Random, users: int) -> tuple[History, np.ndarray]:
     side = _sides(random, users)
     cluster = 3 * _faithful(random, side, 8, 0.7) + random.integers(0, 3, (users, 8))
     media = centres[cluster] + random.normal(0, 0.7, (users, 8, 8))
-    return {"view": {"at": _in_turn(random.uniform(0, 8, (users, 8)) * DAY_MS), "media": media.astype(np.float32)}}, side
+    return {"view": {"at": (random.uniform(0, 8, (users, 8)) * DAY_MS).cumsum(axis=1), "media": media.astype(np.float32)}}, side
 
 
 def text_topic(random: Random, users: int) -> tuple[History, np.ndarray]:
@@ -187,7 +186,7 @@ def text_topic(random: Random, users: int) -> tuple[History, np.ndarray]:
     side, shape = _sides(random, users), (users, 8, 6)
     topic = 30 * _faithful(random, side, 8, 0.8)[:, :, None] + random.integers(0, 30, shape)
     words = hashes[np.where(random.random(shape) < 1 / 3, topic, random.integers(60, 120, shape))]
-    return {"view": {"at": _in_turn(random.uniform(0, 8, (users, 8)) * DAY_MS), "title": words}}, side
+    return {"view": {"at": (random.uniform(0, 8, (users, 8)) * DAY_MS).cumsum(axis=1), "title": words}}, side
 
 
 TIMES: Mapping[str, Mapping[str, str]] = {"view": {}}

@@ -23,6 +23,7 @@ from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
+from alure_spark.model.decode import Layout
 from alure_spark.model.readout import HEADS
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
@@ -56,7 +57,6 @@ def train(context: Context, run: JobRun) -> Report:
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
     space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
     vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
-    registered = tracker.find_model(config.model_name)
     origin = _origin(context) if config.training.warm_start else None
     quantizers = {name: _quantizer(context, name, origin) for name in config.model.semantic_ids}
     spec, layout = start.spec_of(config, vocabulary, quantizers), start.layout_of(config)
@@ -75,6 +75,7 @@ def train(context: Context, run: JobRun) -> Report:
         if origin is not None and not obstacle:
             learnt = _continued(context, spec, origin, new_model(None), loader, checkpoints[0])
         else:
+            registered = tracker.find_model(config.model_name)
             judged = read_validated(registered.folder, registered.digest) if registered else None
             learnt = _anew(context, spec, judged, new_model, loader, checkpoints)
         flops = loop.flops_per_user(learnt.model, next(loader.in_order()))
@@ -145,7 +146,9 @@ def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: Use
     def new(share: float) -> gate.Decoding:
         return lambda layout, theirs: recurring.NewImpressions(loader.decoding(layout, theirs), since, share, as_of)
 
-    foretold = loop.evaluate(before, new(1.0)(gate.layout_of(champion), vocabulary), when.validation(), config.training.objectives)
+    foretold = loop.evaluate(
+        before, new(1.0)(Layout.of(champion.spec, impressions=True), vocabulary), when.validation(), config.training.objectives
+    )
     metrics = {f"progressive.{key}": value for key, value in loop.label_metrics(before, foretold).items()}
     share = config.training.holdout_users
     mine = recurring.NewImpressions(loader, since, share, as_of)

@@ -190,8 +190,8 @@ def test_pictures_become_semantic_ids_that_the_model_carries(chain, tmp_path, ca
     assert "media_embedding.level_1.perplexity" in "".join(context.tracker.metrics)
     found = context.tracker.find_model(settings.semantic_ids_name("media_embedding"))
     quantizer = semantic_ids.read(found.folder, found.digest)
-    artifact = Artifact.read(*(lambda one: (one.folder, one.digest))(context.tracker.find_model(settings.model_name)))
-    carried = artifact.encoder()[0].quantizers["media_embedding"]
+    registered = context.tracker.find_model(settings.model_name)
+    carried = Artifact.read(registered.folder, registered.digest).encoder()[0].quantizers["media_embedding"]
     assert torch.equal(carried.codebooks, quantizer.codebooks), "training moves no code"
     media = context.lake.read("events").where("source = 'organic_impression'").select("media_embedding").limit(50).toPandas()
     function = mlflow.pyfunc.load_model(f"models:/{found.name}/{found.version}")

@@ -50,7 +50,7 @@ class UserEmbedder:
         encoder, self.vocabulary = artifact.encoder()
         self.encoder = encoder.to(getattr(torch, config.precision))
         self.spec, self.config = artifact.spec, config
-        self.layout = Layout(artifact.spec.sources, {}, artifact.spec.widths)
+        self.layout = Layout.of(artifact.spec)
         if package:
             _install(self.encoder, package)
 
@@ -138,7 +138,7 @@ def probe(spec: ModelSpec, vocabulary: Vocabulary) -> JaggedBatch:
     User 0 has no events; the others have 1, 5, 5, 5 and more events than the attention looks back, in turn over the sources. Ids are
     known, unknown and null; numbers too.
     """
-    layout = Layout(spec.sources, {}, spec.widths)
+    layout = Layout.of(spec)
     columns, widths = {}, layout.column_widths()
     for turn, source in enumerate(spec.sources):
         lengths = np.array([0, *np.roll([1, 5, 5, 5, spec.attention_window(source) + 3], turn)])

@@ -38,7 +38,7 @@ def embed_table(sequences: DataFrame, artifact: Artifact, config: InferenceConfi
     config.compile asks for it. Raises DataError on a missing column; the job fails with a DataError where a worker does not
     reproduce the driver's embeddings, or an event is not before as_of.
     """
-    names = list(Layout(artifact.spec.sources, {}, artifact.spec.widths).columns())
+    names = list(Layout.of(artifact.spec).columns())
     for name in names:
         if name not in sequences.columns:
             raise DataError(f"user_sequences lacks the array '{name}'{nearest(name, sequences.columns)}: run jobs/build_sequences.py again")
@@ -107,7 +107,7 @@ def memory_parts(artifact: Artifact, config: InferenceConfig, longest: int, mean
     """
     spec, size = artifact.spec, 8 if config.precision == "float64" else 4
     mean = longest if mean is None else mean
-    layout = Layout(spec.sources, {}, spec.widths)
+    layout = Layout.of(spec)
     columns = sum(layout.column_widths().get(name, 1) for name in layout.columns()) / len(spec.sources)  # numbers of a token, on average
     batch = config.batch_users * mean
     at_once = int(max(longest, min(config.max_tokens, batch)))

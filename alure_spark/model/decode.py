@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import DataError, nearest
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
+from .spec import ModelSpec
 from .vocabulary import Vocabulary
 
 TIMES = ("known_at_ms", "event_time_ms")
@@ -35,6 +36,11 @@ class Layout:
     sources: Mapping[str, Mapping[str, str]]  # source -> its attributes
     impression_attributes: Mapping[str, str]
     widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension
+
+    @classmethod
+    def of(cls, spec: ModelSpec, impressions: bool = False) -> Layout:
+        """The arrays that a model reads: for embedding, or with the impressions too."""
+        return cls(spec.sources, spec.impression_attributes if impressions else {}, spec.widths)
 
     def columns(self) -> dict[str, str]:
         """Array columns of the sources -> kind: integer and categorical are int64, numeric is floating, text and embedding are wide."""

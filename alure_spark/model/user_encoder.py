@@ -143,7 +143,6 @@ class UserEncoder(nn.Module):
 
         Of one position and without exchange the last layer computes nothing else.
         """
-        users = torch.arange(len(batch))
         if self.exchange or self.spec.config.read_positions > 1:
             states = self.states(batch)
             return {
@@ -160,7 +159,7 @@ class UserEncoder(nn.Module):
             found.append(self._read(len(self.layers), last))
         placed = {}
         for source, stream in streams.items():
-            nothing = self.nothing[source].expand(len(users), -1)
+            nothing = self.nothing[source].expand(len(batch), -1)
             placed[source] = nothing.index_put((stream.runs.users,), _beside(found, source))[:, None]
         return placed
 
@@ -187,19 +186,16 @@ class UserEncoder(nn.Module):
 
     def state_at(self, source: str, tokens: SourceTokens, states: Tensor, users: Tensor, time_ms: Tensor) -> Tensor:
         """(R, S): the state at the user's last event of the source known before time_ms."""
-        return self._state_before(source, states, tokens.offsets[users], known_ends(tokens, users, time_ms))
+        return _state_before(self.nothing[source], states, tokens.offsets[users], known_ends(tokens, users, time_ms))
 
     def _states_before(self, source: str, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
         """(R, P, S): the states at the last P tokens of [begin, end), each (R,), the last one first, `nothing` where there are fewer."""
         seen = self.spec.read_back(source)
         found = [
-            self._state_before(source, states, begin if back < seen else end, end - back) for back in range(self.spec.config.read_positions)
+            _state_before(self.nothing[source], states, begin if back < seen else end, end - back)
+            for back in range(self.spec.config.read_positions)
         ]
         return torch.stack(found, dim=1)
-
-    def _state_before(self, source: str, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-        picked = states[(end - 1).clamp(min=0)] if len(states) else states.new_zeros(len(end), states.shape[1])
-        return torch.where((end > begin)[:, None], picked, self.nothing[source])
 
     def pooled(self, batch: JaggedBatch, users: Tensor, time_ms: Tensor) -> Tensor:
         """(R, views, item_dimension): weighted sums of the item vectors of what each read may see of the item sources."""
@@ -278,8 +274,7 @@ class UserEncoder(nn.Module):
             others = []
             for name in self.spec.sources:
                 end, begin = known_ends(batch.sources[name], users, tokens.known_at_ms), batch.sources[name].offsets[users]
-                picked = known[name][(end - 1).clamp(min=0)] if len(known[name]) else known[name].new_zeros(len(users), stream.x.shape[1])
-                others.append(torch.where((end > begin)[:, None], picked, self.nothing[name][-stream.x.shape[1] :]))
+                others.append(_state_before(self.nothing[name][-stream.x.shape[1] :], known[name], begin, end))
             mixed[source] = replace(stream, x=stream.x + self.exchange[depth](torch.cat(others, dim=-1))[stream.runs.order])
         return mixed
 
@@ -290,6 +285,12 @@ class UserEncoder(nn.Module):
         norms = self.final_norm if depth == self.spec.config.layers else None
         at = self.spec.read_layers.index(depth)
         return {source: (norms[source] if norms is not None else self.early_norm[source][at])(x) for source, x in xs.items()}  # type: ignore[index]
+
+
+def _state_before(nothing: Tensor, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """(R, S): the states (T, S) at the last tokens of [begin, end), each (R,), and `nothing` (S,) where there is none."""
+    picked = states[(end - 1).clamp(min=0)] if len(states) else states.new_zeros(len(end), states.shape[1])
+    return torch.where((end > begin)[:, None], picked, nothing)
 
 
 def _ends(streams: Mapping[str, Stream]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from ..errors import TrainingError
 from ..model.across import Alone
 from ..model.batch import JaggedBatch, select_users
 from ..model.user_model import UserModel
-from .loader import Batches
+from .loader import Batches, ChangedBatches
 
 T = TypeVar("T")
 
@@ -63,25 +63,19 @@ class _Gather(torch.autograd.Function):
         return together[distributed.get_rank()]
 
 
-class Share:
+class Share(ChangedBatches):
     """Of every batch of a loader the users of this process."""
 
     def __init__(self, loader: Batches, rank: int, size: int) -> None:
-        self.loader, self.rank, self.size = loader, rank, size
+        super().__init__(loader)
+        self.rank, self.size = rank, size
 
-    @property
-    def steps(self) -> int:
-        return self.loader.steps
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        return map(self._own, self.loader.batches(epoch, start))
+    def changed(self, batch: JaggedBatch) -> JaggedBatch:
+        return select_users(batch, torch.arange(self.rank, len(batch), self.size))
 
     def in_order(self) -> Iterator[JaggedBatch]:
         """All users, whole batches: what is judged is judged by each process alike."""
         return self.loader.in_order()
-
-    def _own(self, batch: JaggedBatch) -> JaggedBatch:
-        return select_users(batch, torch.arange(self.rank, len(batch), self.size))
 
 
 def together(count: int, work: Callable[..., T], model: UserModel, loader: Batches, *arguments: Any, **options: Any) -> T:

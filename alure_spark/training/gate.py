@@ -21,11 +21,6 @@ class Verdict(NamedTuple):
     reason: str  # one sentence for MLflow and the terminal
 
 
-def layout_of(artifact: Artifact) -> Layout:
-    """The arrays that a model reads."""
-    return Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
-
-
 def judge(
     champion: Artifact | None, found: Evaluation, packed: Layout, decoding: Decoding, when: Calendar, config: TrainingConfig
 ) -> Verdict:
@@ -38,7 +33,7 @@ def judge(
         return Verdict(True, "champion: there was none")
     if champion.facts["as_of_ms"] > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
-    layout, there = layout_of(champion), packed.columns() | packed.impression_columns()
+    layout, there = Layout.of(champion.spec, impressions=True), packed.columns() | packed.impression_columns()
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")

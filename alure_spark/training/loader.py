@@ -125,6 +125,26 @@ class Batches(Protocol):
         """All users once, always in the same order."""
 
 
+class ChangedBatches(ABC):
+    """The batches of another loader, each changed."""
+
+    def __init__(self, loader: Batches) -> None:
+        self.loader = loader
+
+    @abstractmethod
+    def changed(self, batch: JaggedBatch) -> JaggedBatch: ...
+
+    @property
+    def steps(self) -> int:
+        return self.loader.steps
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+        return map(self.changed, self.loader.batches(epoch, start))
+
+    def in_order(self) -> Iterator[JaggedBatch]:
+        return map(self.changed, self.loader.in_order())
+
+
 class MemoryLoader:
     """Batches of users that lie in memory: for data that no table holds."""
 

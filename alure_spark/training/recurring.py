@@ -8,7 +8,6 @@ same embedding in the grown model. Some users' new impressions are held back to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,7 @@ from ..config import LabelConfig
 from ..model.batch import JaggedBatch
 from ..model.spec import ModelSpec
 from ..model.user_model import Moments, UserModel
-from .loader import Batches
+from .loader import Batches, ChangedBatches
 from .loop import Calendar
 
 
@@ -72,23 +71,14 @@ def new_since(labels: LabelConfig, champion_as_of_ms: int) -> int:
     return champion_as_of_ms - labels.window_ms if labels.hold_back_immature else champion_as_of_ms
 
 
-class NewImpressions:
+class NewImpressions(ChangedBatches):
     """A loader in which impressions before since_ms weigh nothing and a share of the users validates."""
 
     def __init__(self, loader: Batches, since_ms: int, share: float, salt: int) -> None:
-        self.loader, self.since_ms, self.share, self.salt = loader, since_ms, share, salt
+        super().__init__(loader)
+        self.since_ms, self.share, self.salt = since_ms, share, salt
 
-    @property
-    def steps(self) -> int:
-        return self.loader.steps
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        return map(self._marked, self.loader.batches(epoch, start))
-
-    def in_order(self) -> Iterator[JaggedBatch]:
-        return map(self._marked, self.loader.in_order())
-
-    def _marked(self, batch: JaggedBatch) -> JaggedBatch:
+    def changed(self, batch: JaggedBatch) -> JaggedBatch:
         shown = batch.impressions
         assert shown is not None
         held = torch.tensor([self._place(user) < self.share for user in batch.user_ids])[shown.users()]
