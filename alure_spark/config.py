@@ -229,6 +229,7 @@ class EmbeddingConfig:
     dimension: int = 64  # of a classic embedding, and of each of the model's item vectors
     window: int = 4  # item2vec: items this near in the time-ordered history co-occur
     min_items: int = 1  # users with fewer distinct items get no embedding
+    publish_lag_hours: float = 6.0  # ranking_examples: an embedding serves from so long after its as_of on
     fit_users: int = 200_000  # the factorisation sees at most so many users (smallest hash first); all are embedded
     seed: int = 7
 
@@ -236,6 +237,11 @@ class EmbeddingConfig:
         _require(self.method in ("alure", "svd", "item2vec"), "embedding.method", self.method, "alure, svd, item2vec")
         for name in ("dimension", "window", "min_items", "fit_users", "seed"):
             _require(getattr(self, name) >= 1, f"embedding.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.publish_lag_hours >= 0, "embedding.publish_lag_hours", self.publish_lag_hours, "0 or more")
+
+    @property
+    def publish_lag_ms(self) -> int:
+        return round(self.publish_lag_hours * HOUR_MS)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,33 @@ TRAINING_EXAMPLES = Table(
     users=("user_id",),
 )
 
+RANKING_EXAMPLES = Table(
+    name="ranking_examples",
+    doc="One row per impression of training_examples, with the user's embedding as it was served then (embedding logging).",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user's last event before as_of
+        as_of TIMESTAMP ! : the cut: labels are counted from events with known_at < as_of only
+        segment STRING ! : segment of the user
+        impression_id STRING ! : the impression
+        time_ms BIGINT ! : its event_time, epoch ms
+        ad_id BIGINT : id_hash of the ad shown
+        account_id BIGINT : id_hash of its account; null where unknown
+        click INT ! : 1 when a click was known before as_of and within its window
+        conversion INT ! : 1 when a conversion was known before as_of and within its window
+        label_age_ms BIGINT ! : as_of - time_ms
+        weight DOUBLE ! : sample weight
+        split STRING ! : train or validation, by time of the impression
+        embedding ARRAY<FLOAT> : the newest that served before time_ms; null where none did
+        embedding_as_of TIMESTAMP : where the history of the embedding ends
+        model_id STRING : which model made it
+    """),
+    key=("user_id", "as_of", "segment", "impression_id", "time_ms"),
+    partitions=("as_of",),
+    open=True,  # impression__<attribute> for labels.impression_attributes
+    users=("user_id",),
+)
+
 VOCABULARIES = Table(
     name="vocabularies",
     doc="Append-only: which embedding row an id_hash has in a space; a row once given never changes.",
@@ -385,8 +412,8 @@ RUNS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS,
-        CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS,
+        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS,
+        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS,
         EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip

@@ -22,7 +22,7 @@ from alure_spark.events.examples import training_examples
 from alure_spark.lake import Lake, content_hash, latest_rows
 from alure_spark.model.artifact import Artifact
 from alure_spark.tables import TABLES
-from jobs import apply_retention, build_sequences, forget_users, ingest_events, pipeline, replay_quarantine, train_model
+from jobs import apply_retention, build_sequences, forget_users, ingest_events, log_embeddings, pipeline, replay_quarantine, train_model
 from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.conftest import ROOT, overrides
@@ -117,6 +117,12 @@ def test_a_model_goes_on_learning_day_after_day_in_one_command(spark, tmp_path):
         assert run.data.metrics["train_model.warm"] == 1
         assert 0.5 < run.data.metrics["train_model.progressive.click.ne"] < 2
         assert run.data.metrics["train_model.new_impressions"] > 10
+    logged = [do(tmp_path, [log_embeddings.JOB], f"time.as_of={day(7)}", *more).lake.read("ranking_examples") for _ in range(2)]
+    assert content_hash(logged[0]) == content_hash(logged[1])
+    served = logged[0].where("embedding IS NOT NULL").toPandas()
+    assert set(served["model_id"]) == {models[1].model_id}, "from day 5 no embedding was published, and day 7's serves later"
+    assert served["embedding_as_of"].eq(datetime.fromisoformat(day(6))).all()
+    assert served["time_ms"].between(parse_time(day(6)) + 6 * 3_600_000, parse_time(day(7)), inclusive="neither").all()
     do(tmp_path, [train_model.JOB], f"time.as_of={day(7)}", *more)
     assert tracker.model_versions(name)["4"]["alure.digest"] == found[2].digest, "a day that is run again ends in the same model"
 
