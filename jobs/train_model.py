@@ -30,7 +30,7 @@ from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
 from alure_spark.tracking import git_commit
-from alure_spark.training import across, gate, loop, metrics, recurring, start
+from alure_spark.training import gate, loop, metrics, parallel, recurring, start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
 from jobs.command import Context, Job, Report
@@ -126,12 +126,12 @@ def _anew(
     border = as_of - int(config.labels.validation_days * DAY_MS)
     when = loop.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
-    trained = across.together(processes, loop.train, new_model(border), loader, when, config.training, checkpoints[0])
+    trained = parallel.together(processes, loop.train, new_model(border), loader, when, config.training, checkpoints[0])
     verdict = gate.judge(champion, trained.validation, loader.layout, loader.decoding, when, config.training)
     if not config.training.refit:
         return _Learnt(trained.model, trained, verdict, {}, {})
     everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
-    model = across.together(processes, loop.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1])
+    model = parallel.together(processes, loop.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1])
     return _Learnt(model, trained, verdict, {}, {}, validated=trained.model)
 
 
@@ -153,7 +153,7 @@ def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: Use
     share = config.training.holdout_users
     mine = recurring.NewImpressions(loader, since, share, as_of)
     model, processes = recurring.grown(before, today), config.training.processes
-    trained = across.together(processes, loop.train, model, mine, when, config.training, checkpoint, warm=True)
+    trained = parallel.together(processes, loop.train, model, mine, when, config.training, checkpoint, warm=True)
     verdict = gate.judge(champion, trained.validation, loader.layout, new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .across import Alone
 from .batch import ITEM, SourceTokens
+from .parallel import Alone
 
 ALONE = Alone()
 TEMPERATURE = 0.1
@@ -22,10 +22,10 @@ SOFTNESS = 0.05  # of the border, in shares of attention
 POPULARITY = 0.1  # weight of an item's popularity beside the neighbours' votes
 
 
-def label_loss(logits: Tensor, labels: Tensor, weight: Tensor, across: Alone = ALONE) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, weight: Tensor, processes: Alone = ALONE) -> Tensor:
     """Weighted mean cross entropy, in nats: logits, labels, weight (M,), some of which is above 0."""
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return (losses * weight).sum() / across.total(weight.sum())
+    return (losses * weight).sum() / processes.total(weight.sum())
 
 
 def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) ->
     return torch.stack([had // size, had % size]), torch.stack([later // size, later % size])
 
 
-def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tensor, across: Alone = ALONE) -> Tensor | None:
+def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tensor, processes: Alone = ALONE) -> Tensor | None:
     """1 - a soft Recall@50 of the users' later items among what similar users had; None when nobody can be asked.
 
     With a_uv = softmax over the other users v of u's country of cos(u, v) / 0.1, an item's score for u is the share of a_u that had
@@ -53,12 +53,12 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
     the gradient is about the border of the list, as the judged Recall is (retrieval/protocol.py). The 2,000 most popular items
     are scored. embeddings (B, D) unit rows as of one moment, country (B,), had and later (2, n) as item_pairs gives.
     """
-    sizes = across.gathered(torch.tensor([len(embeddings)]))
-    first = int(sizes[: across.rank].sum())  # of this process's users among all
+    sizes = processes.gathered(torch.tensor([len(embeddings)]))
+    first = int(sizes[: processes.rank].sum())  # of this process's users among all
     mine = torch.zeros(int(sizes.sum()), dtype=torch.bool)
     mine[first : first + len(embeddings)] = True
-    embeddings, country = across.gathered(embeddings), across.gathered(country)
-    had, later = (across.gathered((pairs + torch.tensor([[first], [0]])).T).T.contiguous() for pairs in (had, later))
+    embeddings, country = processes.gathered(embeddings), processes.gathered(country)
+    had, later = (processes.gathered((pairs + torch.tensor([[first], [0]])).T).T.contiguous() for pairs in (had, later))
     counts = torch.bincount(had[1]) if had.shape[1] else had.new_zeros(0)
     items = torch.sort(torch.argsort(counts, descending=True, stable=True)[:SCORED_ITEMS]).values
     items = items[counts[items] > 0]
@@ -90,7 +90,7 @@ def next_item_loss(
     before_ms: Tensor,
     most: int = 1024,
     full: bool = False,
-    across: Alone = ALONE,
+    processes: Alone = ALONE,
 ) -> Tensor | None:
     """Mean cross entropy of the next item, nats; None without a pair of events.
 
@@ -104,12 +104,12 @@ def next_item_loss(
     following = following[(users[1:] == users[:-1]) & in_time & (tokens.rows[ITEM][1:] > 0)]
     following = following[torch.linspace(0, len(following) - 1, min(most, len(following))).long()]
     target = tokens.rows[ITEM][following]
-    targets = across.gathered(target)
+    targets = processes.gathered(target)
     if not len(targets):
         return None
     if full:
         return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1, reduction="sum") / len(targets)
-    own = int(across.gathered(torch.tensor([len(target)]))[: across.rank].sum()) + torch.arange(len(target))
+    own = int(processes.gathered(torch.tensor([len(target)]))[: processes.rank].sum()) + torch.arange(len(target))
     logits = states[following - 1] @ keys[targets].T - log_frequency[targets]
     twin = target[:, None] == targets
     twin[torch.arange(len(target)), own] = False

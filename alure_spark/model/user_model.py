@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ObjectiveConfig
-from .across import Alone
 from .batch import ITEM, JaggedBatch
 from .objectives import ALONE, item_pairs, label_loss, neighbour_loss, next_item_loss
+from .parallel import Alone
 from .readout import HEADS, Readout
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
@@ -49,11 +49,11 @@ class UserModel(nn.Module):
         moments: Moments,
         weights: ObjectiveConfig,
         states: Mapping[str, Tensor] | None = None,
-        across: Alone = ALONE,
+        processes: Alone = ALONE,
     ) -> dict[str, Tensor]:
         """Objective -> its unweighted mean loss in nats; only objectives with a weight and with something to learn from.
 
-        states: what encoder.states(batch) gave, where it is known already: history is encoded once per user. across: the processes that
+        states: what encoder.states(batch) gave, where it is known already: history is encoded once per user. processes: those that
         share the batch; each gets its own part of the means, which add up to them.
         """
         encoder, found = self.encoder, {}
@@ -64,11 +64,11 @@ class UserModel(nn.Module):
         if shown is not None and (weights.click or weights.conversion):
             wanted = shown.validation == moments.validation if moments.validation is not None else torch.ones_like(shown.validation)
             weight = torch.where(wanted, shown.weight, 0.0)
-            if across.total(weight.sum()) > 0:
+            if processes.total(weight.sum()) > 0:
                 logits = self.readout(batch, states, encoder)
                 for column, head in enumerate(HEADS):
                     if getattr(weights, head):
-                        found[head] = label_loss(logits[:, column], getattr(shown, head), weight.to(logits.dtype), across)
+                        found[head] = label_loss(logits[:, column], getattr(shown, head), weight.to(logits.dtype), processes)
         item_tokens = [batch.sources[source] for source in self.spec.item_sources]
         until, since = (torch.full((len(batch),), moment) for moment in (moments.until_ms, moments.from_ms))
         if weights.next_item:
@@ -83,7 +83,7 @@ class UserModel(nn.Module):
                     until,
                     self.spec.config.next_items,
                     self.spec.config.full_softmax,
-                    across,
+                    processes,
                 )
                 for source in self.spec.item_sources
             ]
@@ -93,7 +93,7 @@ class UserModel(nn.Module):
         if weights.neighbour:
             cut = torch.full((len(batch),), moments.cut_ms)
             embeddings = encoder.embed_at(batch, states, torch.arange(len(batch)), cut)
-            loss = neighbour_loss(embeddings, batch.country, *item_pairs(item_tokens, cut, until), across)
+            loss = neighbour_loss(embeddings, batch.country, *item_pairs(item_tokens, cut, until), processes)
             if loss is not None:
                 found["neighbour"] = loss
         return found

@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import ObjectiveConfig, TrainingConfig
 from ..errors import DataError, TrainingError
-from ..model.across import Alone
 from ..model.batch import JaggedBatch
 from ..model.objectives import ALONE
+from ..model.parallel import Alone
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel, total
 from . import metrics
@@ -149,12 +149,12 @@ def train(
     checkpoint: Path | None = None,
     observe: Observer | None = None,
     warm: bool = False,
-    across: Alone = ALONE,
+    processes: Alone = ALONE,
 ) -> Trained:
     """Train until the epochs are done or validation has not improved for `patience` of them.
 
-    warm: the model has been trained before, so its read-out is not started anew. across: the processes that train together
-    (training/across.py).
+    warm: the model has been trained before, so its read-out is not started anew. processes: those that train together
+    (training/parallel.py).
 
     checkpoint: a file that is written every config.checkpoint_steps steps, and gone on from when it is there.
     Raises TrainingError on a loss or gradient that is not finite, DataError when a split has nothing to learn from.
@@ -163,7 +163,7 @@ def train(
     def end_epoch(state: _State) -> None:
         state.end_epoch(model, evaluate(model, loader, when.validation(), config.objectives), config.objectives)
 
-    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe, warm, across)
+    state = _epochs(model, loader, when, config, config.epochs, end_epoch, checkpoint, observe, warm, processes)
     model.load_state_dict(state.best)
     found = evaluate(model, loader, when.validation(), config.objectives)
     carried = label_metrics(model, found)
@@ -179,14 +179,14 @@ def refit(
     config: TrainingConfig,
     checkpoint: Path | None = None,
     observe: Observer | None = None,
-    across: Alone = ALONE,
+    processes: Alone = ALONE,
 ) -> UserModel:
     """Train a new model on everything before as_of, for as many epochs as `validated` found best; no split is left to judge it by.
 
     when: the calendar of a border at as_of. The slope of the calibration is the validated model's, whose logits were of impressions
     that it had not seen; the offset lets the mean probability of the last days be their mean label. Raises as `train` does.
     """
-    _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe, across=across)
+    _epochs(model, loader, when, config, validated.best_epoch + 1, _State.next_epoch, checkpoint, observe, processes=processes)
     pairs = validated.model.readout.calibration.tolist()
     calibrated = [column for column, pair in enumerate(pairs) if pair != [1.0, 0.0]]
     if calibrated:
@@ -207,7 +207,7 @@ def _epochs(
     checkpoint: Path | None,
     observe: Observer | None,
     warm: bool = False,
-    across: Alone = ALONE,
+    processes: Alone = ALONE,
 ) -> _State:
     """Train for so many epochs of the config.epochs that the learning rate is planned for, or until the state has had enough."""
     if config.threads:
@@ -227,20 +227,20 @@ def _epochs(
             torch.manual_seed(_step_seed(config.seed, state.epoch, state.step))
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * _schedule(state.epoch * loader.steps + state.step, planned)
-            losses = model.losses(batch, moments, config.objectives, across=across)
-            whole = {name: across.total(loss) for name, loss in losses.items()}
+            losses = model.losses(batch, moments, config.objectives, processes=processes)
+            whole = {name: processes.total(loss) for name, loss in losses.items()}
             if losses:
-                _step(model, optimizer, losses, whole, config, across, f"epoch {state.epoch + 1}, step {state.step + 1}")
+                _step(model, optimizer, losses, whole, config, processes, f"epoch {state.epoch + 1}, step {state.step + 1}")
                 state.add(whole)
             state.step += 1
             if observe is not None:
                 observe(state.epoch, state.step, {name: float(loss) for name, loss in whole.items()})
-            if checkpoint is not None and across.rank == 0 and state.step % config.checkpoint_steps == 0:
+            if checkpoint is not None and processes.rank == 0 and state.step % config.checkpoint_steps == 0:
                 _save(checkpoint, model, optimizer, state)
         if not state.sums:
             raise DataError("the training split is empty: no user has a labelled impression or a later item before the validation time")
         end_epoch(state)
-        if checkpoint is not None and across.rank == 0:
+        if checkpoint is not None and processes.rank == 0:
             _save(checkpoint, model, optimizer, state)
     return state
 
@@ -382,7 +382,7 @@ def _step(
     losses: Mapping[str, Tensor],
     whole: Mapping[str, Tensor],
     config: TrainingConfig,
-    across: Alone,
+    processes: Alone,
     where: str,
 ) -> None:
     """losses: this process's parts; whole: their sums over the processes, on which all of them decide alike."""
@@ -392,12 +392,12 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     total(dict(losses), config.objectives).backward()
     learnt = [p for group in optimizer.param_groups for p in group["params"]]
-    if across.size > 1:
+    if processes.size > 1:
         # A parameter that no process has a gradient of is left alone, as one process alone would: zeros would let it decay.
-        moved = across.total(torch.tensor([parameter.grad is not None for parameter in learnt]).int())
+        moved = processes.total(torch.tensor([parameter.grad is not None for parameter in learnt]).int())
         for parameter, by_some in zip(learnt, moved.tolist(), strict=True):
             if by_some:
-                parameter.grad = across.total(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+                parameter.grad = processes.total(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
     norm = torch.nn.utils.clip_grad_norm_([p for p in learnt if p.grad is not None], config.clip_norm)
     if not norm.isfinite():
         raise TrainingError(f"the gradient is not finite at {where}: lower training.learning_rate or training.clip_norm")

@@ -11,8 +11,8 @@ import torch
 from alure_spark.errors import TrainingError
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import loop
-from alure_spark.training.across import Share, together
 from alure_spark.training.loader import MemoryLoader
+from alure_spark.training.parallel import Share, together
 from tests.training.test_loop import BORDER, END, SPEC, TRAINING, world
 
 STILL = replace(SPEC, config=replace(SPEC.config, dropout=0.0))  # each process would draw a dropout of its own

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, distributed
 
 from ..errors import TrainingError
-from ..model.across import Alone
 from ..model.batch import JaggedBatch, select_users
+from ..model.parallel import Alone
 from ..model.user_model import UserModel
 from .loader import Batches, ChangedBatches
 
@@ -97,7 +97,7 @@ def together(count: int, work: Callable[..., T], model: UserModel, loader: Batch
 def _joined(work: Callable[..., T], model: UserModel, loader: Batches, arguments: tuple[Any, ...], options: dict[str, Any]) -> T:
     distributed.init_process_group("gloo")
     try:
-        across = Processes()
-        return work(model, Share(loader, across.rank, across.size), *arguments, **options, across=across)
+        processes = Processes()
+        return work(model, Share(loader, processes.rank, processes.size), *arguments, **options, processes=processes)
     finally:
         distributed.destroy_process_group()
