@@ -66,6 +66,11 @@ def row_hash(frame: DataFrame, columns: list[str]) -> Column:
 
 def content_hash(frame: DataFrame, of: Table | None = None) -> str:
     """Order-free hash of the rows, 16 hex digits; leaves out the table's run ids and clocks, so equal content has equal hash."""
+    return hash_and_count(frame, of)[0]
+
+
+def hash_and_count(frame: DataFrame, of: Table | None = None) -> tuple[str, int]:
+    """`content_hash` and the number of rows, in one pass."""
     left_out = of.not_content if of else ()
     columns = sorted(name for name in frame.columns if name not in left_out)
     hashed = frame.select(row_hash(frame, columns).alias("h"))
@@ -74,9 +79,9 @@ def content_hash(frame: DataFrame, of: Table | None = None) -> str:
         F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("s"),
         F.coalesce(F.bit_xor("h"), F.lit(0)).alias("x"),
     )
-    digest = row.select(F.sha2(F.concat_ws(":", F.lit(",".join(columns)), "n", "s", "x"), 256)).first()
-    assert digest is not None
-    return str(digest[0])[:16]
+    found = row.select(F.sha2(F.concat_ws(":", F.lit(",".join(columns)), "n", "s", "x"), 256), "n").first()
+    assert found is not None
+    return str(found[0])[:16], int(found[1])
 
 
 @dataclass
@@ -114,17 +119,16 @@ class JobRun:
         of = table(name)
         self.outputs[name] = self.lake.commit(of, frame, scope, self.run_id, append)
         written = self.lake.read(name, self.outputs[name]).where(scope)
-        self.content_hashes[name] = content_hash(written, of)
-        return written.count()
+        self.content_hashes[name], rows = hash_and_count(written, of)
+        return rows
 
     def delete(self, name: str, users: DataFrame) -> int:
         """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
         self._before[name] = self.lake.recover(name)
         before = self.lake.read(name, self.read_version(name)).count()
         self.outputs[name] = self.lake.delete(table(name), users, self.run_id)
-        after = self.lake.read(name, self.outputs[name])
-        self.content_hashes[name] = content_hash(after, table(name))
-        return before - after.count()
+        self.content_hashes[name], after = hash_and_count(self.lake.read(name, self.outputs[name]), table(name))
+        return before - after
 
     def rollback(self) -> None:
         for name, version in self._before.items():

@@ -5,9 +5,10 @@
 Two rankers, a logistic regression and a small network, each fitted with and without the embedding on the same rows, three
 seeds. completejourney: the 18 hand-made aggregates of benchmarks/redemption.py at each send; synthetic: what the user model's
 read-out counts (engagements, recency, matches) and the ad's account, on impressions after the time that the user model was
-trained up to; null: the same on the world in which nothing prefers anything, where a gain would be a fault. To each embedding
-its affinity to the ad's account is added: the cosine to the mean embedding of those who clicked the account's ads in the
-training part (a row's own user left out).
+trained up to; null: the same on the world in which nothing prefers anything, where a gain would be a fault; daily: the world with
+a model that goes on learning every day, and each impression with the embedding that had been published before it, as
+jobs/log_embeddings.py joins it. To each embedding its affinity to the ad's account is added: the cosine to the mean embedding of
+those who clicked the account's ads in the training part (a row's own user left out).
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from alure_spark.config import DAY_MS, load
+from alure_spark.config import DAY_MS, format_time, load
+from alure_spark.model.readout import HEADS
 from alure_spark.training.ranking_gain import ranking_gain
 from benchmarks import contract, redemption
 from benchmarks.impressions import ImpressionReads, read_impressions
-from jobs import pipeline
-from jobs.command import open_context, run_jobs
+from jobs import build_sequences, embed_users, log_embeddings, pipeline
+from jobs.command import Context, open_context, run_jobs
 
 WORLD = [
     "source.options.users=3000",
@@ -33,7 +36,8 @@ WORLD = [
     "training.epochs=6",
     "inference.precision=float32",
 ]
-WORLDS = {"synthetic": [], "null": ["source.options.null=true"]}
+DAILY = ["training.warm_start=true", "labels.days=7", "labels.validation_days=1"]
+WORLDS = {"synthetic": [], "null": ["source.options.null=true"], "daily": []}
 SETS = ("completejourney", *WORLDS)
 TRAIN_SHARE = 0.6  # of the impressions after as_of, by time, train the synthetic worlds' rankers
 
@@ -85,17 +89,37 @@ def of_completejourney(options: Any) -> list[contract.Row]:
 def of_world(name: str, options: Any) -> list[contract.Row]:
     """The rankers see impressions after the time that the user model was trained up to; the last ones judge."""
     with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
-        context = open_context(load("conf/test.yml", [*WORLD, *WORLDS[name], *contract.places(folder)]))
+        context = _world(folder, WORLDS[name])
         run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")
         last = context.lake.read("events").selectExpr("unix_millis(max(known_at))").collect()[0][0]
+        first = context.config.time.as_of_ms
+        logged = day_by_day(folder, WORLDS[name], first, last) if name == "daily" else None
         reads = read_impressions(context, last + 1)
-    mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be clicked
-    later = (reads.time_ms >= context.config.time.as_of_ms) & (reads.time_ms < mature)
-    kept = reads.select(later)
+    mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be answered
+    kept = reads.select((reads.time_ms >= first) & (reads.time_ms < mature))
+    if logged is not None:
+        nothing = np.zeros(reads.embeddings.shape[1], np.float32)
+        kept = replace(kept, embeddings=np.stack([logged.get(impression, nothing) for impression in kept.impression_id]))
     is_train = kept.time_ms < np.quantile(kept.time_ms, TRAIN_SHARE)
     accounts = np.unique(kept.account, return_inverse=True)[1]
     base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
-    return gains(name, "click", base, kept, kept.click, is_train, options)
+    return [row for label in HEADS for row in gains(name, label, base, kept, getattr(kept, label), is_train, options)]
+
+
+def _world(folder: str, settings: Sequence[str]) -> Context:
+    return open_context(load("conf/test.yml", [*WORLD, *settings, *contract.places(folder)]))
+
+
+def day_by_day(folder: str, settings: Sequence[str], first_ms: int, last_ms: int) -> dict[str, np.ndarray]:
+    """Impression id -> (D,) float32: the embedding that served it, of a model that has learnt every day since first_ms."""
+    run_jobs(_world(folder, settings), [embed_users.JOB], "benchmark_ranking_gain")
+    for as_of in range(first_ms + DAY_MS, last_ms, DAY_MS):
+        context = _world(folder, [*settings, *DAILY, f"time.as_of={format_time(as_of)}"])
+        run_jobs(context, pipeline.stages("build_sequences", "embed_users"), "benchmark_ranking_gain")
+    context = _world(folder, [*settings, f"time.as_of={format_time(last_ms + 1)}"])
+    run_jobs(context, [build_sequences.JOB, log_embeddings.JOB], "benchmark_ranking_gain")
+    rows = context.lake.read("ranking_examples").where("embedding IS NOT NULL").select("impression_id", "embedding").collect()
+    return {row["impression_id"]: np.array(row["embedding"], np.float32) for row in rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

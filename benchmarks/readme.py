@@ -118,12 +118,15 @@ def redemption_text(result: dict[str, Any]) -> str:
 
 
 def ranking_gain_text(result: dict[str, Any]) -> str:
-    """One row per set and ranker."""
-    lines = ["| set | ranker | rows (positive) | NE without | NE with | gain | 95 % interval |", "|---|---|---|---|---|---|---|"]
+    """One row per set, label and ranker."""
+    lines = [
+        "| set | label | ranker | rows (positive) | NE without | NE with | gain | 95 % interval |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in result["rows"]:
         lines.append(
-            f"| {row['set']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} | {row['ne_with']:.4f} "
-            f"| {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} |"
+            f"| {row['set']} | {row['label']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} "
+            f"| {row['ne_with']:.4f} | {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} |"
         )
     return "\n".join(lines)
 

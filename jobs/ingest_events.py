@@ -37,8 +37,8 @@ def ingest(context: Context, run: JobRun) -> Report:
     run.facts["load"] = _kind(batch)
     run.facts["profile"] = json.dumps({source: one.as_dict() for source, one in found.items()})
     refused = clean.refused(judged.events).union(clean.refused(judged.ads)).union(clean.refused(judged.follows))
-    metrics: dict[str, float | None] = {"refused": refused.count(), "events_read": judged.events.count()}
-    metrics["dwell_outliers"] = judged.events.where("_dwell_outlier").count()
+    metrics: dict[str, float | None] = {"events_read": sum(one.rows for one in found.values())}
+    metrics["dwell_outliers"] = sum(one.dwell_outliers for one in found.values())
     if batch is not None and "events" in context.lake.published_versions():
         metrics["events"], more = add(context, run, judged.events, batch)
         refused = refused.union(more)
@@ -54,6 +54,7 @@ def ingest(context: Context, run: JobRun) -> Report:
     for name, frame in (("ads", judged.ads), ("follows", judged.follows)):
         metrics[name] = run.write(name, clean.accepted(frame))
     per_reason = refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
+    metrics["refused"] = sum(row["count"] for row in per_reason)
     rows = refused.withColumn("run_id", F.lit(run.run_id))
     if batch is not None and "quarantine" in context.lake.published_versions():
         run.write("quarantine", batches.of_quarantine(rows, run.read("quarantine")), scope="source <> 'user_embeddings'", append=True)
@@ -153,14 +154,15 @@ def add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]
         near = events.where((F.col("known_date") >= low) & (F.col("known_date") <= high))
     change = batches.merge(near, clean.accepted(judged), ingest)
     added, displaced = change.added.persist(), change.displaced.persist()
-    new, first = added.agg(F.count("*"), F.unix_millis(F.min("known_at"))).collect()[0]
+    per_day = added.groupBy("known_date").agg(F.count("*").alias("rows"), F.unix_millis(F.min("known_at")).alias("first")).collect()
+    new = sum(day["rows"] for day in per_day)
     if new:
-        days = sorted({row[0] for frame in (added, displaced) for row in frame.select("known_date").distinct().collect()})
+        days = sorted({row["known_date"] for row in (*per_day, *displaced.select("known_date").distinct().collect())})
         in_days = F.col("known_date").isin(days)
         kept = events.where(in_days).join(displaced.select("event_id"), "event_id", "left_anti")
         scope = f"known_date IN ({', '.join(f'DATE{str(day)!r}' for day in days)})"
         run.write("events", kept.unionByName(added, allowMissingColumns=True).repartition("known_date"), scope)
-        run.facts["known_from"] = format_time(first)
+        run.facts["known_from"] = format_time(min(day["first"] for day in per_day))
     for frame in (added, displaced):
         frame.unpersist()
     return new, change.refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..config import IngestConfig, format_time
@@ -19,12 +19,16 @@ OPTIONAL = tuple(
 )
 
 
+COUNTRIES = 5  # the largest ones of a stream that its profile names
+
+
 @dataclass(frozen=True)
 class SourceProfile:
     """One stream of one load."""
 
     rows: int
     refused: int
+    dwell_outliers: int  # dwell_ms outside the bounds of `ingest`, therefore null
     first_ms: int | None  # known_at, epoch ms
     last_ms: int | None
     nulls: Mapping[str, float]  # optional column -> share of the rows without a value
@@ -35,26 +39,29 @@ class SourceProfile:
 
 
 def profile(judged: DataFrame) -> dict[str, SourceProfile]:
-    """Stream ('?' where a row names none) -> its profile. Two aggregations."""
+    """Stream ('?' where a row names none) -> its profile. One pass over the rows."""
     source = F.coalesce("source", F.lit("?")).alias("source")
-    empty = F.struct(*(F.avg(F.col(name).isNull().cast("double")).alias(name) for name in OPTIONAL))
-    aggregates: list[Column] = [
-        F.count("*").alias("rows"),
-        F.count_if(F.col("reason").isNotNull()).alias("refused"),
-        F.unix_millis(F.min("known_at")).alias("first_ms"),
-        F.unix_millis(F.max("known_at")).alias("last_ms"),
-        empty.alias("nulls"),
-    ]
-    per_country = judged.groupBy(source, "country").count()
-    largest = F.slice(F.sort_array(F.collect_list(F.struct("count", "country")), asc=False), 1, 5)
-    countries = {row["source"]: row["top"] for row in per_country.groupBy("source").agg(largest.alias("top")).collect()}
+    counts = {"rows": F.lit(True), "refused": F.col("reason").isNotNull(), "dwell_outliers": F.col("_dwell_outlier")}
+    counts |= {f"null.{name}": F.col(name).isNull() for name in OPTIONAL}
+    per_country = judged.groupBy(source, "country").agg(
+        *(F.count_if(condition).alias(name) for name, condition in counts.items()),
+        F.min("known_at").alias("first"),
+        F.max("known_at").alias("last"),
+    )
+    largest = F.slice(F.sort_array(F.collect_list(F.struct("rows", "country")), asc=False), 1, COUNTRIES)
+    found = per_country.groupBy("source").agg(
+        *(F.sum(f"`{name}`").alias(name) for name in counts),
+        F.unix_millis(F.min("first")).alias("first_ms"),
+        F.unix_millis(F.max("last")).alias("last_ms"),
+        largest.alias("largest"),
+    )
     return {
         row["source"]: SourceProfile(
-            row["rows"], row["refused"], row["first_ms"], row["last_ms"],
-            {name: share for name, share in row["nulls"].asDict().items() if share > 0},
-            {pair["country"]: pair["count"] for pair in countries[row["source"]]},
+            row["rows"], row["refused"], row["dwell_outliers"], row["first_ms"], row["last_ms"],
+            {name: row[f"null.{name}"] / row["rows"] for name in OPTIONAL if row[f"null.{name}"]},
+            {pair["country"]: pair["rows"] for pair in row["largest"]},
         )
-        for row in judged.groupBy(source).agg(*aggregates).collect()
+        for row in found.collect()
     }  # fmt: skip
 
 
