@@ -1,7 +1,7 @@
 """What a trained user model says at every impression of a log: shared by the benchmarks that judge it as a ranker's feature.
 
 Enters: a lake that the pipeline filled, and its champion. Leaves: arrays, one row per impression. The embedding of an impression
-is the one that a daily job had published before it: as of a midnight at least PUBLISH_LAG_MS before the impression (ALURE,
+is the one that a daily job had published before it: as of a midnight at least embedding.publish_lag_hours before the impression (ALURE,
 section 2.4, embedding logging). Everything else is read at the impression itself, from what was known strictly before it.
 """
 
@@ -19,8 +19,6 @@ from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
 from jobs.command import Context
 from jobs.embed_users import champion
-
-PUBLISH_LAG_MS = 6 * 3_600_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def read_impressions(context: Context, end_ms: int) -> ImpressionReads:
             assert shown is not None
             with torch.inference_mode():
                 states = model.encoder.states(batch)
-                published = (shown.time_ms - PUBLISH_LAG_MS).div(DAY_MS, rounding_mode="floor") * DAY_MS
+                published = (shown.time_ms - config.embedding.publish_lag_ms).div(DAY_MS, rounding_mode="floor") * DAY_MS
                 embeddings = model.encoder.embed_at(batch, states, shown.users(), published)
                 probabilities = model.readout.probabilities(model.readout(batch, states, model.encoder))
                 facts = model.readout.facts(batch)

@@ -251,7 +251,8 @@ def scale_text(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{size['events']:,} events of {size['users']:,} users over {size['days']} days: {wall / 3600:.1f} hours in all, at most "
-        f"{peak / 1000:.1f} GB of memory in all processes, {rows[-1]['lake_gb']:.1f} GB of tables.",
+        f"{peak / 1000:.1f} GB of memory in all processes, {rows[-1]['lake_gb']:.1f} GB of tables. "
+        f"{rows[0]['user_sequences'] / size['users']:.0%} of the users had events on the first day.",
     ]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
+from alure_spark.config import HOUR_MS
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.lake import JobRun, as_of_scope
 from jobs.command import Context, Job, Report
@@ -15,7 +16,7 @@ def log(context: Context, run: JobRun) -> Report:
     examples, lag = run.read("training_examples").where(scope), config.embedding.publish_lag_ms
     joined = ranking_examples(examples, run.read("user_embeddings"), lag, config.impression_attributes)
     rows = run.write("ranking_examples", joined, scope)
-    age = (F.col("time_ms") - F.unix_millis("embedding_as_of")) / 3_600_000
+    age = (F.col("time_ms") - F.unix_millis("embedding_as_of")) / HOUR_MS
     written = context.lake.read("ranking_examples", run.outputs["ranking_examples"]).where(scope)
     served, hours, models = written.agg(F.count("embedding"), F.avg(age), F.countDistinct("model_id")).collect()[0]
     share = served / rows if rows else None

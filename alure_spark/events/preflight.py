@@ -17,8 +17,6 @@ from ..tables import DERIVED_EVENT_COLUMNS, EVENTS, REQUIRED_INPUT_COLUMNS
 OPTIONAL = tuple(
     column.name for column in EVENTS.columns if column.name not in (*REQUIRED_INPUT_COLUMNS, *DERIVED_EVENT_COLUMNS, "event_id", "country")
 )
-
-
 COUNTRIES = 5  # the largest ones of a stream that its profile names
 
 
@@ -42,7 +40,7 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     """Stream ('?' where a row names none) -> its profile. One pass over the rows."""
     source = F.coalesce("source", F.lit("?")).alias("source")
     counts = {"rows": F.lit(True), "refused": F.col("reason").isNotNull(), "dwell_outliers": F.col("_dwell_outlier")}
-    counts |= {f"null.{name}": F.col(name).isNull() for name in OPTIONAL}
+    counts |= {f"null_{name}": F.col(name).isNull() for name in OPTIONAL}
     per_country = judged.groupBy(source, "country").agg(
         *(F.count_if(condition).alias(name) for name, condition in counts.items()),
         F.min("known_at").alias("first"),
@@ -50,7 +48,7 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     )
     largest = F.slice(F.sort_array(F.collect_list(F.struct("rows", "country")), asc=False), 1, COUNTRIES)
     found = per_country.groupBy("source").agg(
-        *(F.sum(f"`{name}`").alias(name) for name in counts),
+        *(F.sum(name).alias(name) for name in counts),
         F.unix_millis(F.min("first")).alias("first_ms"),
         F.unix_millis(F.max("last")).alias("last_ms"),
         largest.alias("largest"),
@@ -58,7 +56,7 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     return {
         row["source"]: SourceProfile(
             row["rows"], row["refused"], row["dwell_outliers"], row["first_ms"], row["last_ms"],
-            {name: row[f"null.{name}"] / row["rows"] for name in OPTIONAL if row[f"null.{name}"]},
+            {name: row[f"null_{name}"] / row["rows"] for name in OPTIONAL if row[f"null_{name}"]},
             {pair["country"]: pair["rows"] for pair in row["largest"]},
         )
         for row in found.collect()

@@ -24,11 +24,8 @@ def ranking_examples(examples: DataFrame, embeddings: DataFrame, publish_lag_ms:
     it, exclusive; null where there is none. One shuffle of both by user; a user's rows are walked once, in time.
     """
     arrays = [*LABELLED, *(f"impression__{name}" for name in attributes)]
-    shown = (
-        examples.select("user_id", "country", "as_of", "segment", F.explode(F.arrays_zip(*arrays)).alias("_shown"))
-        .select("user_id", "country", "as_of", "segment", "_shown.*")
-        .withColumn("_time_ms", F.col("time_ms"))
-    )
+    shown = examples.select("user_id", "country", "as_of", "segment", F.inline(F.arrays_zip(*arrays)))
+    shown = shown.withColumn("_time_ms", F.col("time_ms"))
     served = embeddings.select(
         "user_id",
         (F.unix_millis("as_of") + publish_lag_ms).alias("_time_ms"),

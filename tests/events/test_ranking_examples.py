@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pyspark.sql import Row
 
+from alure_spark.config import DAY_MS, HOUR_MS
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.tables import TRAINING_EXAMPLES, USER_EMBEDDINGS
 
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 START_MS = 1_735_689_600_000
 LAG_MS = 6 * HOUR_MS
 SCHEMA = f"{TRAINING_EXAMPLES.ddl()}, `impression__position` ARRAY<DOUBLE>"
@@ -21,11 +21,11 @@ def moment(time_ms):
     return datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None)
 
 
-def example(user, times, first=0):
+def example(user, times):
     n = len(times)
     return Row(
         user_id=user, country="SE", as_of=moment(START_MS + 9 * DAY_MS), segment="all",
-        impression_id=[f"{user}-{first + i}" for i in range(n)], time_ms=[int(t) for t in times], ad_id=list(range(n)),
+        impression_id=[f"{user}-{i}" for i in range(n)], time_ms=[int(t) for t in times], ad_id=list(range(n)),
         account_id=[None if i % 3 == 0 else i for i in range(n)], click=[i % 2 for i in range(n)], conversion=[0] * n,
         label_age_ms=[int(START_MS + 9 * DAY_MS - t) for t in times], weight=[1.0] * n, split=["train"] * n,
         impression__position=[float(i) for i in range(n)],
