@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from alure_spark.config import DAY_MS, HOUR_MS, ModelConfig, ObjectiveConfig, TrainingConfig
+from alure_spark.config import DAY_MS, HOUR_MS, ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
 from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.model.semantic_ids import SemanticIds, train_semantic_ids
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import loop
@@ -59,7 +60,8 @@ class World:
     make: Callable[[Random, int], tuple[History, np.ndarray]]  # (random, U) -> events, and (U,) bool or (U, m) with `ad` whether it pays
     base: Mapping[str, Any] = field(default_factory=dict)  # of both models: what else could tell it is off
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"view": {"category_id": "categorical"}})
-    widths: Mapping[str, int] = field(default_factory=dict)  # of both models, but for the part that reads texts or embeddings
+    widths: Mapping[str, int] = field(default_factory=dict)  # of the model with the part: texts and embeddings that it reads
+    codes: SemanticIdConfig | None = None  # both read `media`: without the part as numbers, with it as the codes of such a quantiser
     impressions: int = 2
 
 
@@ -158,11 +160,7 @@ def ad_interest(random: Random, users: int) -> tuple[History, np.ndarray]:
     said = np.zeros((users, 6), bool)
     for step in range(events):
         said[np.arange(users), kind[:, step]] = liked[:, step]
-    seen = np.stack([(kind == one).any(axis=1) for one in range(6)], axis=1)
-    ad = np.argsort(-(seen + random.random((users, 6))), axis=1)[:, np.zeros(shown, int)]
-    for column in range(1, shown):  # of the categories that the user had
-        ad[:, column] = kind[np.arange(users), random.integers(0, events, users)]
-    ad[:, 0] = kind[np.arange(users), random.integers(0, events, users)]
+    ad = np.take_along_axis(kind, random.integers(0, events, (users, shown)), axis=1)  # of the categories that the user had
     view = {
         "at": (random.uniform(0.2, 3, (users, events)) * DAY_MS).cumsum(axis=1),
         "category_id": 1 + kind,
@@ -177,6 +175,16 @@ def media_cluster(random: Random, users: int) -> tuple[History, np.ndarray]:
     side = _sides(random, users)
     cluster = 3 * _faithful(random, side, 8, 0.7) + random.integers(0, 3, (users, 8))
     media = centres[cluster] + random.normal(0, 0.7, (users, 8, 8))
+    return {"view": {"at": (random.uniform(0, 8, (users, 8)) * DAY_MS).cumsum(axis=1), "media": media.astype(np.float32)}}, side
+
+
+def media_lookup(random: Random, users: int) -> tuple[History, np.ndarray]:
+    """Pictures of 64 clusters, sides dealt out among them at random: no direction of the embedding tells them apart."""
+    fixed = np.random.default_rng(0)
+    centres, of_side = fixed.normal(0, 1, (64, 8)), fixed.permutation(64).reshape(2, 32)
+    side = _sides(random, users)
+    cluster = of_side[_faithful(random, side, 8).astype(int), random.integers(0, 32, (users, 8))]
+    media = centres[cluster] + random.normal(0, 0.2, (users, 8, 8))
     return {"view": {"at": (random.uniform(0, 8, (users, 8)) * DAY_MS).cumsum(axis=1), "media": media.astype(np.float32)}}, side
 
 
@@ -206,11 +214,21 @@ WORLDS = {
     "long_range": World("window of 100 events instead of 16", {"window": 16}, {"window": 100}, long_range),
     "ad_interest": World("ad attention", {}, {"ad_attention": 24}, ad_interest, {}, RATED, impressions=6),
     "media_cluster": World("media embeddings", {}, {}, media_cluster, {}, {"view": {"media": "embedding"}}, {"media": 8}),
+    "media_lookup": World(
+        "semantic ids instead of embeddings", {}, {}, media_lookup, {}, {"view": {"media": "embedding"}}, {"media": 8},
+        SemanticIdConfig(levels=2, codes=64),
+    ),
     "text_topic": World("texts", {}, {}, text_topic, {}, {"view": {"title": "text"}}, {"title": 6}),
 }  # fmt: skip
+# What the paper leaves open (section 2.2): may the values carry the encodings too, or the queries and keys alone?
+WORLDS |= {
+    f"{name}_values": replace(world, part=f"{world.part} in values too", without={**world.with_, "value_encodings": False})
+    for name, world in WORLDS.items()
+    if world.part in ("clock encoding", "gap encoding", "frequency encoding")
+}
 
 
-def spec_of(world: World, with_part: bool, seed: int) -> ModelSpec:
+def spec_of(world: World, with_part: bool, seed: int, quantizer: SemanticIds | None = None) -> ModelSpec:
     """The model with or without the part."""
     settings = MODEL | dict(world.base) | dict(world.with_ if with_part else world.without)
     return ModelSpec(
@@ -219,7 +237,8 @@ def spec_of(world: World, with_part: bool, seed: int) -> ModelSpec:
         spaces={ITEM: ITEMS, ACCOUNT: 1, "category_id": CATEGORIES},
         impression_attributes={"category_id": "categorical"} if world.impressions > 2 else {},
         item_dimension=16,
-        widths=world.widths if with_part else {},
+        widths=world.widths if with_part or world.codes else {},
+        quantizers={"media": quantizer.size} if quantizer else {},
         config=ModelConfig(seed=seed, **settings),
     )
 
@@ -285,7 +304,13 @@ def predicted(world: World, with_part: bool, trained: JaggedBatch, judged: Jagge
     """(M,) calibrated click probabilities of the judged impressions."""
     end = START_MS + END_DAY * DAY_MS
     when = loop.Calendar((START_MS,), end - 1, end)
-    found = loop.train(UserModel(spec_of(world, with_part, seed)), MemoryLoader(trained, TRAINING.batch_users, seed), when, TRAINING)
+    quantizer = None
+    if world.codes and with_part:  # from the pictures alone: labels have no say
+        quantizer = train_semantic_ids(trained.sources["view"].vectors["media"], replace(world.codes, seed=seed))
+    model = UserModel(spec_of(world, with_part, seed, quantizer))
+    if quantizer:
+        model.encoder.quantizers["media"].load_state_dict(quantizer.state_dict())
+    found = loop.train(model, MemoryLoader(trained, TRAINING.batch_users, seed), when, TRAINING)
     evaluated = loop.evaluate(found.model, MemoryLoader(judged, 1024, seed), when.validation(), TRAINING.objectives)
     return loop.probabilities(found.model, evaluated)[:, 0]
 
