@@ -1,8 +1,8 @@
 """What a trained user model says at every impression of a log: shared by the benchmarks that judge it as a ranker's feature.
 
 Enters: a lake that the pipeline filled, and its champion. Leaves: arrays, one row per impression. The embedding of an impression
-is the one that a daily job had published before it: as of a midnight at least embedding.publish_lag_hours before the impression (ALURE,
-section 2.4, embedding logging). Everything else is read at the impression itself, from what was known strictly before it.
+is the one that a job, run at every so many midnights, had published before it: at least embedding.publish_lag_hours after its as_of
+(ALURE, section 2.4, embedding logging). Everything else is read at the impression itself, from what was known strictly before it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class ImpressionReads:
         return ImpressionReads(*(getattr(self, item.name)[rows] for item in fields(self)))
 
 
-def read_impressions(context: Context, end_ms: int) -> ImpressionReads:
-    """Every impression known before end_ms; labels as they stand at end_ms."""
+def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> ImpressionReads:
+    """Every impression known before end_ms; labels as they stand at end_ms; embeddings refreshed every so many days."""
+    period = refresh_days * DAY_MS
     config = context.config
     model, vocabulary = champion(context).model()
     layout = start.layout_of(config)
@@ -58,7 +59,7 @@ def read_impressions(context: Context, end_ms: int) -> ImpressionReads:
             assert shown is not None
             with torch.inference_mode():
                 states = model.encoder.states(batch)
-                published = (shown.time_ms - config.embedding.publish_lag_ms).div(DAY_MS, rounding_mode="floor") * DAY_MS
+                published = (shown.time_ms - config.embedding.publish_lag_ms).div(period, rounding_mode="floor") * period
                 embeddings = model.encoder.embed_at(batch, states, shown.users(), published)
                 probabilities = model.readout.probabilities(model.readout(batch, states, model.encoder))
                 facts = model.readout.facts(batch)

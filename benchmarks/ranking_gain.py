@@ -2,13 +2,14 @@
 
     python -m benchmarks.ranking_gain
 
-Two rankers, a logistic regression and a small network, each fitted with and without the embedding on the same rows, three
-seeds. completejourney: the 18 hand-made aggregates of benchmarks/redemption.py at each send; synthetic: what the user model's
-read-out counts (engagements, recency, matches) and the ad's account, on impressions after the time that the user model was
-trained up to; null: the same on the world in which nothing prefers anything, where a gain would be a fault; daily: the world with
-a model that goes on learning every day, and each impression with the embedding that had been published before it, as
-jobs/log_embeddings.py joins it. To each embedding its affinity to the ad's account is added: the cosine to the mean embedding of
-those who clicked the account's ads in the training part (a row's own user left out).
+Two rankers, a logistic regression and a small network, each fitted with and without the embedding on the same rows, three seeds.
+completejourney: the 18 hand-made aggregates of benchmarks/redemption.py at each send; synthetic: what the user model's read-out
+counts (engagements, recency, matches) and the ad's account, on impressions after the time that the user model was trained up to;
+synthetic, every N days: with embeddings made anew so seldom, beside the users that a day then costs (ALURE, section 2.4:
+freshness against compute); null: the same as synthetic on the world in which nothing prefers anything, where a gain would be a fault;
+daily: the world with a model that goes on learning every day, and each impression with the embedding that had been published
+before it, as jobs/log_embeddings.py joins it. To each embedding its affinity to the ad's account is added: the cosine to the mean
+embedding of those who clicked the account's ads in the training part (a row's own user left out).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pyspark.sql import functions as F
 
 from alure_spark.config import DAY_MS, format_time, load
+from alure_spark.lake import timestamp
 from alure_spark.model.readout import HEADS
 from alure_spark.training.ranking_gain import ranking_gain
 from benchmarks import contract, redemption
@@ -38,6 +41,7 @@ WORLD = [
 ]
 DAILY = ["training.warm_start=true", "labels.days=7", "labels.validation_days=1"]
 WORLDS = {"synthetic": [], "null": ["source.options.null=true"], "daily": []}
+REFRESH_DAYS = (2, 4, 8)  # of the synthetic world's further rows
 SETS = ("completejourney", *WORLDS)
 TRAIN_SHARE = 0.6  # of the impressions after as_of, by time, train the synthetic worlds' rankers
 
@@ -93,17 +97,35 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
         run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")
         last = context.lake.read("events").selectExpr("unix_millis(max(known_at))").collect()[0][0]
         first = context.config.time.as_of_ms
-        logged = day_by_day(folder, WORLDS[name], first, last) if name == "daily" else None
-        reads = read_impressions(context, last + 1)
-    mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be answered
-    kept = reads.select((reads.time_ms >= first) & (reads.time_ms < mature))
-    if logged is not None:
-        nothing = np.zeros(reads.embeddings.shape[1], np.float32)
-        kept = replace(kept, embeddings=np.stack([logged.get(impression, nothing) for impression in kept.impression_id]))
-    is_train = kept.time_ms < np.quantile(kept.time_ms, TRAIN_SHARE)
-    accounts = np.unique(kept.account, return_inverse=True)[1]
-    base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
-    return [row for label in HEADS for row in gains(name, label, base, kept, getattr(kept, label), is_train, options)]
+        if name == "daily":
+            logged = day_by_day(folder, WORLDS[name], first, last)
+            reads = read_impressions(context, last + 1)
+            nothing = np.zeros(reads.embeddings.shape[1], np.float32)
+            logs = {1: replace(reads, embeddings=np.stack([logged.get(impression, nothing) for impression in reads.impression_id]))}
+        else:
+            periods = (1, *REFRESH_DAYS) if name == "synthetic" else (1,)
+            logs = {days: read_impressions(context, last + 1, days) for days in periods}
+        embedded = {days: _embedded_a_day(context, first, days) for days in logs}
+    rows = []
+    for days, reads in logs.items():
+        mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be answered
+        kept = reads.select((reads.time_ms >= first) & (reads.time_ms < mature))
+        is_train = kept.time_ms < np.quantile(kept.time_ms, TRAIN_SHARE)
+        accounts = np.unique(kept.account, return_inverse=True)[1]
+        base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
+        named = name if days == 1 else f"{name}, every {days} days"
+        for label in HEADS:
+            found = gains(named, label, base, kept, getattr(kept, label), is_train, options)
+            rows += [row | {"embedded_a_day": embedded[days]} for row in found]
+    return rows
+
+
+def _embedded_a_day(context: Context, first_ms: int, days: int) -> float:
+    """Users with new events at a refresh every so many days, per day."""
+    events = context.lake.read("events").where(F.col("known_at") >= timestamp(first_ms))
+    period = F.floor(F.unix_millis("known_at") / (days * DAY_MS)).alias("period")
+    pairs, span = events.select("user_id", period).distinct().count(), events.selectExpr("unix_millis(max(known_at))").collect()[0][0]
+    return pairs * DAY_MS / (span - first_ms)
 
 
 def _world(folder: str, settings: Sequence[str]) -> Context:

@@ -120,13 +120,14 @@ def redemption_text(result: dict[str, Any]) -> str:
 def ranking_gain_text(result: dict[str, Any]) -> str:
     """One row per set, label and ranker."""
     lines = [
-        "| set | label | ranker | rows (positive) | NE without | NE with | gain | 95 % interval |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | label | ranker | rows (positive) | NE without | NE with | gain | 95 % interval | embedded a day |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
+        users = f"{row['embedded_a_day']:,.0f}" if "embedded_a_day" in row else ""
         lines.append(
             f"| {row['set']} | {row['label']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} "
-            f"| {row['ne_with']:.4f} | {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} |"
+            f"| {row['ne_with']:.4f} | {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} | {users} |"
         )
     return "\n".join(lines)
 
