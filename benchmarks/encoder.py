@@ -6,7 +6,8 @@ Load: lognormal lengths (mean 54, at most 512 events of one source), two layers,
 `plain` has no time encodings, so that torch's nn.TransformerEncoder can answer it; `full` has all, and its peer is the padded twin
 (benchmarks/padded.py). Inference is `embed`: tokens, layers, pooling, compression. Padded peers take batches of 64 users, as they
 come or ordered by length. A training step is forward and backward of the states at all events. Once against per impression: the
-click loss of impressions read from one encoding of each user, or from one copy of the history for each.
+click loss of impressions read from one encoding of each user, or from one copy of the history for each. Sub-graph against whole
+model (section 2.4): the embedding alone, or also the heads' probabilities of one impression of each user.
 
 Roads alternate; outputs and gradients are equal first. Seconds are CPU seconds, because other work on the machine moves the wall. The
 ceiling is the rate of the layers' matrix products alone, of a chunk of tokens; the share counts the products that embed executes.
@@ -250,6 +251,22 @@ def impression_roads(batch: JaggedBatch) -> list[Road]:
     ]
 
 
+def evaluation_roads(batch: JaggedBatch) -> list[Road]:
+    """What a refresh evaluates, full configuration: the user sub-graph alone, or the whole model at one impression per user."""
+    model = UserModel(spec_of({})).eval()
+    nn.init.constant_(model.encoder.residual_share, 0.5)
+
+    def whole() -> Tensor:
+        with torch.inference_mode():
+            states = model.encoder.states(batch)
+            model.readout.probabilities(model.readout(batch, states, model.encoder))
+            return model.encoder.embed_at(batch, states, torch.arange(len(batch)), batch.as_of_ms)
+
+    subgraph = functools.partial(embed, model.encoder, [batch])
+    require_equal("sub-graph", whole(), subgraph())
+    return [Road("evaluation subgraph", len(batch), subgraph), Road("evaluation whole", len(batch), whole)]
+
+
 def layer_products(tokens: int) -> tuple[Callable[[], None], float]:
     """(the four matrix products of a layer on so many tokens, their floating-point operations)."""
     config = ModelConfig()
@@ -312,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=1024, help="users of an inference road")
     parser.add_argument("--training-users", type=int, default=256, help="users of a training road, the first ones")
-    parser.add_argument("--impressions", type=int, default=8, help="impressions per user of the first 64 users")
+    parser.add_argument("--impressions", type=int, default=20, help="impressions per user of a training road that has them")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--results", default=str(contract.RESULTS), help="folder of the result file")
     options = parser.parse_args(arguments)
@@ -320,9 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(7)
     if onnxruntime is None:
         print("onnxruntime is not installed: its roads are left out")
-    batch = load_of(options.users, options.impressions)
-    few, fewer = (select_users(batch, torch.arange(min(users, options.users))) for users in (options.training_users, 64))
-    roads = [*inference_roads(replace(batch, impressions=None)), *training_roads(replace(few, impressions=None)), *impression_roads(fewer)]
+    batch = load_of(options.users)
+    few = select_users(batch, torch.arange(min(options.training_users, options.users)))
+    roads = [
+        *inference_roads(replace(batch, impressions=None)),
+        *training_roads(replace(few, impressions=None)),
+        *impression_roads(load_of(len(few), options.impressions)),
+        *evaluation_roads(load_of(options.users, 1)),
+    ]
     rows, rates = measure(roads, options.repetitions)
 
     def ratio(mine: str, theirs: str) -> dict[str, float]:
@@ -337,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for order in ("random", "sorted"):
             ratios[f"inference_vs_onnx_{order}"] = ratio("inference_plain ours", f"inference_plain onnx_{order}")
     ratios["encode_once_vs_per_impression"] = ratio("impressions once", "impressions copied")
+    ratios["subgraph_vs_whole_model"] = ratio("evaluation subgraph", "evaluation whole")
     ratios["gemm_ceiling_share"] = contract.spread([ceiling_share(batch) for _ in range(options.repetitions)])
     size = {**vars(options), "tokens": batch.tokens(), "mean_length": batch.tokens() / len(batch), "threads": 1}
     del size["results"]
