@@ -293,7 +293,7 @@ def main() -> None:
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
-    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table")]
+    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table", "loader")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
     decisions = ROOT / "docs" / "decisions.md"
