@@ -117,6 +117,18 @@ def redemption_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def curves_text(result: dict[str, Any]) -> str:
+    """One row per set and shape of the model."""
+    lines = [
+        "| set | model | numbers | Recall@50 | minus as it is | 95 % interval | CPU s, training to graph |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        gap = f"{row['minus_usual']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        lines.append(f"| {row['set']} | {row['road']} | {row['numbers']} | {row['recall']:.4f} | {gap} | {row['seconds_cpu']:,.0f} |")
+    return "\n".join(lines)
+
+
 def ranking_gain_text(result: dict[str, Any]) -> str:
     """One row per set, label and ranker."""
     lines = [
@@ -287,7 +299,7 @@ def main() -> None:
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
     tables = {
         "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
-        "next_item": next_item_text,
+        "next_item": next_item_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text,
     }  # fmt: skip
     for name, words in tables.items():

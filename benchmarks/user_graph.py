@@ -7,6 +7,11 @@ temporary lake, and the first ten edges of each user are judged (alure_spark/ret
 same rows (the pipeline's cleaned `events`), obey the same borders (a user's country is that of the last event before the cut)
 and are recomputed in the same run. One run with stated seeds: the randomised ones are averaged over the seeds, per user.
 Intervals: paired bootstrap over users, the pipeline minus the peer.
+
+    python -m benchmarks.user_graph --curves --online-retail PATH
+
+asks what the graph owes to the shape of the model: the pipeline with one setting changed, beside the pipeline as it is, and what the
+road from training to graph costs.
 """
 
 from __future__ import annotations
@@ -40,6 +45,18 @@ from jobs.command import Context, open_context, run_jobs
 CONFS = {"completejourney": "conf/demo.yml", "online_retail": "conf/online_retail.yml"}
 NEIGHBOURS, K, MIN_ITEMS, HISTORY_SHARE = 10, 50, 5, 0.7  # the protocol, fixed
 FOREVER_MS = 2**61
+# One thing changed: numbers per view (an embedding has two views), compression of states, what is read of them (ALURE, section 2.3).
+CURVES = {
+    "dimension 16": ["embedding.dimension=16"],
+    "dimension 32": ["embedding.dimension=32"],
+    "dimension 128": ["embedding.dimension=128"],
+    "compression dot_product": ["model.compression=dot_product"],
+    "compression attention": ["model.compression=attention"],
+    "states of layer 0": ["model.read_layers=[0]"],
+    "states of layers 0 and 1": ["model.read_layers=[0,1]"],
+    "two layers": ["model.layers=2"],
+    "last 4 positions": ["model.read_positions=4"],
+}
 ROOT = Path(__file__).parent.parent
 
 
@@ -143,35 +160,27 @@ def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
     }
 
 
-def judge_set(
-    name: str, overrides: Sequence[str], seeds: Sequence[int], resamples: int
-) -> tuple[dict, list[contract.Row], dict[str, float]]:
-    """(size, one row per road, ratio over the best peer) of one set.
-
-    1. ingest, and cut the cleaned events in time;  2. the pipeline up to build_graph, once per seed;  3. the peers;
-    4. recall per user, averaged over the seeds, and paired differences.
-    """
+def prepared(name: str, overrides: Sequence[str]) -> tuple[Split, int, list[str]]:
+    """(split, countries with events, settings of the further runs): ingested, cut in time, sequences built up to the cut."""
     fixed = [*overrides, f"embedding.min_items={MIN_ITEMS}", "graph.recall_queries=0", "graph.compare_roads=false"]
     ingested = run_pipeline(CONFS[name], fixed, "ingest_events", "ingest_events")
     countries = ingested.lake.read("events").select("country").distinct().count()
     split = split_events(ingested)
     fixed.append(f"time.as_of={format_time(split.as_of_ms)}")
     run_pipeline(CONFS[name], fixed, "build_sequences", "build_sequences")
+    return split, countries, fixed
 
+
+def judge_set(
+    name: str, overrides: Sequence[str], seeds: Sequence[int], resamples: int
+) -> tuple[dict, list[contract.Row], dict[str, float]]:
+    """(size, one row per road, ratio over the best peer) of one set: the pipeline once per seed, the peers, paired differences."""
+    split, countries, fixed = prepared(name, overrides)
     roads: dict[str, tuple[bool, Callable[[int], np.ndarray]]] = {
         "pipeline": (True, lambda seed: _pipeline_of_seed(name, fixed, seed, split)),
         **peers(split),
     }
-    rows, recalls = [], {}
-    for road, (seeded, neighbours) in roads.items():
-        used = list(seeds) if seeded else list(seeds[:1])
-        row: contract.Row = {"set": name, "road": road}
-        with contract.measured(row):
-            judged = [split.judge(neighbours(seed)) for seed in used]
-        recalls[road] = np.asarray([one.recall for one in judged])  # (seeds, U)
-        row |= {"seeds": len(used), "users": int(np.isfinite(recalls[road][0]).sum())}
-        row |= {"recall": float(np.nanmean(recalls[road])), "ndcg": float(np.nanmean([one.ndcg for one in judged]))}
-        rows.append(row)
+    rows, recalls = judged_roads(name, roads, split, seeds)
     ours = recalls["pipeline"]
     for row in rows[1:]:
         gap = paired_interval(ours.mean(axis=0), recalls[row["road"]].mean(axis=0), resamples)
@@ -189,9 +198,48 @@ def judge_set(
     return size, rows, ratio
 
 
-def _pipeline_of_seed(name: str, fixed: Sequence[str], seed: int, split: Split) -> np.ndarray:
+def judged_roads(
+    name: str, roads: dict[str, tuple[bool, Callable[[int], np.ndarray]]], split: Split, seeds: Sequence[int]
+) -> tuple[list[contract.Row], dict[str, np.ndarray]]:
+    """One row per road, and its recall (seeds, U)."""
+    rows, recalls = [], {}
+    for road, (seeded, neighbours) in roads.items():
+        used = list(seeds) if seeded else list(seeds[:1])
+        row: contract.Row = {"set": name, "road": road}
+        with contract.measured(row):
+            judged = [split.judge(neighbours(seed)) for seed in used]
+        recalls[road] = np.asarray([one.recall for one in judged])
+        row |= {"seeds": len(used), "users": int(np.isfinite(recalls[road][0]).sum())}
+        row |= {"recall": float(np.nanmean(recalls[road])), "ndcg": float(np.nanmean([one.ndcg for one in judged]))}
+        rows.append(row)
+        print(contract.table([row]), flush=True)
+    return rows, recalls
+
+
+def curves_of(name: str, overrides: Sequence[str], curves: Sequence[str], seeds: Sequence[int], resamples: int) -> list[contract.Row]:
+    """One row per shape of the model, minus the pipeline as it is."""
+    split, _, fixed = prepared(name, overrides)
+
+    def road(shape: str) -> tuple[bool, Callable[[int], np.ndarray]]:
+        # A registered model of its own: no gate may keep the champion of another shape.
+        model, settings = shape.replace(" ", "_"), [*fixed, *CURVES.get(shape, [])]
+        return True, lambda seed: _pipeline_of_seed(name, settings, seed, split, model)
+
+    rows, recalls = judged_roads(name, {shape: road(shape) for shape in ("as it is", *curves)}, split, seeds)
+    usual = load(ROOT / CONFS[name])
+    for row in rows:
+        changed = load(ROOT / CONFS[name], CURVES.get(row["road"], []))
+        row["numbers"] = len(usual.model.views) * changed.embedding.dimension
+        row["seconds_cpu"] /= len(seeds)
+        if row["road"] in CURVES:
+            gap = paired_interval(recalls[row["road"]].mean(axis=0), recalls["as it is"].mean(axis=0), resamples)
+            row |= {"minus_usual": gap.difference, "low": gap.low, "high": gap.high}
+    return rows
+
+
+def _pipeline_of_seed(name: str, fixed: Sequence[str], seed: int, split: Split, model: str = "user_graph") -> np.ndarray:
     sections = ("embedding", "model", "training", "graph")
-    overrides = [*fixed, *(f"{section}.seed={seed}" for section in sections), f"tracking.model_name=user_graph_{seed}"]
+    overrides = [*fixed, *(f"{section}.seed={seed}" for section in sections), f"tracking.model_name={model}_{seed}"]
     return pipeline_neighbours(run_pipeline(CONFS[name], overrides, "train_model", "build_graph"), split)
 
 
@@ -212,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", choices=sorted(CONFS), default=sorted(CONFS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9])
     parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--curves", nargs="*", choices=CURVES, help="the shapes of the model instead of the peers; all of them, or these")
     options = parser.parse_args(arguments)
     size: dict[str, Any] = {"seeds": options.seeds, "resamples": options.resamples, "neighbours": NEIGHBOURS, "k": K}
     rows: list[contract.Row] = []
@@ -221,9 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("online_retail is left out: give --online-retail PATH")
             continue
         with _workdir(name, options.online_retail) as overrides:
+            if options.curves is not None:
+                rows += curves_of(name, overrides, options.curves or list(CURVES), options.seeds, options.resamples)
+                continue
             size[name], more, ratios[f"{name}_over_best_peer"] = judge_set(name, overrides, options.seeds, options.resamples)
         rows += more
-    contract.publish("user_graph", size, rows, ratios)
+    contract.publish("user_graph" if options.curves is None else "user_graph_curves", size, rows, ratios)
 
 
 if __name__ == "__main__":
