@@ -7,22 +7,27 @@ time (equal times in the file's order). All items are ranked, those already seen
 NDCG@10 over all users; the epoch is chosen by validation on both sides: of 20 passes over the users for ours, of 10 over every prefix of
 every history for RecBole's (its defaults, but batches of 256: its 2,048 take twice the time). Paired intervals over users, whose
 figures are means over the seeds.
+
+    python -m benchmarks.next_item --recbole-python VENV/bin/python --scaling
+
+asks what depth, width and length are worth (ALURE, section 2.2): ours with one of them changed, and its floating point operations.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import item_views
@@ -48,6 +53,17 @@ TRAINING = TrainingConfig(
     epochs=20, patience=5, batch_users=32, learning_rate=1e-3, item_learning_rate_share=1.0, threads=1,
     objectives=ObjectiveConfig(click=0.0, conversion=0.0, neighbour=0.0, next_item=1.0),
 )  # fmt: skip
+# One dial of MODEL changed.
+SCALING: dict[str, dict[str, int]] = {
+    "as above": {},
+    "1 layer": {"layers": 1},
+    "4 layers": {"layers": 4},
+    "width 16": {"dimension": 16, "feed_forward": 64},
+    "width 32": {"dimension": 32, "feed_forward": 128},
+    "width 128": {"dimension": 128, "feed_forward": 512},
+    "10 events": {"max_events": 10, "window": 10},
+    "50 events": {"max_events": 50},
+}
 WIDTH, ITEM2VEC_WINDOW = 64, 4
 # Run by RecBole's own Python: trains, and writes each user's rank of the test item.
 DRIVER = """
@@ -132,18 +148,18 @@ def started(frame: pd.DataFrame, border_ms: int, config: ModelConfig) -> UserMod
     return start.new_model(spec, vocabulary, found.items, list(found.vectors), found.idf, found.users)
 
 
-def ours(frame: pd.DataFrame, seed: int, config: ModelConfig, training: TrainingConfig) -> dict[str, int]:
-    """User -> rank of the test item."""
+def ours(frame: pd.DataFrame, seed: int, config: ModelConfig, training: TrainingConfig) -> tuple[dict[str, int], float]:
+    """(user -> rank of the test item, floating point operations of a user's scores)."""
     border = int(frame["timestamp"].max() * 1000) + 1
     known, target = batch_of(frame, 1, border)
-    model = started(frame, border, replace(config, seed=seed))
+    model = started(frame, border, dataclasses.replace(config, seed=seed))
     when = loop.Calendar((border - 1,), border, border + 1)
-    found = loop.train(model, MemoryLoader(known, training.batch_users, seed), when, replace(training, seed=seed))
-    with torch.no_grad():
+    found = loop.train(model, MemoryLoader(known, training.batch_users, seed), when, dataclasses.replace(training, seed=seed))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         scores = torch.cat([found.model.next_item_scores(part, SOURCE) for part in MemoryLoader(known, 256, seed).in_order()])
     mine = scores[torch.arange(len(target)), torch.from_numpy(target)]
     ranks = (scores > mine[:, None]).sum(dim=1) + 1
-    return dict(zip(known.user_ids, ranks.tolist(), strict=True))
+    return dict(zip(known.user_ids, ranks.tolist(), strict=True)), counter.get_total_flops() / len(target)
 
 
 def recbole(python: str, name: str, seed: int, epochs: int) -> dict[str, int]:
@@ -174,42 +190,70 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", type=int, default=0, help="of each side; 0: 10 for the peers, at most 20 for ours")
+    parser.add_argument("--scaling", action="store_true", help="ours in other sizes instead of the peers")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     frame = ratings(options.recbole_python)
     size: contract.Row = {"users": frame["user_id"].nunique(), "items": frame["item_id"].nunique(), "ratings": len(frame)}
     users = np.unique(frame["user_id"])
+    training = dataclasses.replace(TRAINING, epochs=options.epochs or TRAINING.epochs)
+    if options.scaling:
+        contract.publish("scaling", size | {"seeds": options.seeds}, scaling(frame, users, training, options), {}, options.results)
+        return
     roads = ("ours", *options.peers)
     ranks: dict[str, list[np.ndarray]] = {road: [] for road in roads}
     costs: dict[str, list[contract.Row]] = {road: [] for road in roads}
     for seed in options.seeds:  # hours in all: what a seed found is published before the next one starts
         for road in roads:
-            with contract.measured({}) as cost:
+            with contract.measured({}, interval_s=1.0) as cost:
                 if road == "ours":
-                    found = ours(frame, seed, MODEL, replace(TRAINING, epochs=options.epochs or TRAINING.epochs))
+                    found, _ = ours(frame, seed, MODEL, training)
                 else:
                     found = recbole(options.recbole_python, road, seed, options.epochs or 10)
             ranks[road].append(np.array([found[user] for user in users]))
             costs[road].append(cost)
             print(f"seed {seed}, {road}: HR@{K} {(ranks[road][-1] <= K).mean():.4f}, {cost['seconds_cpu']:.0f} CPU s", flush=True)
-        rows = [_row(road, ranks, costs[road], users, options.resamples) for road in roads]
+        rows = [summary(road, ranks[road], costs[road]) for road in roads]
+        for row in rows[1:]:
+            row |= gap("ours_minus", ranks["ours"], ranks[row["road"]], users, options.resamples)
         contract.publish("next_item", size | {"seeds": options.seeds[: len(ranks["ours"])]}, rows, {}, options.results)
 
 
-def _row(road: str, ranks: dict[str, list[np.ndarray]], costs: list[contract.Row], users: np.ndarray, resamples: int) -> contract.Row:
-    """One road over the seeds so far: cost of all of them, means, and the paired difference to ours."""
-    hit, gain = gains(np.array(ranks[road]))
+def scaling(frame: pd.DataFrame, users: np.ndarray, training: TrainingConfig, options: argparse.Namespace) -> list[contract.Row]:
+    """One row per size of the model, minus the model as it is."""
+    usual: list[np.ndarray] = []
+    rows = []
+    for size, dials in SCALING.items():
+        config = dataclasses.replace(MODEL, **dials)  # type: ignore[arg-type]
+        ranks, costs = [], []
+        for seed in options.seeds:
+            with contract.measured({}, interval_s=1.0) as cost:
+                found, operations = ours(frame, seed, config, training)
+            ranks.append(np.array([found[user] for user in users]))
+            costs.append(cost)
+        usual = usual or ranks
+        row = summary(size, ranks, costs) | {"mflop_per_user": operations / 1e6}
+        rows.append(row if ranks is usual else row | gap("minus_usual", ranks, usual, users, options.resamples))
+        print(contract.table(rows[-1:]), flush=True)
+    return rows
+
+
+def summary(road: str, ranks: list[np.ndarray], costs: list[contract.Row]) -> contract.Row:
+    """Means over the seeds so far, and the cost of all of them."""
+    hit, gain = gains(np.array(ranks))
     by_seed = gain.mean(1)
     row: contract.Row = {"road": road, "hr": float(hit.mean()), "ndcg": float(gain.mean())}
     row |= {"ndcg_min": float(by_seed.min()), "ndcg_max": float(by_seed.max())}
     row |= {key: sum(cost[key] for cost in costs) for key in ("seconds_wall", "seconds_cpu")}
-    row["peak_mb"] = max(cost["peak_mb"] for cost in costs)
-    if road != "ours":
-        gap = gains(np.array(ranks["ours"]))[1].mean(0) - gain.mean(0)
-        interval = cluster_bootstrap(functools.partial(_mean, gap), users, resamples)
-        row |= {"ours_minus": float(gap.mean()), "low": interval.low, "high": interval.high}
-    return row
+    return row | {"peak_mb": max(cost["peak_mb"] for cost in costs)}
+
+
+def gap(name: str, mine: list[np.ndarray], theirs: list[np.ndarray], users: np.ndarray, resamples: int) -> contract.Row:
+    """NDCG of the one minus that of the other, with the paired interval over users."""
+    difference = gains(np.array(mine))[1].mean(0) - gains(np.array(theirs))[1].mean(0)
+    interval = cluster_bootstrap(functools.partial(_mean, difference), users, resamples)
+    return {name: float(difference.mean()), "low": interval.low, "high": interval.high}
 
 
 if __name__ == "__main__":

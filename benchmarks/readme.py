@@ -187,6 +187,17 @@ def next_item_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def scaling_text(result: dict[str, Any]) -> str:
+    """One row per size of the model."""
+    lines = ["| model | MFLOP per user | HR@10 | NDCG@10 | minus as above | 95 % interval | CPU s |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        gap = f"{row['minus_usual']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        lines.append(
+            f"| {row['road']} | {row['mflop_per_user']:,.1f} | {row['hr']:.4f} | {row['ndcg']:.4f} | {gap} | {row['seconds_cpu']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def speed_text(results: list[dict[str, Any]]) -> str:
     """The ratios of the speed benchmarks, and ours in users per core-second."""
     lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
@@ -299,7 +310,7 @@ def main() -> None:
     text = fill(text, "table:user_graph", "table", user_graph_text(result))
     tables = {
         "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
-        "next_item": next_item_text, "user_graph_curves": curves_text,
+        "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text,
     }  # fmt: skip
     for name, words in tables.items():
