@@ -61,7 +61,8 @@ class World:
     base: Mapping[str, Any] = field(default_factory=dict)  # of both models: what else could tell it is off
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"view": {"category_id": "categorical"}})
     widths: Mapping[str, int] = field(default_factory=dict)  # of the model with the part: texts and embeddings that it reads
-    codes: SemanticIdConfig | None = None  # both read `media`: without the part as numbers, with it as the codes of such a quantiser
+    widths_without: Mapping[str, int] = field(default_factory=dict)  # of the model without it
+    codes: SemanticIdConfig | None = None  # the part reads `media` as the codes of such a quantiser
     impressions: int = 2
 
 
@@ -215,13 +216,17 @@ WORLDS = {
     "ad_interest": World("ad attention", {}, {"ad_attention": 24}, ad_interest, {}, RATED, impressions=6),
     "media_cluster": World("media embeddings", {}, {}, media_cluster, {}, {"view": {"media": "embedding"}}, {"media": 8}),
     "media_lookup": World(
-        "semantic ids instead of embeddings", {}, {}, media_lookup, {}, {"view": {"media": "embedding"}}, {"media": 8},
-        SemanticIdConfig(levels=2, codes=64),
+        "semantic ids", {}, {}, media_lookup, {}, {"view": {"media": "embedding"}}, {"media": 8}, codes=SemanticIdConfig(levels=2, codes=64)
     ),
     "text_topic": World("texts", {}, {}, text_topic, {}, {"view": {"title": "text"}}, {"title": 6}),
 }  # fmt: skip
-# What the paper leaves open (section 2.2): may the values carry the encodings too, or the queries and keys alone?
-WORLDS |= {
+# Two ways of having the part, which needs no twin. What the paper leaves open (section 2.2): may the values carry the encodings
+# too, or the queries and keys alone?
+ABLATIONS = {
+    "media_lookup_codes": replace(
+        WORLDS["media_lookup"], part="semantic ids instead of embeddings", widths_without=WORLDS["media_lookup"].widths
+    )
+} | {
     f"{name}_values": replace(world, part=f"{world.part} in values too", without={**world.with_, "value_encodings": False})
     for name, world in WORLDS.items()
     if world.part in ("clock encoding", "gap encoding", "frequency encoding")
@@ -237,7 +242,7 @@ def spec_of(world: World, with_part: bool, seed: int, quantizer: SemanticIds | N
         spaces={ITEM: ITEMS, ACCOUNT: 1, "category_id": CATEGORIES},
         impression_attributes={"category_id": "categorical"} if world.impressions > 2 else {},
         item_dimension=16,
-        widths=world.widths if with_part or world.codes else {},
+        widths=world.widths if with_part else world.widths_without,
         quantizers={"media": quantizer.size} if quantizer else {},
         config=ModelConfig(seed=seed, **settings),
     )
@@ -317,7 +322,7 @@ def predicted(world: World, with_part: bool, trained: JaggedBatch, judged: Jagge
 
 def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int], resamples: int) -> contract.Row:
     """One row of the table."""
-    world = WORLDS[name]
+    world = (WORLDS | ABLATIONS)[name]
     results: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for seed in seeds:
         trained, judged = (
@@ -344,7 +349,7 @@ def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int],
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS | ABLATIONS, default=[*WORLDS, *ABLATIONS])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--users", nargs=2, type=int, default=(TRAINED, JUDGED), metavar=("TRAINED", "JUDGED"))
     parser.add_argument("--resamples", type=int, default=1000)
@@ -353,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = []
     for name in options.worlds:
-        for null in (False, True)[: 1 + (options.null == "also")]:
+        for null in (False, True)[: 1 + (options.null == "also" and name in WORLDS)]:
             rows.append(gain_of(name, null, options.seeds, tuple(options.users), options.resamples))
             print(contract.table(rows[-1:]), flush=True)
     size = {"seeds": options.seeds, "trained": options.users[0], "judged": options.users[1]}
