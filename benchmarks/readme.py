@@ -184,7 +184,9 @@ def next_item_text(result: dict[str, Any]) -> str:
         gap = f"{row['ours_minus']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
         spread = f"{row['ndcg_min']:.4f} to {row['ndcg_max']:.4f}"
         lines.append(f"| {row['road']} | {row['hr']:.4f} | {row['ndcg']:.4f} ({spread}) | {gap} | {row['seconds_cpu']:,.0f} |")
-    return "\n".join(lines)
+    size = result["size"]
+    seeds = ", ".join(map(str, size["seeds"]))
+    return "\n".join([*lines, "", f"{size['users']:,} users, {size['items']:,} items, {size['ratings']:,} ratings; seeds: {seeds}."])
 
 
 def scaling_text(result: dict[str, Any]) -> str:
