@@ -86,6 +86,7 @@ def train(context: Context, run: JobRun) -> Report:
         "vocabulary_version": run.inputs["vocabularies"], "training_examples_version": run.inputs["training_examples"],
     } | learnt.facts  # fmt: skip
     validated = Artifact.of(learnt.validated, vocabulary, facts) if learnt.validated else None
+    figures = _figures(learnt.trained)  # before the registry is touched: what can fail comes first
     artifact = Artifact.of(learnt.model, vocabulary, facts | ({"validated": validated.digest} if validated else {}))
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
     written = artifact.write(Path(config.lake.scratch) / f"{name}.model")
@@ -110,7 +111,7 @@ def train(context: Context, run: JobRun) -> Report:
     )
     result |= {"best_epoch": learnt.trained.best_epoch + 1, "steps": learnt.trained.steps}
     result |= {"flops_per_user": flops, "parameters": parameters, "warm": float("continues" in learnt.facts)}
-    return Report(result, _figures(learnt.trained), {"train_model/summary.txt": text})
+    return Report(result, figures, {"train_model/summary.txt": text})
 
 
 def _anew(
@@ -190,7 +191,7 @@ def _quantizer(context: Context, attribute: str, origin: Artifact | None) -> sem
 
 
 def _figures(trained: loop.Trained) -> dict:
-    """Loss per epoch and objective; calibration of the heads that have both labels."""
+    """Loss per epoch and objective; calibration of the heads that have both labels among what is weighed."""
     epochs = np.arange(1, len(trained.curves) + 1)
     names = sorted({key for row in trained.curves for key in row if "." in key})
     lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
@@ -199,7 +200,7 @@ def _figures(trained: loop.Trained) -> dict:
     predicted = loop.probabilities(trained.model, found)
     for column, head in enumerate(HEADS):
         labels = found.labels[:, column]
-        if len(labels) and 0 < labels.mean() < 1:
+        if 0 < labels @ found.weights < found.weights.sum():
             curve = metrics.calibration_curve(labels, predicted[:, column], weights=found.weights)
             bins[head] = (curve.probability, curve.label)
     return figures | ({"train_model/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})

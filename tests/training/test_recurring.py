@@ -13,6 +13,7 @@ from alure_spark.model.batch import ITEM
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import loop, recurring
 from alure_spark.training.loader import MemoryLoader
+from jobs import train_model
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, random_batch, shaken, spec_of
 from tests.training import test_loop as small
 
@@ -104,3 +105,17 @@ def test_a_warm_training_goes_on_from_the_champion_and_looks_at_no_old_label():
     moved = (results[0].model.readout.wide.weight - first.model.readout.wide.weight).abs()
     assert 0 < moved.max() < 0.2, "it goes on, and does not start anew"
     assert results[0].carried["click.calibration"] == pytest.approx(1, abs=0.4)
+
+
+def test_a_day_without_a_new_impression_trains_and_reports_what_there_is():
+    batch = small.world()
+    first, _, _ = small.trained(batch)
+    loader = recurring.NewImpressions(MemoryLoader(batch, 32, 3), small.END, 0.2, small.END)
+    cuts = loop.calendar(loader, ["view"], small.END, small.END).cuts_ms
+    when = recurring.SplitByUser(cuts, small.END, small.END)
+    model = recurring.grown(first.model, UserModel(small.SPEC))
+    found = loop.train(model, loader, when, replace(small.TRAINING, epochs=1), warm=True)
+    assert not found.validation.weights.any()
+    assert found.validation.labels.any()
+    assert set(loop.label_metrics(found.model, found.validation).values()) == {None}
+    assert train_model._figures(found).keys() == {"train_model/losses.png"}
