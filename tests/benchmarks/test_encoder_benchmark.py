@@ -12,7 +12,7 @@ from tests.model.worlds import cut_history
 KEYS = {
     f"{work}_vs_padded_{order}" for work in ("inference", "inference_full", "training", "training_full") for order in ("random", "sorted")
 }
-KEYS |= {"encode_once_vs_per_impression", "gemm_ceiling_share"}
+KEYS |= {"encode_once_vs_per_impression", "subgraph_vs_whole_model", "gemm_ceiling_share"}
 
 
 @pytest.fixture(autouse=True)

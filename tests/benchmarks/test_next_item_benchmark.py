@@ -45,8 +45,21 @@ def test_the_last_ratings_are_held_out_and_the_last_but_one_validates(frame, hel
 
 def test_a_planted_chain_is_found(frame):
     training = replace(next_item.TRAINING, epochs=6)
-    ranks = np.array(list(next_item.ours(frame, 7, replace(next_item.MODEL, layers=1, dropout=0.1), training).values()))
+    found, operations = next_item.ours(frame, 7, replace(next_item.MODEL, layers=1, dropout=0.1), training)
+    ranks = np.array(list(found.values()))
+    assert operations > 1e4
     assert (ranks == 1).mean() > 0.7, "chance is 1 in 20"
     hit, gain = next_item.gains(np.array([1, 2, 10, 11]))
     assert hit.tolist() == [1, 1, 1, 0]
     assert gain.tolist() == pytest.approx([1, 1 / np.log2(3), 1 / np.log2(11), 0])
+
+
+def test_peers_and_gaps_are_summed_over_the_seeds():
+    costs = [{"seconds_wall": 2.0, "seconds_cpu": 1.0, "peak_mb": 5.0}, {"seconds_wall": 3.0, "seconds_cpu": 2.0, "peak_mb": 4.0}]
+    first, last = [np.array([1, 1, 1]), np.array([1, 1, 11])], [np.array([11, 11, 11])] * 2
+    row = next_item.summary("ours", first, costs)
+    assert (row["hr"], row["ndcg_min"], row["ndcg_max"]) == pytest.approx((5 / 6, 2 / 3, 1))
+    assert (row["seconds_wall"], row["seconds_cpu"], row["peak_mb"]) == (5, 3, 5)
+    gap = next_item.gap("ours_minus", first, last, np.array(["a", "b", "c"]), 200)
+    assert gap["ours_minus"] == pytest.approx(5 / 6)
+    assert 0.5 <= gap["low"] < gap["high"] == 1
