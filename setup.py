@@ -24,6 +24,7 @@ setup(
         "matplotlib",
         "pyyaml",
         "tqdm",
+        "psutil",
         "setuptools<70",
     ],
     extras_require={

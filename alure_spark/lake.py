@@ -10,6 +10,7 @@ One job writes to a lake at a time: its first act is a row `started` in `runs`. 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import psutil
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -32,6 +34,7 @@ from .tables import RUNS, SCHEMA_VERSION, Table, table
 logger = logging.getLogger(__name__)
 VERSION_PROPERTY = "alure.schema_version"
 # Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
+CLOCK_SLACK_S = 5  # a process seems to begin elsewhere when the clock is set
 _writing: set[str] = set()
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 
@@ -275,17 +278,11 @@ class Lake:
 
     def _lives(self, run_id: str, process: str, started: datetime) -> bool:
         """Whether the writer may still be at work: on this machine its process is looked for, elsewhere its lease counts."""
-        host, _, pid = process.partition(" ")
+        host, *own = process.split(" ")
         if process == _this_process():
             return run_id in _writing
         if host == socket.gethostname():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                return True
-            return True
+            return _is_alive(*map(int, own))
         return datetime.now(UTC).replace(tzinfo=None) - started < timedelta(hours=self.config.lease_hours)
 
     def commit(self, of: Table, frame: DataFrame, scope: str, run_id: str, append: bool) -> int:
@@ -408,7 +405,31 @@ def _statistics(of: Table) -> str:
 
 
 def _this_process() -> str:
-    return f"{socket.gethostname()} {os.getpid()}"
+    """Host, process id, and the second since when it runs: ids are given again, in a container at every start."""
+    return f"{socket.gethostname()} {os.getpid()} {_began(os.getpid()):.0f}"
+
+
+@functools.cache
+def _began(pid: int) -> float:
+    """The first answer stays, so that a process always calls itself the same."""
+    return psutil.Process(pid).create_time()
+
+
+def _is_alive(pid: int, since_s: int | None = None) -> bool:
+    """Whether a process of this machine is there, and is the one that began then; rows of older versions do not say when."""
+    hidden = False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, which the machine may not show
+        hidden = True
+    if not psutil.pid_exists(pid):  # and not hidden: the id of a thread, which can be signalled too
+        return hidden
+    try:
+        return since_s is None or abs(psutil.Process(pid).create_time() - since_s) <= CLOCK_SLACK_S
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return False
 
 
 def _completed(frame: DataFrame, of: Table) -> DataFrame:
