@@ -318,7 +318,7 @@ def main() -> None:
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
-    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table", "loader")]
+    speed = [json.loads(path.read_text()) for name in ("encoder", "embed_table", "loader") if (path := RESULTS / f"{name}.json").exists()]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
     decisions = ROOT / "docs" / "decisions.md"
