@@ -105,7 +105,7 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
         else:
             periods = (1, *REFRESH_DAYS) if name == "synthetic" else (1,)
             logs = {days: read_impressions(context, last + 1, days) for days in periods}
-        embedded = {days: _embedded_a_day(context, first, days) for days in logs}
+        embedded = {days: _embedded_a_day(context, first, last, days) for days in logs}
     rows = []
     for days, reads in logs.items():
         mature = reads.time_ms.max() - int(2 * DAY_MS)  # later impressions may still be answered
@@ -120,12 +120,11 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
     return rows
 
 
-def _embedded_a_day(context: Context, first_ms: int, days: int) -> float:
-    """Users with new events at a refresh every so many days, per day."""
+def _embedded_a_day(context: Context, first_ms: int, last_ms: int, days: int) -> float:
+    """Users with new events at a refresh every so many days, per day between the two times."""
     events = context.lake.read("events").where(F.col("known_at") >= timestamp(first_ms))
     period = F.floor(F.unix_millis("known_at") / (days * DAY_MS)).alias("period")
-    pairs, span = events.select("user_id", period).distinct().count(), events.selectExpr("unix_millis(max(known_at))").collect()[0][0]
-    return pairs * DAY_MS / (span - first_ms)
+    return events.select("user_id", period).distinct().count() * DAY_MS / (last_ms - first_ms)
 
 
 def _world(folder: str, settings: Sequence[str]) -> Context:

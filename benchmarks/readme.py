@@ -72,6 +72,11 @@ def demo_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def difference(row: dict[str, Any], name: str) -> str:
+    """Two cells: a paired difference and its interval; empty in the row that the others are compared with."""
+    return f"{row[name]:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+
+
 def user_graph_text(result: dict[str, Any]) -> str:
     """One table per set."""
     parts = []
@@ -85,7 +90,7 @@ def user_graph_text(result: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
         ]
         for row in rows:
-            gap = f"{row['pipeline_minus']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+            gap = difference(row, "pipeline_minus")
             parts.append(f"| {row['road']} | {row['recall']:.4f} | {row['ndcg']:.4f} | {gap} |")
         ratio = result["ratios"][f"{name}_over_best_peer"]
         parts += [
@@ -124,7 +129,7 @@ def curves_text(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        gap = f"{row['minus_usual']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        gap = difference(row, "minus_usual")
         lines.append(f"| {row['set']} | {row['road']} | {row['numbers']} | {row['recall']:.4f} | {gap} | {row['seconds_cpu']:,.0f} |")
     return "\n".join(lines)
 
@@ -181,7 +186,7 @@ def next_item_text(result: dict[str, Any]) -> str:
     """One row per road."""
     lines = ["| road | HR@10 | NDCG@10 (min to max over seeds) | ours minus, NDCG | 95 % interval | CPU s |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
-        gap = f"{row['ours_minus']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        gap = difference(row, "ours_minus")
         spread = f"{row['ndcg_min']:.4f} to {row['ndcg_max']:.4f}"
         lines.append(f"| {row['road']} | {row['hr']:.4f} | {row['ndcg']:.4f} ({spread}) | {gap} | {row['seconds_cpu']:,.0f} |")
     size = result["size"]
@@ -193,7 +198,7 @@ def scaling_text(result: dict[str, Any]) -> str:
     """One row per size of the model."""
     lines = ["| model | MFLOP per user | HR@10 | NDCG@10 | minus as above | 95 % interval | CPU s |", "|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
-        gap = f"{row['minus_usual']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f}" if "low" in row else " | "
+        gap = difference(row, "minus_usual")
         lines.append(
             f"| {row['road']} | {row['mflop_per_user']:,.1f} | {row['hr']:.4f} | {row['ndcg']:.4f} | {gap} | {row['seconds_cpu']:,.0f} |"
         )
@@ -318,7 +323,7 @@ def main() -> None:
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
-    speed = [json.loads(path.read_text()) for name in ("encoder", "embed_table", "loader") if (path := RESULTS / f"{name}.json").exists()]
+    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table", "loader")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
     decisions = ROOT / "docs" / "decisions.md"

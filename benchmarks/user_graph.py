@@ -226,10 +226,9 @@ def curves_of(name: str, overrides: Sequence[str], curves: Sequence[str], seeds:
         return True, lambda seed: _pipeline_of_seed(name, settings, seed, split, model)
 
     rows, recalls = judged_roads(name, {shape: road(shape) for shape in ("as it is", *curves)}, split, seeds)
-    usual = load(ROOT / CONFS[name])
     for row in rows:
-        changed = load(ROOT / CONFS[name], CURVES.get(row["road"], []))
-        row["numbers"] = len(usual.model.views) * changed.embedding.dimension
+        config = load(ROOT / CONFS[name], CURVES.get(row["road"], []))
+        row["numbers"] = len(config.model.views) * config.embedding.dimension
         row["seconds_cpu"] /= len(seeds)
         if row["road"] in CURVES:
             gap = paired_interval(recalls[row["road"]].mean(axis=0), recalls["as it is"].mean(axis=0), resamples)

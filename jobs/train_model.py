@@ -199,9 +199,8 @@ def _figures(trained: loop.Trained) -> dict:
     found, bins = trained.validation, {}
     predicted = loop.probabilities(trained.model, found)
     for column, head in enumerate(HEADS):
-        labels = found.labels[:, column]
-        if 0 < labels @ found.weights < found.weights.sum():
-            curve = metrics.calibration_curve(labels, predicted[:, column], weights=found.weights)
+        if found.has_both(column):
+            curve = metrics.calibration_curve(found.labels[:, column], predicted[:, column], weights=found.weights)
             bins[head] = (curve.probability, curve.label)
     return figures | ({"train_model/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
 

@@ -90,6 +90,10 @@ class Evaluation:
     def total(self, objectives: ObjectiveConfig) -> float:
         return sum(getattr(objectives, name) * loss for name, loss in self.losses.items())
 
+    def has_both(self, column: int) -> bool:
+        """Whether the head of that column has labels of both classes among what is weighed."""
+        return bool(0 < self.labels[:, column] @ self.weights < self.weights.sum())
+
 
 def calendar(loader: Batches, item_sources: Sequence[str], border_ms: int, end_ms: int) -> Calendar:
     """Cuts at even quantiles of the times of the first users' item events. Raises DataError when nothing was known before the border."""
@@ -279,7 +283,7 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
 def calibrate(model: UserModel, found: Evaluation) -> None:
     """Fit scale and offset of each head on the validation split, so that the mean probability is the mean label."""
     for column in range(len(HEADS)):
-        if found.weights.sum() > 0 and 0 < found.labels[:, column] @ found.weights < found.weights.sum():
+        if found.has_both(column):
             scale, offset = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights)
             model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
 
@@ -297,7 +301,7 @@ def label_metrics(model: UserModel, found: Evaluation) -> dict[str, float | None
     for column, head in enumerate(HEADS):
         labels, weights, p = found.labels[:, column], found.weights, predicted[:, column]
         names = [f"{head}.{name}" for name in ("ne", "auc", "gauc", "calibration")]
-        if not 0 < labels @ weights < weights.sum():
+        if not found.has_both(column):
             result |= dict.fromkeys(names)
             continue
         values = (
