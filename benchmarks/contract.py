@@ -13,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -129,6 +129,15 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) and abs(value) < 10 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def earlier(name: str, keeps: Callable[[Row], bool], folder: Path = RESULTS) -> list[Row]:
+    """Rows of the last run that this one does not measure again, each with the commit that it is of."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    return [{"commit": result["commit"]} | row for row in result["rows"] if keeps(row)]
 
 
 def publish(

@@ -142,8 +142,9 @@ def ranking_gain_text(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         users = f"{row['embedded_a_day']:,.0f}" if "embedded_a_day" in row else ""
+        of = f" (commit {row['commit'][:7]})" if "commit" in row else ""
         lines.append(
-            f"| {row['set']} | {row['label']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} "
+            f"| {row['set']}{of} | {row['label']} | {row['road']} | {row['rows']:,} ({row['positives']:,}) | {row['ne_without']:.4f} "
             f"| {row['ne_with']:.4f} | {row['gain']:+.2%} | {row['low']:+.2%} to {row['high']:+.2%} | {users} |"
         )
     return "\n".join(lines)

@@ -29,3 +29,13 @@ def test_a_result_file_holds_what_the_contract_asks(tmp_path, capsys):
     assert set(written) == {"name", "date", "commit", "machine", "versions", "size", "rows", "ratios"}
     assert written["ratios"] == {"vs_peer": {"median": 2.0, "min": 1.0, "max": 4.0}}
     assert "vs_peer: median 2.000" in capsys.readouterr().out
+
+
+def test_rows_of_an_earlier_run_are_kept_with_their_commit(tmp_path):
+    assert contract.earlier("x", lambda row: True, tmp_path) == []
+    path = contract.publish("x", {}, [{"set": "a", "commit": "older"}, {"set": "b"}, {"set": "c"}], {}, tmp_path)
+    of = json.loads(path.read_text())["commit"]
+    assert contract.earlier("x", lambda row: row["set"] != "c", tmp_path) == [
+        {"set": "a", "commit": "older"},
+        {"set": "b", "commit": of},
+    ]
