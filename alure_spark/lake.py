@@ -14,6 +14,7 @@ import functools
 import logging
 import os
 import re
+import shutil
 import socket
 import time
 import uuid
@@ -28,7 +29,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from .config import Config, LakeConfig, format_time
-from .errors import LakeError
+from .errors import ConfigError, LakeError
 from .tables import RUNS, SCHEMA_VERSION, Table, table
 
 logger = logging.getLogger(__name__)
@@ -396,6 +397,36 @@ class Lake:
             self._check_schema_version(of.name)
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
             self._schema_versions[of.name] = str(of.version)
+
+
+@contextmanager
+def scratch_folder(scratch: str, name: str) -> Iterator[str]:
+    """An empty folder below lake.scratch, for its owner only: yields its path, and deletes it however the block ends.
+
+    Driver and executors must both reach it. What a killed job left under the same name is replaced, so two jobs at once need two
+    names. Raises ConfigError on a path that is not one of the file system's.
+    """
+    path = _local(scratch, name)
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    os.chmod(path, 0o700)
+    try:
+        yield path
+    finally:
+        # Tasks of a failed job may still be writing; that must not hide why it failed.
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.exists(path):
+            logger.warning("could not delete all of %s: it holds what is known of users, delete it by hand", path)
+
+
+def _local(folder: str, name: str) -> str:
+    scheme, colon, rest = folder.partition(":")
+    if colon and scheme != "file":
+        raise ConfigError(
+            f"lake.scratch is {folder!r}; allowed: a path that driver and executors both reach, such as ./out/scratch, a shared mount, "
+            "/dbfs/... or /Volumes/..."
+        )
+    return os.path.abspath(os.path.join(rest if colon else folder, name))
 
 
 def _statistics(of: Table) -> str:

@@ -253,18 +253,22 @@ CLUSTER_CENTROIDS = Table(
     partitions=("as_of",),
 )
 
+GRAPH_BITS = {"alure": 1, "bff": 2, "ppr": 4}  # a set of user graphs as one number
+
 USER_EDGES = Table(
     name="user_edges",
-    doc="One row per directed edge from a user to one of its k2 nearest users of the same country.",
+    doc="One row per directed edge from a user to one of its nearest users of the same country, in one of the graphs.",
     columns=_columns("""
         src_user_id STRING ! : whose neighbour
         dst_user_id STRING ! : the neighbour
         country STRING ! : of both
-        graph STRING ! : alure, bff, ppr or blend
-        weight DOUBLE ! : cosine similarity (alure), rounded to 1e-6
+        graph STRING ! : alure (embeddings), bff (follows), ppr (PageRank along follows) or blend (of the others)
+        weight DOUBLE ! : cosine (alure), score of shared follows (bff), probability (ppr), sum of shares (blend)
         rank INT ! : 1 = nearest; ties by dst_user_id
-        as_of TIMESTAMP ! : of the embeddings
+        origins INT : bit set of the graphs that it comes from: 1 alure, 2 bff, 4 ppr
+        as_of TIMESTAMP ! : embeddings and follows before it
     """),
+    version=2,  # 2: origins
     key=("src_user_id", "graph", "rank", "as_of"),
     partitions=("as_of",),
     users=("src_user_id", "dst_user_id"),

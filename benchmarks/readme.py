@@ -169,6 +169,26 @@ def parts_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pagerank_text(result: dict[str, Any]) -> str:
+    """One row per road."""
+    lines = ["| users | road | sources | sources per core-second | precision@50 | peak MB |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        hits = f"{row['precision_at_50']:.3f}" if "precision_at_50" in row else ""
+        lines.append(
+            f"| {row['users']:,} | {row['road']} | {row['sources']:,} | {row['per_core_second']:,.1f} | {hits} | {row['peak_mb']:,.0f} |"
+        )
+    scipy, solver = (result["ratios"][key] for key in ("vs_scipy", "vs_igraph"))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Ours does {scipy['median']:.0f} ({scipy['min']:.0f} to {scipy['max']:.0f}) times as many sources as scipy, "
+            f"{solver['median']:.0f} ({solver['min']:.0f} to {solver['max']:.0f}) times as many as igraph; on average "
+            f"{result['size']['left_mean']:.2f} of a source's walk is not followed to its end.",
+        ]
+    )
+
+
 def semantic_ids_text(result: dict[str, Any]) -> str:
     """One row per set: ours beside FAISS."""
     lines = [
@@ -319,7 +339,7 @@ def main() -> None:
     tables = {
         "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
         "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
-        "sequences": sequences_text, "scale": scale_text,
+        "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
     }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():

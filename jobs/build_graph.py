@@ -1,17 +1,20 @@
-"""user_embeddings -> user_clusters, cluster_centroids, user_edges, at one as_of."""
+"""user_embeddings, follows -> user_clusters, cluster_centroids, user_edges of every graph and their blend, at one as_of."""
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark.config import Config, GraphConfig
 from alure_spark.errors import LakeError, QualityError
+from alure_spark.graph import blend, embeddings, follows, kmeans, quality
 from alure_spark.graph import edges as search
-from alure_spark.graph import embeddings, kmeans, quality
 from alure_spark.graph.search import choose_road
-from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.lake import JobRun, as_of_scope, scratch_folder, timestamp
 from jobs.command import Context, Job, Report
 
 
@@ -23,23 +26,30 @@ def build(context: Context, run: JobRun) -> Report:
     if given.isEmpty():
         raise LakeError(f"table 'user_embeddings' has no rows at or before {config.time.as_of}: run jobs/embed_users.py for it first")
     good, refused = embeddings.usable_embeddings(given)
-    good = good.persist()
+    good = _without(good, "user_id", graph).persist()
     run.write("quarantine", refused.withColumn("run_id", F.lit(run.run_id)), scope="source = 'user_embeddings'")
     fitted = kmeans.fit_centroids(good, graph).persist()
     users = kmeans.assign_clusters(good, fitted).persist()
     centroids = kmeans.with_sizes(fitted, users).persist()
     run.write("user_clusters", users.drop("embedding"), scope)
     run.write("cluster_centroids", centroids, scope)
-    edges = search.similarity_edges(users, centroids, graph)
-    run.write("user_edges", edges, f"{scope} AND graph = 'alure'")
-    written = context.lake.read("user_edges", run.outputs["user_edges"]).where(f"{scope} AND graph = 'alure'")
+    before = _earlier_edges(context, run)
 
-    statistics = quality.graph_statistics(written, users).first()
-    assert statistics is not None
-    metrics: dict[str, float | None] = {key: None if value is None else float(value) for key, value in statistics.asDict().items()}
-    texts = {}
-    if graph.recall_queries:
-        recall = quality.search_recall(written, good, graph).orderBy(F.desc("queries"), "country").collect()
+    nearest = search.similarity_edges(users, centroids, graph).persist()
+    with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
+        edges = _graphs(run, nearest, users, config, folder).persist()
+        blended = [blend.blended_edges(edges, graph)] if len(graph.graphs) > 1 else []
+        run.write("user_edges", functools.reduce(DataFrame.unionByName, [edges, *blended]), scope)
+    written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
+
+    retrieved = written.where(F.col("graph") == graph.retrieved)
+    metrics = _figures(quality.graph_statistics(retrieved, users))
+    if before is not None:
+        metrics |= _figures(quality.edge_churn(retrieved, before))
+    for row in quality.sizes_of_graphs(written).collect() if blended else ():
+        metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
+    if graph.recall_queries and "alure" in graph.graphs:
+        recall = quality.search_recall(nearest, good, graph).orderBy(F.desc("queries"), "country").collect()
         worst = min((row["recall"] for row in recall), default=None)
         metrics |= {f"recall.{row['country']}": row["recall"] for row in recall} | {"recall_worst_country": worst}
         if worst is not None and worst < graph.recall_floor:
@@ -48,10 +58,47 @@ def build(context: Context, run: JobRun) -> Report:
     lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
     if graph.compare_roads:
         lines += _compare(users, centroids, context)
-    texts["build_graph/roads.txt"] = "\n".join(lines)
-    for frame in (good, fitted, users, centroids):
+    for frame in (good, fitted, users, centroids, nearest, edges):
         frame.unpersist()
-    return Report(metrics, texts=texts)
+    return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
+
+
+def _graphs(run: JobRun, nearest: DataFrame, users: DataFrame, config: Config, folder: str) -> DataFrame:
+    """The edges of all graphs that the conf names, before they are blended."""
+    graph, as_of = config.graph, config.time.as_of_ms
+    made = [search.pruned_edges(nearest, graph)] if "alure" in graph.graphs else []
+    if set(graph.graphs) & {"bff", "ppr"}:
+        links = _without(_without(run.read("follows"), "src_user_id", graph), "dst_user_id", graph)
+        strengths = follows.follow_strengths(links, users.select("user_id", "country"), graph.follow, as_of)
+        if "bff" in graph.graphs:
+            made.append(follows.followee_edges(strengths, graph, as_of))
+        if "ppr" in graph.graphs:
+            made.append(follows.pagerank_edges(strengths, graph, as_of, folder))
+    return functools.reduce(DataFrame.unionByName, made)
+
+
+def _without(frame: DataFrame, column: str, graph: GraphConfig) -> DataFrame:
+    """The rows whose user is not one of graph.excluded_users."""
+    if not graph.excluded_users:
+        return frame
+    excluded = frame.sparkSession.createDataFrame([(user,) for user in graph.excluded_users], f"{column} string")
+    return frame.join(F.broadcast(excluded), column, "left_anti")
+
+
+def _earlier_edges(context: Context, run: JobRun) -> DataFrame | None:
+    """The edges that ads were retrieved through at the last as_of before this one; None where there is none."""
+    if "user_edges" not in context.lake.published_versions():
+        return None
+    config = context.config
+    edges = run.read("user_edges").where(F.col("graph") == config.graph.retrieved).where(F.col("as_of") < timestamp(config.time.as_of_ms))
+    last = edges.agg(F.max(F.unix_millis("as_of"))).collect()[0][0]
+    return None if last is None else edges.where(as_of_scope(last))
+
+
+def _figures(one_row: DataFrame) -> dict[str, float | None]:
+    row = one_row.first()
+    assert row is not None  # an aggregate over everything has one
+    return {key: None if value is None else float(value) for key, value in row.asDict().items()}
 
 
 def _compare(users, centroids, context: Context) -> list[str]:  # type: ignore[no-untyped-def]
@@ -71,8 +118,8 @@ def _compare(users, centroids, context: Context) -> list[str]:  # type: ignore[n
 
 JOB = Job(
     "build_graph",
-    "clusters per country and directed edges to the nearest users",
-    ("user_embeddings",),
+    "clusters per country and directed edges to the nearest users, by embeddings and by follows",
+    ("user_embeddings", "follows"),
     ("user_clusters", "cluster_centroids", "user_edges", "quarantine"),
     lambda config: as_of_scope(config.time.as_of_ms),
     build,

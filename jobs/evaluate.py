@@ -21,7 +21,7 @@ def evaluate(context: Context, run: JobRun) -> Report:
     as_of, scope = config.time.as_of_ms, as_of_scope(config.time.as_of_ms)
     events, ads = run.read("events"), run.read("ads")
     people = evaluation.population(events, as_of, judge.new_user_events).persist()
-    edges = run.read("user_edges").where(scope).where("graph = 'alure'")
+    edges = run.read("user_edges").where(scope).where(F.col("graph") == config.graph.retrieved)
     split = evaluation.split_items(events, edges, people, judge.item_sources or config.item_sources, config)
     peers = {"random_neighbours": random_neighbours(split.countries, judge.neighbours, judge.seed)}
     if split.everybody:  # exact neighbours need everybody's items on the driver
@@ -111,7 +111,7 @@ def _earlier(context: Context) -> pd.DataFrame:
     )
 
 
-_EDGES = "src_user_id string, dst_user_id string, country string, graph string, weight double"
+_EDGES = "src_user_id string, dst_user_id string, country string, weight double, origins int"
 _COLUMNS = ["user_id", "country", "config_hash", "task", "policy", "new_user", "recall", "ndcg"]
 _SCHEMA = "user_id string, country string, config_hash string, task string, policy string, new_user boolean, recall double, ndcg double"
 

@@ -14,7 +14,7 @@ from jobs.command import Context, Job, Report
 def retrieve(context: Context, run: JobRun) -> Report:
     config = context.config
     scope = as_of_scope(config.time.as_of_ms)
-    edges = run.read("user_edges").where(scope)
+    edges = run.read("user_edges").where(scope).where(F.col("graph") == config.graph.retrieved)
     candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     users = run.write("ad_candidates", candidates, scope)
     counts = context.lake.read("ad_candidates", run.outputs["ad_candidates"]).where(scope).select(F.size("ad_id").alias("ads"))

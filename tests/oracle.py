@@ -53,8 +53,8 @@ def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int]) -
     return result
 
 
-def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, as_of: int) -> dict[str, list[tuple[str, float, str]]]:
-    """user -> [(ad, score, reason)], best first."""
+def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, as_of: int) -> dict[str, list[tuple[str, float, str, int]]]:
+    """user -> [(ad, score, reason, graphs)], best first; edges (src, dst, weight, origins)."""
     active = {ad["ad_id"]: ad["account_id"] for ad in ads if ad["from"] <= as_of and (ad["to"] is None or ad["to"] > as_of)}
 
     def strengths(weights: dict, key: str) -> dict[str, dict[str, float]]:
@@ -72,23 +72,25 @@ def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, 
     by_ad, by_account = strengths(config.event_weights, "item_id"), strengths(config.account_weights, "account_id")
     own = {(event["user_id"], event["item_id"]) for event in events if known_at(event) < as_of and event["source"] in config.event_weights}
     result: dict[str, dict[str, list]] = {}
-    for src, dst, weight in edges:
+    for src, dst, weight, origins in edges:
         mine = result.setdefault(src, {})
         if weight <= 0:
             continue
         for ad, strength in by_ad.get(dst, {}).items():
             if ad in active:
-                mine.setdefault(ad, [0.0, set()])[0] += weight * strength
+                mine.setdefault(ad, [0.0, set(), 0])[0] += weight * strength
                 mine[ad][1].add("ad")
+                mine[ad][2] |= origins
         for account, strength in by_account.get(dst, {}).items():
             for ad in (ad for ad, owner in active.items() if owner == account):
-                mine.setdefault(ad, [0.0, set()])[0] += weight * strength
+                mine.setdefault(ad, [0.0, set(), 0])[0] += weight * strength
                 mine[ad][1].add("account")
+                mine[ad][2] |= origins
     ranked = {}
     for user, found in result.items():
         rows = [
-            (ad, score, "+".join(sorted(reasons, key=["ad", "account"].index)))
-            for ad, (score, reasons) in found.items()
+            (ad, score, "+".join(sorted(reasons, key=["ad", "account"].index)), graphs)
+            for ad, (score, reasons, graphs) in found.items()
             if (user, ad) not in own
         ]
         ranked[user] = sorted(rows, key=lambda row: (-row[1], row[0]))[: config.cap]

@@ -21,7 +21,7 @@ def edges(spark, rows, as_of_ms):
     return spark.range(rows).select(
         F.col("id").cast("string").alias("src_user_id"), F.lit("b").alias("dst_user_id"), F.lit("ALL").alias("country"),
         F.lit("alure").alias("graph"), F.col("id").cast("double").alias("weight"), F.lit(1).alias("rank"),
-        F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"),
+        F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"), F.lit(1).alias("origins"),
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_a_table_of_another_schema_version_is_refused(spark, tmp_path):
     lake = Lake(spark, LakeConfig(str(tmp_path / "lake")))
     publish(lake, edges(spark, 1, 100), 100)
     spark.sql(f"ALTER TABLE {lake.location('user_edges')} SET TBLPROPERTIES ('alure.schema_version' = '99')")
-    with pytest.raises(LakeError, match="schema version 99, this code writes 1"):
+    with pytest.raises(LakeError, match="schema version 99, this code writes 2"):
         lake.read("user_edges")
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..config import GraphConfig
 from ..errors import DataError
+from ..tables import GRAPH_BITS
 from .arrays import FOUND, column, countries, found_column, matrix, one_batch, ragged, worker_threads
 from .kmeans import collect_centroids
 from .search import choose_road, nearest, neighbours
@@ -128,7 +129,27 @@ def similarity_edges(users: DataFrame, cluster_centroids: DataFrame, config: Gra
         "weight",
         "rank",
         "as_of",
+        F.lit(GRAPH_BITS["alure"]).alias("origins"),
     )
+
+
+def pruned_edges(edges: DataFrame, config: GraphConfig) -> DataFrame:
+    """The edges of one graph without those that the conf does not want, ranks closed up; the same frame where it wants all.
+
+    In this order: min_similarity; mutual (of what is left, edges whose reverse is left too); hub_cap (of the edges to a user the
+    heaviest, ties by src_user_id). Each option costs one shuffle of the edges.
+    """
+    kept = edges.where(F.col("weight") >= config.min_similarity) if config.min_similarity > -1 else edges
+    if config.mutual:
+        reverse = kept.select(F.col("dst_user_id").alias("src_user_id"), F.col("src_user_id").alias("dst_user_id"))
+        kept = kept.join(reverse, ["src_user_id", "dst_user_id"], "left_semi")
+    if config.hub_cap:
+        heaviest = Window.partitionBy("dst_user_id").orderBy(F.col("weight").desc(), "src_user_id")
+        kept = kept.withColumn("_place", F.row_number().over(heaviest)).where(F.col("_place") <= config.hub_cap).drop("_place")
+    if kept is edges:
+        return edges
+    order = Window.partitionBy("src_user_id").orderBy("rank")
+    return kept.withColumn("rank", F.row_number().over(order)).select(*edges.columns)
 
 
 def best_found(partial: DataFrame, k: int) -> DataFrame:

@@ -76,14 +76,17 @@ def _search_some(country: str, ids: np.ndarray, vectors: np.ndarray, users: pa.R
 def graph_statistics(edges: DataFrame, clusters: DataFrame) -> DataFrame:
     """One row that tells a person what graph this is; users without an incoming edge count with in-degree 0.
 
-    users, edges, mean_weight, in_degree_p50, in_degree_p90, in_degree_max, reciprocity (share of edges whose reverse is an
-    edge), clusters, cluster_size_min, cluster_size_median, cluster_size_max (of clusters with users).
+    users, connected_share (of users, those with an edge), edges, mean_weight, in_degree_p50, in_degree_p90, in_degree_max,
+    reciprocity (share of edges whose reverse is an edge), clusters, cluster_size_min, cluster_size_median, cluster_size_max (of
+    clusters with users).
     """
     counted = F.count(F.lit(1))
     incoming = edges.groupBy(F.col("dst_user_id").alias("user_id")).agg(counted.alias("degree"))
+    outgoing = edges.select(F.col("src_user_id").alias("user_id"), F.lit(1).alias("has_edge")).distinct()
     degree = F.coalesce("degree", F.lit(0))
-    degrees = clusters.select("user_id").join(incoming, "user_id", "left").agg(
+    degrees = clusters.select("user_id").join(incoming, "user_id", "left").join(outgoing, "user_id", "left").agg(
         counted.alias("users"),
+        F.avg(F.coalesce("has_edge", F.lit(0))).alias("connected_share"),
         F.percentile(degree, 0.5).alias("in_degree_p50"),
         F.percentile(degree, 0.9).alias("in_degree_p90"),
         F.max(degree).alias("in_degree_max"),
@@ -99,3 +102,18 @@ def graph_statistics(edges: DataFrame, clusters: DataFrame) -> DataFrame:
         F.max("size").alias("cluster_size_max"),
     )  # fmt: skip
     return degrees.crossJoin(overall).crossJoin(sizes)
+
+
+def sizes_of_graphs(edges: DataFrame) -> DataFrame:
+    """Grain: graph. graph, edges, users (with an edge)."""
+    return edges.groupBy("graph").agg(F.count(F.lit(1)).alias("edges"), F.count_distinct("src_user_id").alias("users"))
+
+
+def edge_churn(edges: DataFrame, earlier: DataFrame) -> DataFrame:
+    """One row: churn, the share of earlier edges between users who still have edges that are no edges now; earlier_edges, how many."""
+    still = edges.select("src_user_id").distinct()
+    old = earlier.select("src_user_id", "dst_user_id").join(still, "src_user_id", "left_semi")
+    now = edges.select("src_user_id", "dst_user_id", F.lit(1).alias("stays"))
+    stays = F.avg(F.coalesce("stays", F.lit(0)))
+    joined = old.join(now, ["src_user_id", "dst_user_id"], "left")
+    return joined.agg((1.0 - stays).alias("churn"), F.count(F.lit(1)).alias("earlier_edges"))

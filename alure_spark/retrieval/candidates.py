@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from ..boundary import known_before
 from ..config import DAY_MS, RetrievalConfig
+from ..tables import GRAPH_BITS
 
-GRAPH_BITS = {"alure": 1, "bff": 2, "ppr": 4, "blend": 8}
 SCORE_UNITS = 1_000_000_000  # scores are summed as whole billionths, so that no order of adding changes a bit
 
 
@@ -67,18 +67,18 @@ def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, co
 
 def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
     """user_id, ad_id, account_id, units, graphs, reason: every active ad that a neighbour leads to, own history removed."""
-    bit = F.lit(0)
-    for graph, value in GRAPH_BITS.items():
-        bit = F.when(F.col("graph") == graph, F.lit(value)).otherwise(bit)
+    origins = F.coalesce("origins", F.lit(GRAPH_BITS["alure"])).alias("origins")  # rows of older versions do not say
     links = edges.where("weight > 0").select(
-        F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", bit.alias("bit")
+        F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", origins
     )
     running = active_ads(ads, as_of_ms)
 
     def through(weights: Mapping[str, float], target: str) -> DataFrame:
         found = links.join(engagements(events, weights, target, config, as_of_ms), "user_id")
         units = _units(F.col("weight") * F.col("engagement"))
-        return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(F.sum(units).alias("units"), F.bit_or("bit").alias("graphs"))
+        return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(
+            F.sum(units).alias("units"), F.bit_or("origins").alias("graphs")
+        )
 
     by_ad = (
         through(config.event_weights, "item_id").withColumnRenamed("item_id", "ad_id").join(running, "ad_id").withColumn("kind", F.lit(1))

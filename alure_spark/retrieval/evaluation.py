@@ -159,11 +159,11 @@ def judge_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tup
 
 
 def neighbour_edges(split: ItemSplit, neighbours: np.ndarray) -> pd.DataFrame:
-    """Neighbour rows (U, n) with -1 where there is none, as edges of weight 1: src_user_id, dst_user_id, country, graph, weight."""
+    """Neighbour rows (U, n) with -1 where there is none, as edges of weight 1: src_user_id, dst_user_id, country, weight, origins."""
     row, place = np.nonzero(neighbours >= 0)
     return pd.DataFrame({
         "src_user_id": split.users[row], "dst_user_id": split.users[neighbours[row, place]], "country": split.countries[row],
-        "graph": "alure", "weight": 1.0,
+        "weight": 1.0, "origins": 0,
     })  # fmt: skip
 
 

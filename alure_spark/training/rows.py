@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +19,8 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..errors import ConfigError, DataError, nearest
+from ..errors import DataError, nearest
+from ..lake import scratch_folder
 from ..model.wide import TYPES, wide_values
 
 if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
@@ -109,16 +108,12 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
     driver and executors must both reach it. What a killed training left under the same name is replaced, so two trainings at
     once need two names. Costs one shuffle of the packed rows and one count. Raises DataError when there is no row.
     """
-    path = _local(folder, name)
     rows = examples.count()
     if not rows:
         raise DataError(
             "training_examples has no rows for this as_of and segment: run jobs/build_sequences.py, or choose a later time.as_of"
         )
-    shutil.rmtree(path, ignore_errors=True)
-    os.makedirs(path)
-    os.chmod(path, 0o700)
-    try:
+    with scratch_folder(folder, name) as path:
         place = F.xxhash64("user_id")
         bucketed = packed(examples, layout).withColumn("bucket", F.pmod(place, F.lit(math.ceil(rows / rows_per_group))))
         # `append` keeps the folder, and so its mode.
@@ -131,21 +126,6 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
             .parquet(_for_spark(path))
         )
         yield path
-    finally:
-        # Tasks of a failed job may still be writing; that must not hide why it failed.
-        shutil.rmtree(path, ignore_errors=True)
-        if os.path.exists(path):
-            logger.warning("could not delete all of %s: it holds users' histories, delete it by hand", path)
-
-
-def _local(folder: str, name: str) -> str:
-    scheme, colon, rest = folder.partition(":")
-    if colon and scheme != "file":
-        raise ConfigError(
-            f"lake.scratch is {folder!r}; allowed: a path that driver and executors both reach, such as ./out/scratch, a shared mount, "
-            "/dbfs/... or /Volumes/..."
-        )
-    return os.path.abspath(os.path.join(rest if colon else folder, name))
 
 
 def _for_spark(path: str) -> str:

@@ -13,10 +13,10 @@ from pyspark.sql import functions as F
 from alure_spark import tables
 from alure_spark.config import GraphConfig
 from alure_spark.errors import DataError
-from alure_spark.graph.edges import similarity_edges
+from alure_spark.graph.edges import pruned_edges, similarity_edges
 from alure_spark.graph.embeddings import require_one_model, usable_embeddings
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
-from alure_spark.graph.quality import graph_statistics, search_recall
+from alure_spark.graph.quality import edge_churn, graph_statistics, search_recall
 
 AS_OF = datetime(2024, 5, 1)
 SCHEMA = tables.USER_EMBEDDINGS.ddl()
@@ -285,3 +285,48 @@ def test_a_country_without_centroids_is_an_error(spark, good):
     fitted = fit_centroids(good.where("country = 'n2'"), CONFIG)
     with pytest.raises(Exception, match="has no centroids: fit them on the same embeddings"):
         assign_clusters(good, fitted).count()
+
+
+def ranked_edges(spark, rows):
+    """[(src, dst, weight)] in the order of rank -> user_edges."""
+    ranks, full = defaultdict(int), []
+    for src, dst, weight in rows:
+        ranks[src] += 1
+        full.append((src, dst, "A", "alure", weight, ranks[src], 1, AS_OF))
+    return spark.createDataFrame(full, tables.USER_EDGES.ddl())
+
+
+LINKS = [("a", "b", 0.9), ("a", "c", 0.5), ("b", "a", 0.9), ("b", "c", 0.7), ("c", "b", 0.7), ("d", "c", 0.5), ("d", "a", 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, LINKS),
+        ({"min_similarity": 0.5}, LINKS[:-1]),
+        ({"mutual": True}, [LINKS[0], *LINKS[2:5]]),
+        ({"hub_cap": 1}, [("a", "b", 0.9), ("b", "a", 0.9), ("b", "c", 0.7)]),
+        ({"hub_cap": 2}, [("a", "b", 0.9), ("a", "c", 0.5), ("b", "a", 0.9), ("b", "c", 0.7), ("c", "b", 0.7), ("d", "a", 0.2)]),
+        ({"mutual": True, "min_similarity": 0.8}, [("a", "b", 0.9), ("b", "a", 0.9)]),
+    ],
+)
+def test_edges_that_the_conf_does_not_want_are_left_out_and_ranks_close_up(spark, options, left):
+    made = as_lists(pruned_edges(ranked_edges(spark, LINKS), replace(CONFIG, **options)))
+    expected = defaultdict(list)
+    for src, dst, weight in left:
+        expected["A", src].append((dst, weight))
+    assert made == dict(expected)
+
+
+def test_churn_counts_edges_that_went_away_from_users_who_are_still_there(spark):
+    before = ranked_edges(spark, [("a", "b", 0.9), ("a", "c", 0.8), ("b", "a", 0.7), ("gone", "a", 0.7)])
+    now = ranked_edges(spark, [("a", "b", 0.3), ("a", "d", 0.2), ("b", "a", 0.7), ("new", "a", 0.1)])
+    (row,) = edge_churn(now, before).collect()
+    assert row["churn"] == pytest.approx(1 / 3)
+    assert row["earlier_edges"] == 3
+
+
+def test_connected_share_is_of_users_with_an_edge(spark):
+    clusters = spark.createDataFrame([(user, "A", AS_OF, 0) for user in "abcd"], tables.USER_CLUSTERS.ddl())
+    (row,) = graph_statistics(ranked_edges(spark, [("a", "b", 0.9), ("a", "c", 0.8), ("b", "a", 0.7)]), clusters).collect()
+    assert row["connected_share"] == 0.5

@@ -20,7 +20,7 @@ event = st.fixed_dictionaries({
     "age": st.integers(-2, 20), "ad": st.integers(0, 5),
 })  # fmt: skip
 ad = st.fixed_dictionaries({"account": st.integers(0, 2), "start": st.integers(-1, 5), "length": st.sampled_from([None, 1, 5])})
-edge = st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.9, 0.5, 0.25, 0.0, -0.1]))
+edge = st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.9, 0.5, 0.25, 0.0, -0.1]), st.integers(1, 7))
 case = st.fixed_dictionaries(
     {
         "events": st.lists(event, max_size=12),
@@ -39,7 +39,7 @@ def run(spark, cases, config=CONFIG):
     edges, events, ads = [], [], []
     for number, one in enumerate(cases):
         name = f"c{number}"
-        edges += [(f"{name}u{src}", f"{name}u{dst}", weight) for src, dst, weight in one["edges"] if src != dst]
+        edges += [(f"{name}u{src}", f"{name}u{dst}", weight, origins) for src, dst, weight, origins in one["edges"] if src != dst]
         owners = [row["account"] for row in one["ads"]]
         for place, row in enumerate(one["ads"]):
             start = AS_OF - row["start"] * DAY
@@ -52,7 +52,7 @@ def run(spark, cases, config=CONFIG):
                 "item_id": f"{name}a{row['ad']}", "account_id": account,
             })  # fmt: skip
     spark_edges = spark.createDataFrame(
-        [(*row, "X", "alure") for row in edges], "src_user_id string, dst_user_id string, weight double, country string, graph string"
+        [(*row, "X") for row in edges], "src_user_id string, dst_user_id string, weight double, origins int, country string"
     )
     spark_events = spark.createDataFrame(
         [(row["user_id"], row["source"], time(row["event_time"]), row["item_id"], row["account_id"]) for row in events],
@@ -72,10 +72,10 @@ def test_candidates_agree_with_the_plain_python_oracle_on_hundreds_of_cases(spar
     assert set(rows) == set(expected)
     for user, ranked in expected.items():
         row = rows[user]
-        assert row["ad_id"] == [ad for ad, _, _ in ranked], user
-        assert row["reason"] == [reason for _, _, reason in ranked]
-        assert all(abs(score - wanted) < 2e-6 for score, (_, wanted, _) in zip(row["score"], ranked, strict=True))
-        assert row["graphs"] == [1] * len(ranked)
+        assert row["ad_id"] == [ad for ad, *_ in ranked], user
+        assert row["reason"] == [reason for _, _, reason, _ in ranked]
+        assert all(abs(score - wanted) < 2e-6 for score, (_, wanted, *_) in zip(row["score"], ranked, strict=True))
+        assert row["graphs"] == [graphs for *_, graphs in ranked]
 
 
 def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_holds(spark):
@@ -88,7 +88,7 @@ def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_ho
         dict(click, user=1, ad=5),
         dict(click, user=1, ad=2, age=-1),
     ]
-    found, _ = run(spark, [{"events": events, "ads": ads, "edges": [(0, 1, 0.5), (2, 1, 0.5)]}])
+    found, _ = run(spark, [{"events": events, "ads": ads, "edges": [(0, 1, 0.5, 1), (2, 1, 0.5, 1)]}])
     rows = {row["user_id"]: row for row in found.collect()}
     assert rows["c0u0"]["ad_id"][0] == "c0a1", "clicked by the neighbour and active"
     assert "c0a0" not in rows["c0u0"]["ad_id"], "own history"
@@ -101,7 +101,7 @@ def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_ho
 
 def test_without_ads_or_clicks_every_user_with_an_edge_has_an_empty_list(spark):
     edges = spark.createDataFrame(
-        [("u", "v", 0.5, "X", "alure")], "src_user_id string, dst_user_id string, weight double, country string, graph string"
+        [("u", "v", 0.5, "X", 1)], "src_user_id string, dst_user_id string, weight double, country string, origins int"
     )
     events = spark.createDataFrame([], "user_id string, source string, known_at timestamp, item_id string, account_id string")
     ads = spark.createDataFrame([], "ad_id string, account_id string, active_from timestamp, active_to timestamp")
