@@ -451,6 +451,8 @@ class GraphConfig:
     excluded_users: tuple[str, ...] = ()  # have no neighbours and are nobody's, in any graph
     compare_roads: bool = False  # run both roads and log their cost and agreement
     kmeans_iterations: int = 20
+    kmeans_tolerance: float = 1e-4  # the loop ends when the mean similarity of users to their centroids rises by no more
+    kmeans_warm_start: bool = True  # go on from the centroids of the last as_of before, where they fit better than new seeds
     kmeans_points_per_cluster: int = 256  # centroids are fitted on at most so many users per cluster
     recall_queries: int = 200  # users per country whose neighbours are checked against exact search
     recall_floor: float = 0.0  # a lower recall in any country refuses to publish
@@ -469,6 +471,7 @@ class GraphConfig:
         positive = ("k1", "users_per_cluster", "k1_probed", "k2", "kmeans_iterations", "kmeans_points_per_cluster", "seed")
         for name in positive:
             _require(getattr(self, name) >= 1, f"graph.{name}", getattr(self, name), "an integer of at least 1")
+        _require(self.kmeans_tolerance >= 0, "graph.kmeans_tolerance", self.kmeans_tolerance, "0 or more")
         _require(-1 <= self.min_similarity <= 1, "graph.min_similarity", self.min_similarity, "-1 to 1")
         _require(self.hub_cap >= 0, "graph.hub_cap", self.hub_cap, "0 (any number) or more")
         _require(0 <= self.recall_floor <= 1, "graph.recall_floor", self.recall_floor, "0 to 1")

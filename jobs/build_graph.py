@@ -28,12 +28,12 @@ def build(context: Context, run: JobRun) -> Report:
     good, refused = embeddings.usable_embeddings(given)
     good = _without(good, "user_id", graph).persist()
     run.write("quarantine", refused.withColumn("run_id", F.lit(run.run_id)), scope="source = 'user_embeddings'")
-    fitted = kmeans.fit_centroids(good, graph).persist()
+    earlier = _before(context, run, "cluster_centroids") if graph.kmeans_warm_start else None
+    fitted = kmeans.fit_centroids(good, graph, None if earlier is None else kmeans.collect_centroids(earlier)).persist()
     users = kmeans.assign_clusters(good, fitted).persist()
     centroids = kmeans.with_sizes(fitted, users).persist()
     run.write("user_clusters", users.drop("embedding"), scope)
     run.write("cluster_centroids", centroids, scope)
-    before = _earlier_edges(context, run)
 
     nearest = search.similarity_edges(users, centroids, graph).persist()
     with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
@@ -43,9 +43,10 @@ def build(context: Context, run: JobRun) -> Report:
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
     retrieved = written.where(F.col("graph") == graph.retrieved)
-    metrics = _figures(quality.graph_statistics(retrieved, users))
+    metrics = _figures(quality.graph_statistics(retrieved, users)) | _figures(quality.clustering_statistics(fitted))
+    before = _before(context, run, "user_edges")
     if before is not None:
-        metrics |= _figures(quality.edge_churn(retrieved, before))
+        metrics |= _figures(quality.edge_churn(retrieved, before.where(F.col("graph") == graph.retrieved)))
     for row in quality.sizes_of_graphs(written).collect() if blended else ():
         metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
     if graph.recall_queries and "alure" in graph.graphs:
@@ -85,14 +86,13 @@ def _without(frame: DataFrame, column: str, graph: GraphConfig) -> DataFrame:
     return frame.join(F.broadcast(excluded), column, "left_anti")
 
 
-def _earlier_edges(context: Context, run: JobRun) -> DataFrame | None:
-    """The edges that ads were retrieved through at the last as_of before this one; None where there is none."""
-    if "user_edges" not in context.lake.published_versions():
+def _before(context: Context, run: JobRun, name: str) -> DataFrame | None:
+    """The table's rows of the last as_of before this one; None where there is none."""
+    if name not in context.lake.published_versions():
         return None
-    config = context.config
-    edges = run.read("user_edges").where(F.col("graph") == config.graph.retrieved).where(F.col("as_of") < timestamp(config.time.as_of_ms))
-    last = edges.agg(F.max(F.unix_millis("as_of"))).collect()[0][0]
-    return None if last is None else edges.where(as_of_scope(last))
+    rows = run.read(name).where(F.col("as_of") < timestamp(context.config.time.as_of_ms))
+    last = rows.agg(F.max(F.unix_millis("as_of"))).collect()[0][0]
+    return None if last is None else rows.where(as_of_scope(last))
 
 
 def _figures(one_row: DataFrame) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import build, load
 from alure_spark.errors import ConfigError, DataError, QualityError, TrackingError, TrainingError
-from alure_spark.lake import Lake, as_of_scope
+from alure_spark.lake import Lake, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import Artifact, read_validated
 from alure_spark.sources.synthetic.options import WorldOptions
@@ -329,6 +329,30 @@ def test_bad_embeddings_are_quarantined_and_two_models_refused(spark, chain, tmp
     with pytest.raises(QualityError, match=r"below graph.recall_floor=1"):
         run_jobs(floor, stages("build_graph", "build_graph"), "graph")
     assert contents(context.lake)["build_graph.user_edges"] == edges, "what was published stays"
+
+
+def test_the_graph_of_the_next_day_goes_on_from_todays_clusters_and_says_what_changed(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    tomorrow = open_context(load(CONF, overrides(tmp_path, "time.as_of=2025-01-17T00:00:00Z")))
+    today = chain.lake.read("user_embeddings").where(as_of_scope(chain.config.time.as_of_ms))
+    others = F.pmod(F.xxhash64("user_id"), F.lit(10)) == 0
+    moved = today.withColumn("embedding", F.when(others, F.reverse("embedding")).otherwise(F.col("embedding")))
+    scope = as_of_scope(tomorrow.config.time.as_of_ms)
+    with tomorrow.lake.run("embed_users", tomorrow.config, scope) as run_of_embeddings:
+        run_of_embeddings.write("user_embeddings", moved.withColumn("as_of", timestamp(tomorrow.config.time.as_of_ms)), scope)
+    written = []
+    for _ in range(2):
+        run_jobs(tomorrow, stages("build_graph", "build_graph"), "graph")
+        written.append(contents(tomorrow.lake))
+    assert written[0] == written[1]
+    metrics = {key.removeprefix("build_graph."): value for key, value in tomorrow.tracker.metrics.items()}
+    assert 0 < metrics["churn"] < 0.5
+    assert metrics["earlier_edges"] > 1000
+    assert metrics["kmeans_warm_share"] > 0.5
+    assert 0 < metrics["kmeans_drift"] < 0.2
+    assert metrics["connected_share"] == 1
+    assert {"edges.alure", "edges.bff", "edges.ppr", "edges.blend"} <= metrics.keys()
+    assert "build_graph.churn" not in chain.tracker.metrics, "the first day has no day before"
 
 
 def test_bad_input_ends_with_exit_code_2_one_sentence_and_untouched_tables(chain, tmp_path, capsys):

@@ -3,14 +3,15 @@
 The centroids are fitted on a bounded sample of each country (a country is one group of rows in one worker), then all users
 are assigned in one pass over the table, with the centroids, which are small, carried along.
 
-    fitted = fit_centroids(embeddings, config)        # small: persist it, three frames are made from it
+    fitted = fit_centroids(embeddings, config)        # small: persist it, several frames are made from it
     users = assign_clusters(embeddings, fitted)       # user_clusters, with the embedding alongside
     centroids = with_sizes(fitted, users)             # cluster_centroids
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -24,19 +25,32 @@ from ..errors import DataError
 from .arrays import column, countries, matrix, one_batch, ragged, worker_threads
 from .search import cluster_count, nearest
 
-FITTED = "country string, as_of timestamp, cluster_id int, centroid array<float>"
+FITTED = "country string, as_of timestamp, cluster_id int, centroid array<float>, rounds int, similarity double, warm boolean, drift double"
 CLUSTERED = "user_id string, country string, as_of timestamp, embedding array<float>, cluster_id int"
 SEED_POINTS_PER_CLUSTER = 32  # k-means++ chooses among so many points per cluster: its cost is points * k
 
 AssignTo = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def fit_centroids(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
+class Clustering(NamedTuple):
+    """What Lloyd's loop ends with."""
+
+    centroids: np.ndarray  # (k, d) float32, unit norm
+    similarity: float  # mean of the points to their nearest centroid, before the last step
+    rounds: int
+    warm: bool = False  # whether it went on from earlier centroids
+
+
+def fit_centroids(embeddings: DataFrame, config: GraphConfig, earlier: Mapping[str, np.ndarray] | None = None) -> DataFrame:
     """Unit-norm centroids: country, as_of, cluster_id (0 ..), centroid; iterative inside each worker, lazy outside.
 
     Grain: country and cluster. k1 = cluster_count(users of the country); fewer where the sample has fewer distinct vectors.
     Fitted on the kmeans_points_per_cluster * k1 users whose hash of the id is smallest. as_of is the latest of the sample.
+    earlier: country -> centroids of an earlier day, which the loop goes on from where they fit better than new seeds (see fit_country).
+    How the country's fit went, the same in all its rows: rounds, similarity (mean to the nearest centroid), warm (whether it went on
+    from the earlier centroids), drift (1 - mean cosine of a centroid to what it was then; null where not warm).
     """
+    known = dict(earlier or {})
     limit = config.kmeans_points_per_cluster * config.k1
     users = embeddings.groupBy("country").agg(F.count(F.lit(1)).alias("users"))
     salted = embeddings.withColumn("salt", F.xxhash64(F.lit(config.seed), "user_id")).join(F.broadcast(users), "country")
@@ -49,12 +63,16 @@ def fit_centroids(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
         worker_threads()
         batch = one_batch(table)
         points = matrix(batch, "embedding")[np.argsort(column(batch, "place"))]
-        centroids = fit_country(points, int(column(batch, "users")[0]), config)
-        k = len(centroids)
+        country = batch.column("country")[0].as_py()
+        found = fit_country(points, int(column(batch, "users")[0]), config, known.get(country))
+        centroids, k = found.centroids, len(found.centroids)
+        drift = 1.0 - float((centroids * known[country]).sum(axis=1).mean()) if found.warm else None
         as_of = pa.array([pc.max(batch.column("as_of"))] * k, batch.column("as_of").type)
         ids = pa.array(np.arange(k, dtype=np.int32))
         vectors = ragged(centroids.ravel(), np.full(k, centroids.shape[1]))
-        return pa.Table.from_arrays([pa.array([batch.column("country")[0].as_py()] * k), as_of, ids, vectors], names=_names(FITTED))
+        facts = ((found.rounds, pa.int32()), (found.similarity, pa.float64()), (found.warm, pa.bool_()), (drift, pa.float64()))
+        columns = [pa.array([country] * k), as_of, ids, vectors, *(pa.array([fact] * k, kind) for fact, kind in facts)]
+        return pa.Table.from_arrays(columns, names=_names(FITTED))
 
     kept = sample.select("user_id", "country", "as_of", "embedding", "place", "users")
     return kept.groupBy("country").applyInArrow(fit, FITTED)
@@ -95,12 +113,22 @@ def collect_centroids(fitted: DataFrame) -> dict[str, np.ndarray]:
     return {country: np.array(rows, np.float32) for country, rows in by_country.items()}
 
 
-def fit_country(points: np.ndarray, users: int, config: GraphConfig) -> np.ndarray:
-    """Centroids (k, d) float32 of a country of that many users, from its sample (N, d) in a random but fixed order."""
+def fit_country(points: np.ndarray, users: int, config: GraphConfig, earlier: np.ndarray | None = None) -> Clustering:
+    """Clusters of a country of that many users, from its sample (N, d) in a random but fixed order.
+
+    earlier (k, d): centroids to go on from. They are taken when there are as many as asked for, of the same length, and the sample is
+    nearer to them than to new seeds: so a model whose space has nothing to do with the earlier one starts anew.
+    """
     k = cluster_count(users, config)
     points = points[: config.kmeans_points_per_cluster * k]
     start = seed_centroids(points[: SEED_POINTS_PER_CLUSTER * k], k, config.seed)
-    return lloyd(assign_by_faiss, points, start, config.kmeans_iterations)[0]
+    warm = earlier is not None and earlier.shape == start.shape
+    if warm:
+        assert earlier is not None
+        fits, seeded = (float(assign_by_faiss(points, one)[0].mean(dtype=np.float64)) for one in (earlier, start))
+        warm = fits > seeded
+        start = earlier if warm else start
+    return lloyd(assign_by_faiss, points, start, config.kmeans_iterations, config.kmeans_tolerance)._replace(warm=warm)
 
 
 def assign_by_faiss(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,17 +158,16 @@ def seed_centroids(points: np.ndarray, k: int, seed: int) -> np.ndarray:
     return points[chosen]
 
 
-def lloyd(
-    assign_to: AssignTo, points: np.ndarray, centroids: np.ndarray, iterations: int, tolerance: float = 1e-6
-) -> tuple[np.ndarray, float]:
-    """Lloyd's loop: (centroids (k, d) float32 of unit norm, mean similarity of the points (N, d) to their nearest before the last step).
+def lloyd(assign_to: AssignTo, points: np.ndarray, centroids: np.ndarray, iterations: int, tolerance: float = 1e-6) -> Clustering:
+    """Lloyd's loop over the points (N, d) from the centroids (k, d).
 
     1. every point to its nearest centroid   2. every centroid to the mean direction of its points
     3. a centroid without points to one of the points that are farthest from theirs (ties: the first)
     until the mean similarity rises by no more than the tolerance.
     """
-    objective = -np.inf
-    for _ in range(iterations):
+    objective, rounds = -np.inf, 0
+    while rounds < iterations:
+        rounds += 1
         scores, labels = assign_to(points, centroids)
         before, objective = objective, float(scores.mean(dtype=np.float64))
         order = np.argsort(labels, kind="stable")
@@ -154,7 +181,7 @@ def lloyd(
         centroids[empty] = points[np.argsort(scores, kind="stable")[: len(empty)]]
         if objective - before <= tolerance and not len(empty):
             break
-    return centroids, objective
+    return Clustering(centroids, objective, rounds)
 
 
 def _names(ddl: str) -> list[str]:

@@ -117,3 +117,17 @@ def edge_churn(edges: DataFrame, earlier: DataFrame) -> DataFrame:
     stays = F.avg(F.coalesce("stays", F.lit(0)))
     joined = old.join(now, ["src_user_id", "dst_user_id"], "left")
     return joined.agg((1.0 - stays).alias("churn"), F.count(F.lit(1)).alias("earlier_edges"))
+
+
+def clustering_statistics(fitted: DataFrame) -> DataFrame:
+    """One row about the clusterings of all countries (kmeans.fit_centroids), each weighing as much as it has clusters.
+
+    kmeans_similarity (mean over the countries of users to their centroids), kmeans_rounds_max, kmeans_warm_share, kmeans_drift (of
+    the centroids that went on from earlier ones; null where none did).
+    """
+    return fitted.agg(
+        F.avg("similarity").alias("kmeans_similarity"),
+        F.max("rounds").alias("kmeans_rounds_max"),
+        F.avg(F.col("warm").cast("int")).alias("kmeans_warm_share"),
+        F.avg("drift").alias("kmeans_drift"),
+    )
