@@ -37,7 +37,8 @@ def build(context: Context, run: JobRun) -> Report:
 
     nearest = search.similarity_edges(users, centroids, graph).persist()
     with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
-        edges = _graphs(run, nearest, users, config, folder).persist()
+        strengths = _strengths(run, users, config)
+        edges = _graphs(nearest, strengths, config, folder).persist()
         blended = [blend.blended_edges(edges, graph)] if len(graph.graphs) > 1 else []
         run.write("user_edges", functools.reduce(DataFrame.unionByName, [edges, *blended]), scope)
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
@@ -59,22 +60,29 @@ def build(context: Context, run: JobRun) -> Report:
     lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
     if graph.compare_roads:
         lines += _compare(users, centroids, context)
-    for frame in (good, fitted, users, centroids, nearest, edges):
+    for frame in (good, fitted, users, centroids, nearest, edges, *([] if strengths is None else [strengths])):
         frame.unpersist()
     return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
 
 
-def _graphs(run: JobRun, nearest: DataFrame, users: DataFrame, config: Config, folder: str) -> DataFrame:
+def _strengths(run: JobRun, users: DataFrame, config: Config) -> DataFrame | None:
+    """The follows that count, persisted; None where no graph of the conf asks for them."""
+    if not set(config.graph.graphs) & {"bff", "ppr"}:
+        return None
+    links = run.read("follows")
+    for end in ("src_user_id", "dst_user_id"):
+        links = _without(links, end, config.graph)
+    return follows.follow_strengths(links, users.select("user_id", "country"), config.graph.follow, config.time.as_of_ms).persist()
+
+
+def _graphs(nearest: DataFrame, strengths: DataFrame | None, config: Config, folder: str) -> DataFrame:
     """The edges of all graphs that the conf names, before they are blended."""
     graph, as_of = config.graph, config.time.as_of_ms
     made = [search.pruned_edges(nearest, graph)] if "alure" in graph.graphs else []
-    if set(graph.graphs) & {"bff", "ppr"}:
-        links = _without(_without(run.read("follows"), "src_user_id", graph), "dst_user_id", graph)
-        strengths = follows.follow_strengths(links, users.select("user_id", "country"), graph.follow, as_of)
-        if "bff" in graph.graphs:
-            made.append(follows.followee_edges(strengths, graph, as_of))
-        if "ppr" in graph.graphs:
-            made.append(follows.pagerank_edges(strengths, graph, as_of, folder))
+    if strengths is not None and "bff" in graph.graphs:
+        made.append(follows.followee_edges(strengths, graph, as_of))
+    if strengths is not None and "ppr" in graph.graphs:
+        made.append(follows.pagerank_edges(strengths, graph, as_of, folder))
     return functools.reduce(DataFrame.unionByName, made)
 
 

@@ -71,31 +71,31 @@ def followee_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int) -> 
 
     cosine of the vectors of followees, each as strength / sqrt(log2(1 + its followers)): Adamic and Adar's weight of what two share.
     A followee with more than hub_followers followers counts in the lengths, not in the product. Rounded to 1e-6, ties by id.
-    Cost: the sum over followees of the square of their followers, none above hub_followers.
+    Reads the strengths three times: persist them. Cost: the sum over followees of the square of their followers, none above hub_followers.
     """
     follow = config.follow
-    followers = strengths.groupBy("country", "dst_user_id").agg(F.count("*").alias("followers"))
-    value = F.col("strength") / F.sqrt(F.log2(1.0 + F.col("followers")))
-    vectors = strengths.join(followers, ["country", "dst_user_id"]).withColumn("value", value)
-    square = F.sum(F.round(F.col("value") * F.col("value") * UNITS).cast("bigint"))
-    lengths = vectors.groupBy("country", "src_user_id", "src_known").agg(F.sqrt(square / UNITS).alias("length"))
-
-    shareable = vectors.where((F.col("followers") <= follow.hub_followers) & (F.col("followers") > 1))
+    of_followee, of_user = Window.partitionBy("country", "dst_user_id"), Window.partitionBy("country", "src_user_id")
+    counted = strengths.withColumn("followers", F.count(F.lit(1)).over(of_followee))
+    valued = counted.withColumn("value", F.col("strength") / F.sqrt(F.log2(1.0 + F.col("followers"))))
+    square = F.sum(F.round(F.col("value") * F.col("value") * UNITS).cast("bigint")).over(of_user) / UNITS
+    shareable = valued.withColumn("value", F.col("value") / F.sqrt(square)).where(
+        (F.col("followers") <= follow.hub_followers) & (F.col("followers") > 1)
+    )
     mine, theirs = (
-        shareable.select("country", "dst_user_id", F.col("src_user_id").alias(name), F.col("value").alias(f"{name}_value"))
+        shareable.select("country", "dst_user_id", *(F.col(c).alias(f"{name}_{c}") for c in ("src_user_id", "src_known", "value")))
         for name in ("a", "b")
     )
-    met = mine.join(theirs, ["country", "dst_user_id"]).where("a < b").groupBy("country", "a", "b")
-    product = F.col("a_value") * F.col("b_value")
-    shared = met.agg((F.sum(F.round(product * UNITS).cast("bigint")) / UNITS).alias("shared"))
-    for name in ("a", "b"):
-        of = lengths.select("country", F.col("src_user_id").alias(name), *(F.col(c).alias(f"{name}_{c}") for c in ("src_known", "length")))
-        shared = shared.join(of, ["country", name])
-    cosine = (F.col("shared") / (F.col("a_length") * F.col("b_length"))).alias("score")
-    both_ways = [
-        shared.where(f"{dst}_src_known").select("country", F.col(src).alias("src_user_id"), F.col(dst).alias("dst_user_id"), cosine)
+    met = mine.join(theirs, ["country", "dst_user_id"]).where("a_src_user_id < b_src_user_id")
+    product = F.round(F.col("a_value") * F.col("b_value") * UNITS).cast("bigint")
+    keys = ("a_src_user_id", "b_src_user_id", "a_src_known", "b_src_known")
+    shared = met.groupBy("country", *keys).agg((F.sum(product) / UNITS).alias("score"))
+    ways = [
+        F.when(F.col(f"{dst}_src_known"), F.struct(F.col(f"{src}_src_user_id").alias("src"), F.col(f"{dst}_src_user_id").alias("dst")))
         for src, dst in (("a", "b"), ("b", "a"))
     ]
+    both_ways = shared.select("country", F.explode(F.array_compact(F.array(*ways))).alias("way"), "score").select(
+        "country", F.col("way.src").alias("src_user_id"), F.col("way.dst").alias("dst_user_id"), "score"
+    )
     back = strengths.select(
         "country", F.col("dst_user_id").alias("src_user_id"), F.col("src_user_id").alias("dst_user_id"), F.col("strength").alias("back")
     )
@@ -103,7 +103,7 @@ def followee_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int) -> 
     mutual = F.least(strength, F.coalesce("back", F.lit(0.0)))
     linked = strengths.where("dst_known").join(back, ["country", "src_user_id", "dst_user_id"], "left")
     direct = linked.select("country", "src_user_id", "dst_user_id", (follow.direct * strength + follow.mutual * mutual).alias("score"))
-    scores = both_ways[0].union(both_ways[1]).union(direct).groupBy("country", "src_user_id", "dst_user_id")
+    scores = both_ways.union(direct).groupBy("country", "src_user_id", "dst_user_id")
     weighed = scores.agg(F.round(F.sum("score"), 6).alias("weight")).where("weight > 0")  # of at most two numbers: no order to depend on
     best = Window.partitionBy("country", "src_user_id").orderBy(F.col("weight").desc(), "dst_user_id")
     return _as_edges(weighed.withColumn("rank", F.row_number().over(best)).where(F.col("rank") <= config.k2), "bff", as_of_ms)
