@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from .errors import ConfigError, nearest
-from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS
+from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 
 T = TypeVar("T")
 DAY_MS = 86_400_000
@@ -395,7 +395,7 @@ class InferenceConfig:
         _require(self.precision in ("float32", "float64"), "inference.precision", self.precision, "float32, float64")
 
 
-GRAPHS = ("alure", "bff", "ppr")  # user graphs: by embeddings, by follows, by personalised PageRank over follows
+GRAPHS = tuple(GRAPH_BITS)  # user graphs: by embeddings, by follows, by personalised PageRank over follows
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,17 @@ _writing: set[str] = set()
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 
 
+UNITS = 1_000_000_000
+
+
 def timestamp(epoch_ms: int) -> Column:
     """The moment as a TIMESTAMP literal (the session runs in UTC)."""
     return F.lit(format_time(epoch_ms)).cast("timestamp")
+
+
+def in_units(value: Column) -> Column:
+    """The number in whole billionths (UNITS): what is summed that way is the same in any order of adding."""
+    return F.round(value * UNITS).cast("bigint")
 
 
 def as_of_scope(as_of_ms: int) -> str:

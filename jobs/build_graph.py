@@ -41,6 +41,8 @@ def build(context: Context, run: JobRun) -> Report:
         edges = _graphs(nearest, strengths, config, folder).persist()
         blended = [blend.blended_edges(edges, graph)] if len(graph.graphs) > 1 else []
         run.write("user_edges", functools.reduce(DataFrame.unionByName, [edges, *blended]), scope)
+        for frame in (edges, *([] if strengths is None else [strengths])):
+            frame.unpersist()
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
     retrieved = written.where(F.col("graph") == graph.retrieved)
@@ -60,7 +62,7 @@ def build(context: Context, run: JobRun) -> Report:
     lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
     if graph.compare_roads:
         lines += _compare(users, centroids, context)
-    for frame in (good, fitted, users, centroids, nearest, edges, *([] if strengths is None else [strengths])):
+    for frame in (good, fitted, users, centroids, nearest):
         frame.unpersist()
     return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
 

@@ -8,9 +8,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..config import GraphConfig
+from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
-
-UNITS = 1_000_000_000  # sums are of whole billionths, so that no order of adding changes a bit
 
 
 def blended_edges(edges: DataFrame, config: GraphConfig) -> DataFrame:
@@ -26,7 +25,7 @@ def blended_edges(edges: DataFrame, config: GraphConfig) -> DataFrame:
         counts = F.when(F.col("country") == country, _by_graph({**config.blend, **weights})).otherwise(counts)
     nearest = Window.partitionBy("src_user_id", "graph")
     share = F.col("weight") / F.max("weight").over(nearest) * counts
-    shares = edges.where("weight > 0").withColumn("units", F.round(share * UNITS).cast("bigint")).where("units > 0")
+    shares = edges.where("weight > 0").withColumn("units", in_units(share)).where("units > 0")
     merged = shares.groupBy("src_user_id", "dst_user_id", "country", "as_of").agg(
         F.round(F.sum("units") / UNITS, 6).alias("weight"), F.bit_or("origins").alias("origins")
     )

@@ -26,11 +26,10 @@ from scipy import sparse
 
 from ..boundary import known_before
 from ..config import DAY_MS, FollowConfig, GraphConfig
-from ..lake import timestamp
+from ..lake import UNITS, in_units, timestamp
 from ..tables import GRAPH_BITS
 from .pagerank import personalised_pagerank, transitions
 
-UNITS = 1_000_000_000  # sums are of whole billionths, so that no order of adding changes a bit
 SOURCES_PER_UNIT = 4096  # seconds of one core
 RANKED = "country string, src_user_id string, dst_user_id string, weight double, rank int"
 
@@ -77,7 +76,7 @@ def followee_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int) -> 
     of_followee, of_user = Window.partitionBy("country", "dst_user_id"), Window.partitionBy("country", "src_user_id")
     counted = strengths.withColumn("followers", F.count(F.lit(1)).over(of_followee))
     valued = counted.withColumn("value", F.col("strength") / F.sqrt(F.log2(1.0 + F.col("followers"))))
-    square = F.sum(F.round(F.col("value") * F.col("value") * UNITS).cast("bigint")).over(of_user) / UNITS
+    square = F.sum(in_units(F.col("value") * F.col("value"))).over(of_user) / UNITS
     shareable = valued.withColumn("value", F.col("value") / F.sqrt(square)).where(
         (F.col("followers") <= follow.hub_followers) & (F.col("followers") > 1)
     )
@@ -86,7 +85,7 @@ def followee_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int) -> 
         for name in ("a", "b")
     )
     met = mine.join(theirs, ["country", "dst_user_id"]).where("a_src_user_id < b_src_user_id")
-    product = F.round(F.col("a_value") * F.col("b_value") * UNITS).cast("bigint")
+    product = in_units(F.col("a_value") * F.col("b_value"))
     keys = ("a_src_user_id", "b_src_user_id", "a_src_known", "b_src_known")
     shared = met.groupBy("country", *keys).agg((F.sum(product) / UNITS).alias("score"))
     ways = [

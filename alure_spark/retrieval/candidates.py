@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
 from ..config import DAY_MS, RetrievalConfig
+from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
-
-SCORE_UNITS = 1_000_000_000  # scores are summed as whole billionths, so that no order of adding changes a bit
 
 
 def engagements(events: DataFrame, weights: Mapping[str, float], target: str, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
@@ -30,11 +29,11 @@ def engagements(events: DataFrame, weights: Mapping[str, float], target: str, co
     for source, value in weights.items():
         weight = F.when(F.col("source") == source, F.lit(float(value))).otherwise(weight)
     age_days = (F.lit(as_of_ms) - F.unix_millis("known_at")) / DAY_MS
-    strength = _units(weight * F.pow(F.lit(0.5), age_days / config.half_life_days))
+    strength = in_units(weight * F.pow(F.lit(0.5), age_days / config.half_life_days))
     summed = known.groupBy("user_id", target).agg(F.sum(strength).alias("_units")).where("_units > 0")
     strongest = Window.partitionBy("user_id").orderBy(F.col("_units").desc(), target)
     ranked = summed.withColumn("_n", F.row_number().over(strongest)).where(F.col("_n") <= config.max_engagements_per_user)
-    return ranked.select("user_id", target, (F.col("_units") / SCORE_UNITS).alias("engagement"))
+    return ranked.select("user_id", target, (F.col("_units") / UNITS).alias("engagement"))
 
 
 def active_ads(ads: DataFrame, as_of_ms: int) -> DataFrame:
@@ -59,7 +58,7 @@ def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, co
         candidate = F.struct(order, "ad_id", "account_id", "graphs", "reason")
         best = F.slice(F.sort_array(F.collect_list(candidate)), 1, config.cap).alias("c")
         listed = users.join(scored.groupBy("user_id").agg(best), "user_id", "left").withColumn("c", F.coalesce("c", empty))
-    score = F.transform("c", lambda x: F.round(-x["_order"] / SCORE_UNITS, 6))
+    score = F.transform("c", lambda x: F.round(-x["_order"] / UNITS, 6))
     columns = [F.col("c")[name].alias(name) for name in ("ad_id", "account_id")]
     tail = [F.col("c")[name].alias(name) for name in ("graphs", "reason")]
     return listed.select("user_id", "country", F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"), *columns, score.alias("score"), *tail)
@@ -75,7 +74,7 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
 
     def through(weights: Mapping[str, float], target: str) -> DataFrame:
         found = links.join(engagements(events, weights, target, config, as_of_ms), "user_id")
-        units = _units(F.col("weight") * F.col("engagement"))
+        units = in_units(F.col("weight") * F.col("engagement"))
         return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(
             F.sum(units).alias("units"), F.bit_or("origins").alias("graphs")
         )
@@ -109,7 +108,3 @@ def explode_candidates(ad_candidates: DataFrame) -> DataFrame:
     zipped = F.arrays_zip("ad_id", "account_id", "score", "graphs", "reason")
     rows = ad_candidates.select("user_id", "country", "as_of", F.posexplode(zipped).alias("_position", "c"))
     return rows.select("user_id", "country", "as_of", (F.col("_position") + 1).alias("rank"), "c.*")
-
-
-def _units(value: Column) -> Column:
-    return F.round(value * SCORE_UNITS).cast("bigint")

@@ -7,7 +7,6 @@ length and makes a fixed-width numpy array of strings (which drops trailing zero
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from ..model.wide import TYPES, wide_values
 if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
     from ..model.decode import Layout
 
-logger = logging.getLogger(__name__)
 
 # Kind of a column (Layout) -> its packed values. A categorical null is said by `<column>__present` (u1), a numeric one is NaN.
 KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"} | {
@@ -108,12 +106,12 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
     driver and executors must both reach it. What a killed training left under the same name is replaced, so two trainings at
     once need two names. Costs one shuffle of the packed rows and one count. Raises DataError when there is no row.
     """
-    rows = examples.count()
-    if not rows:
-        raise DataError(
-            "training_examples has no rows for this as_of and segment: run jobs/build_sequences.py, or choose a later time.as_of"
-        )
     with scratch_folder(folder, name) as path:
+        rows = examples.count()
+        if not rows:
+            raise DataError(
+                "training_examples has no rows for this as_of and segment: run jobs/build_sequences.py, or choose a later time.as_of"
+            )
         place = F.xxhash64("user_id")
         bucketed = packed(examples, layout).withColumn("bucket", F.pmod(place, F.lit(math.ceil(rows / rows_per_group))))
         # `append` keeps the folder, and so its mode.
