@@ -281,7 +281,8 @@ def test_a_lake_of_the_first_release_is_read_and_written_on(spark, tmp_path):
         if name not in ("events", "ads", "follows", "quarantine", "vocabularies"):
             frame = frame.where(scope)
         if name != "vocabularies":
-            assert content_hash(frame, TABLES[name]) == value, name
+            stored = spark.read.format("delta").load(f"{lake.root}/{name}").columns  # later versions of the table have more
+            assert content_hash(frame.select(stored), TABLES[name]) == value, name
     do(
         tmp_path,
         [build_sequences.JOB],

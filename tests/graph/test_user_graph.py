@@ -234,7 +234,7 @@ def test_graph_statistics_are_those_of_a_graph_counted_by_hand(spark):
         [("a", "X", 0), ("b", "X", 0), ("c", "X", 0), ("d", "X", 1), ("e", "Y", 0)], "user_id string, country string, cluster_id int"
     )
     assert graph_statistics(edges, clusters).first().asDict() == pytest.approx({
-        "users": 5, "edges": 4, "mean_weight": 0.6, "in_degree_p50": 0, "in_degree_p90": 2.2, "in_degree_max": 3,
+        "users": 5, "connected_share": 0.8, "edges": 4, "mean_weight": 0.6, "in_degree_p50": 0, "in_degree_p90": 2.2, "in_degree_max": 3,
         "reciprocity": 0.5, "clusters": 3, "cluster_size_min": 1, "cluster_size_median": 1, "cluster_size_max": 3,
     })  # fmt: skip
 
