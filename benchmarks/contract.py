@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import threading
@@ -95,6 +96,22 @@ def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
         look()
         spent = sum(cpu - first.get(key, (0.0, 0.0))[0] for key, cpu in last.items())
         row["seconds_cpu"], row["peak_mb"] = (spent, peak[0]) if last else (None, None)
+
+
+def event_log(folder: str) -> dict[str, str]:
+    """Spark settings of a new session that make it write down what its tasks shuffled (see shuffled_bytes)."""
+    return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file:{folder}", "spark.eventLog.compress": "false",
+            "spark.eventLog.rolling.enabled": "false"}  # fmt: skip
+
+
+def shuffled_bytes(folder: Path) -> int:
+    """Bytes that finished tasks wrote for a shuffle, over all sessions that log to the folder. Raises OSError where none does."""
+    logs = list(folder.iterdir())
+    if not logs:
+        raise FileNotFoundError(f"{folder} holds no event log: start the session with contract.event_log")
+    written = re.compile(r'"Shuffle Bytes Written":(\d+)')
+    tasks = [line for log in logs for line in log.read_text().splitlines() if '"Event":"SparkListenerTaskEnd"' in line]
+    return sum(int(found[1]) for line in tasks if (found := written.search(line)))
 
 
 def _tree() -> dict[tuple[int, int], tuple[float, float]]:
