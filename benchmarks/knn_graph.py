@@ -39,8 +39,8 @@ COMMUNITIES, NOISE = 2000, 0.11  # standard deviation of each of the 64 numbers 
 Found = np.ndarray  # (Q, K) positions, -1 where there are fewer
 
 
-def community_vectors(users: int, skew: float, seed: int) -> np.ndarray:
-    """(users, D) float32 of unit norm."""
+def community_vectors(users: int, skew: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(users, D) float32 of unit norm; (users,) the community of each."""
     random = np.random.default_rng(seed)
     middle = random.standard_normal((COMMUNITIES, D))
     middle /= np.linalg.norm(middle, axis=1, keepdims=True)
@@ -48,7 +48,7 @@ def community_vectors(users: int, skew: float, seed: int) -> np.ndarray:
     community = random.choice(COMMUNITIES, users, p=share / share.sum())
     vectors = (middle[community] + NOISE * random.standard_normal((users, D))).astype(np.float32)
     faiss.normalize_L2(vectors)
-    return vectors
+    return vectors, community
 
 
 def user_ids(users: int) -> np.ndarray:
@@ -140,7 +140,7 @@ def one_world(
     users: int, skew: float, repetitions: int, spark: SparkSession, events: Path
 ) -> tuple[list[contract.Row], dict[str, list[float]]]:
     """The rows of one size and skew, and the ratios of each repetition."""
-    vectors, ids = community_vectors(users, skew, 7), user_ids(users)
+    vectors, ids = community_vectors(users, skew, 7)[0], user_ids(users)
     centroids = fit_country(vectors[: CONFIG.kmeans_points_per_cluster * CONFIG.k1], users, CONFIG).centroids
     some = np.sort(np.random.default_rng(8).choice(users, min(SAMPLE, users), replace=False))
     judged = np.sort(np.random.default_rng(9).choice(some, min(JUDGED, len(some)), replace=False))

@@ -9,7 +9,7 @@ from benchmarks import contract, knn_graph
 
 
 def test_every_road_finds_what_it_should():
-    vectors = knn_graph.community_vectors(3000, 1.0, 7)
+    vectors, _ = knn_graph.community_vectors(3000, 1.0, 7)
     ids, everybody = knn_graph.user_ids(3000), np.arange(3000)
     centroids = vectors[::75]
     exact = knn_graph.ours(vectors, ids, None)
