@@ -285,8 +285,10 @@ AD_CANDIDATES = Table(
         account_id ARRAY<STRING> ! : of the ad
         score ARRAY<DOUBLE> ! : sum over neighbours of similarity x event weight x decay, rounded to 1e-6
         graphs ARRAY<INT> ! : bit set of the graphs that led to it: 1 alure, 2 bff, 4 ppr
+        neighbours ARRAY<INT> : how many neighbours engaged with the ad, or with its account, whichever is more
         reason ARRAY<STRING> ! : ad (a neighbour engaged with it), account (with its account) or ad+account
     """),
+    version=2,  # 2: neighbours
     key=("user_id", "as_of"),
     partitions=("as_of",),
     users=("user_id",),

@@ -53,8 +53,10 @@ def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int]) -
     return result
 
 
-def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, as_of: int) -> dict[str, list[tuple[str, float, str, int]]]:
-    """user -> [(ad, score, reason, graphs)], best first; edges (src, dst, weight, origins)."""
+def candidates(
+    edges: list[tuple], events: list[dict], ads: list[dict], config, as_of: int
+) -> dict[str, list[tuple[str, float, str, int, int]]]:
+    """user -> [(ad, score, reason, graphs, neighbours)], best first; edges (src, dst, weight, origins)."""
     active = {ad["ad_id"]: ad["account_id"] for ad in ads if ad["from"] <= as_of and (ad["to"] is None or ad["to"] > as_of)}
 
     def strengths(weights: dict, key: str) -> dict[str, dict[str, float]]:
@@ -78,18 +80,18 @@ def candidates(edges: list[tuple], events: list[dict], ads: list[dict], config, 
             continue
         for ad, strength in by_ad.get(dst, {}).items():
             if ad in active:
-                mine.setdefault(ad, [0.0, set(), 0])[0] += weight * strength
-                mine[ad][1].add("ad")
+                mine.setdefault(ad, [0.0, [], 0])[0] += weight * strength
+                mine[ad][1].append("ad")
                 mine[ad][2] |= origins
         for account, strength in by_account.get(dst, {}).items():
             for ad in (ad for ad, owner in active.items() if owner == account):
-                mine.setdefault(ad, [0.0, set(), 0])[0] += weight * strength
-                mine[ad][1].add("account")
+                mine.setdefault(ad, [0.0, [], 0])[0] += weight * strength
+                mine[ad][1].append("account")
                 mine[ad][2] |= origins
     ranked = {}
     for user, found in result.items():
         rows = [
-            (ad, score, "+".join(sorted(reasons, key=["ad", "account"].index)), graphs)
+            (ad, score, "+".join(one for one in ("ad", "account") if one in reasons), graphs, max(map(reasons.count, reasons)))
             for ad, (score, reasons, graphs) in found.items()
             if (user, ad) not in own
         ]

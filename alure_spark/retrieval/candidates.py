@@ -49,23 +49,23 @@ def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, co
     the user engaged with before as_of are left out. Best first, ties by ad_id, at most config.cap.
     """
     users = edges.select(F.col("src_user_id").alias("user_id"), "country").distinct()
-    empty = F.array().cast("array<struct<_order:bigint,ad_id:string,account_id:string,graphs:int,reason:string>>")
+    empty = F.array().cast("array<struct<_order:bigint,ad_id:string,account_id:string,graphs:int,neighbours:int,reason:string>>")
     if ads is None:
         listed = users.withColumn("c", empty)
     else:
         scored = _scored(edges, events, ads, config, as_of_ms)
         order = (-F.col("units")).alias("_order")
-        candidate = F.struct(order, "ad_id", "account_id", "graphs", "reason")
+        candidate = F.struct(order, "ad_id", "account_id", "graphs", "neighbours", "reason")
         best = F.slice(F.sort_array(F.collect_list(candidate)), 1, config.cap).alias("c")
         listed = users.join(scored.groupBy("user_id").agg(best), "user_id", "left").withColumn("c", F.coalesce("c", empty))
     score = F.transform("c", lambda x: F.round(-x["_order"] / UNITS, 6))
     columns = [F.col("c")[name].alias(name) for name in ("ad_id", "account_id")]
-    tail = [F.col("c")[name].alias(name) for name in ("graphs", "reason")]
+    tail = [F.col("c")[name].alias(name) for name in ("graphs", "neighbours", "reason")]
     return listed.select("user_id", "country", F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"), *columns, score.alias("score"), *tail)
 
 
 def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
-    """user_id, ad_id, account_id, units, graphs, reason: every active ad that a neighbour leads to, own history removed."""
+    """user_id, ad_id, account_id, units, graphs, neighbours, reason: every active ad that a neighbour leads to, own history removed."""
     origins = F.coalesce("origins", F.lit(GRAPH_BITS["alure"])).alias("origins")  # rows of older versions do not say
     links = edges.where("weight > 0").select(
         F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", origins
@@ -76,7 +76,7 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
         found = links.join(engagements(events, weights, target, config, as_of_ms), "user_id")
         units = in_units(F.col("weight") * F.col("engagement"))
         return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(
-            F.sum(units).alias("units"), F.bit_or("origins").alias("graphs")
+            F.sum(units).alias("units"), F.bit_or("origins").alias("graphs"), F.count("*").cast("int").alias("neighbours")
         )
 
     by_ad = (
@@ -87,7 +87,10 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
     few = running.withColumn("_n", F.row_number().over(per_account)).where(F.col("_n") <= config.cap).drop("_n")
     by_account = through(config.account_weights, "account_id").join(few, "account_id").withColumn("kind", F.lit(2))
     both = by_ad.unionByName(by_account).groupBy("user_id", "ad_id", "account_id")
-    summed = both.agg(F.sum("units").alias("units"), F.bit_or("graphs").alias("graphs"), F.sum("kind").alias("kind"))
+    summed = both.agg(
+        F.sum("units").alias("units"), F.bit_or("graphs").alias("graphs"), F.max("neighbours").alias("neighbours"),
+        F.sum("kind").alias("kind"),
+    )  # fmt: skip
     own = (
         engaged_ads(events, list(config.event_weights))
         .where(known_before(F.unix_millis("known_at"), as_of_ms))
@@ -105,6 +108,6 @@ def engaged_ads(events: DataFrame, sources: list[str]) -> DataFrame:
 
 def explode_candidates(ad_candidates: DataFrame) -> DataFrame:
     """One row per user and ad, with rank (1 = best): the view `ad_candidates_exploded`."""
-    zipped = F.arrays_zip("ad_id", "account_id", "score", "graphs", "reason")
+    zipped = F.arrays_zip("ad_id", "account_id", "score", "graphs", "neighbours", "reason")
     rows = ad_candidates.select("user_id", "country", "as_of", F.posexplode(zipped).alias("_position", "c"))
     return rows.select("user_id", "country", "as_of", (F.col("_position") + 1).alias("rank"), "c.*")

@@ -73,9 +73,10 @@ def test_candidates_agree_with_the_plain_python_oracle_on_hundreds_of_cases(spar
     for user, ranked in expected.items():
         row = rows[user]
         assert row["ad_id"] == [ad for ad, *_ in ranked], user
-        assert row["reason"] == [reason for _, _, reason, _ in ranked]
+        assert row["reason"] == [reason for _, _, reason, *_ in ranked]
         assert all(abs(score - wanted) < 2e-6 for score, (_, wanted, *_) in zip(row["score"], ranked, strict=True))
-        assert row["graphs"] == [graphs for *_, graphs in ranked]
+        assert row["graphs"] == [graphs for *_, graphs, _ in ranked]
+        assert row["neighbours"] == [neighbours for *_, neighbours in ranked]
 
 
 def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_holds(spark):
