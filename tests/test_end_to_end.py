@@ -406,6 +406,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_chain_gives_the_same_tables_on(kind, chain, tmp_path):
     result = in_process(command(tmp_path, "jobs.pipeline", settings=KINDS[kind]))
