@@ -7,6 +7,7 @@ not depend on the shape of the block in which a pair of vectors met, except wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import faiss
@@ -16,13 +17,16 @@ from ..config import GraphConfig
 
 SLACK = 8  # candidates beyond k that are scored again: float32 may swap neighbours that are this near
 ROWS_AT_A_TIME = 2048  # expanded candidates are held for so many queries at a time
+FIRST_LISTS = 3  # lists of a query from which the k-th best is guessed: with one, five times as many rows beat it
+PRODUCTS_AT_A_TIME = 2**18  # numbers of a matrix product that are compared while they are in the cache
+PENDING_PER_QUERY = 40  # rows that beat the k-th best, per query, before they are merged
 ROWS_IN_CACHE = 256  # float64 products: eight times faster than 2048, whose gathered rows leave the cache
 
-# Fitted to CPU seconds of the kernels, 20 k and 60 k vectors x 64, one core of a 2 vCPU AVX2 machine (see choose_road).
-EXACT_RATE = 25e9  # multiply-adds per second of faiss.knn on a whole country
-CENTROID_RATE = 3e9  # the same while choosing the nearest 50 of 400 centroids
-LIST_RATE = 7e9  # the same inside lists, without
-PROBE_SECONDS = 2e-6  # what a query costs per list, however short: its copy, its heap, its product of few columns
+# Fitted to CPU seconds of the kernels, 20 k to 200 k vectors x 64, one core of a 2 vCPU AVX2 machine (see choose_road).
+EXACT_RATE = 38e9  # multiply-adds per second of faiss.knn on a whole country
+CENTROID_RATE = 2.5e9  # the same while choosing the nearest 50 of 400 centroids
+LIST_RATE = 26e9  # the same inside lists, without
+PROBE_SECONDS = 0.85e-6  # what a query costs per list, however short: its copy, its product of few columns, its share of the merge
 
 
 class Neighbours(NamedTuple):
@@ -46,8 +50,8 @@ def choose_road(users: int, config: GraphConfig, dimension: int = 64) -> str:
         probed  n * (k1*d / CENTROID_RATE + p * PROBE_SECONDS + n * p/k1 * d / LIST_RATE)
     A probed pair costs more than an exact one, since lists are small and each query enters p of them; so probing must skip
     most of the country before it pays. With p >= k1 it skips nothing: exact search with detours. Measured, microseconds per
-    user, k1 = 400 and p = 50: exact 52-64 (20 k users) and 139-147 (60 k); probed, without the choice of lists, 89-111 and 176-185.
-    So with the defaults probing pays above about 76 k users a country. Kernels only: the shuffle, where a query crosses
+    user, k1 = 400 and p = 50: exact 43 (20 k users), 69 (40 k), 100 (60 k), 314 (200 k); probed, with the choice of lists, 58, 59, 67, 113.
+    So with the defaults probing pays above about 38 k users a country. Kernels only: the shuffle, where a query crosses
     once per block that it visits, moves the border up.
     """
     clusters = cluster_count(users, config)
@@ -126,21 +130,78 @@ def _distinct(base: np.ndarray, lists: np.ndarray) -> tuple[np.ndarray, ...]:
 def _search_lists(queries: np.ndarray, query_lists: np.ndarray, base: np.ndarray, lists: np.ndarray, k: int) -> np.ndarray:
     """Positions (Q, k) of the best rows of base, in float32 and no particular order among ties; -1 where there are fewer.
 
-    List by list: all queries that probe a list against all its rows is one matrix product, ten times the rate of a scan
-    per query. `lists` is ascending.
+    `lists` is ascending; query_lists best come first (any order is right, this one is fast). List by list, since all queries that
+    probe a list against all its rows is one matrix product, at ten times the rate of a scan per query:
+    1. the first lists of each query, until they hold k rows: the k best, by a heap
+    2. all other lists: only rows that beat the k-th so far, which few do; they join the k best now and then
     """
     k = min(k, len(base))
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
-    by_list = np.argsort(query_lists, axis=None, kind="stable")
-    probed = query_lists.ravel()[by_list]
-    for number in np.unique(lists):
-        asking = by_list[slice(*np.searchsorted(probed, [number, number + 1]))] // query_lists.shape[1]
-        begin, end = np.searchsorted(lists, [number, number + 1]).tolist()
-        if len(asking):
-            scores, rows = faiss.knn(queries[asking], base[begin:end], min(k, end - begin), metric=faiss.METRIC_INNER_PRODUCT)
-            best.add_result_subset(asking, scores, rows + begin)
+    numbers, begins = np.unique(lists, return_index=True)
+    bounds = list(zip(numbers.tolist(), begins.tolist(), np.append(begins[1:], len(lists)).tolist(), strict=True))
+    sizes = np.zeros(max(int(query_lists.max(initial=0)), int(lists[-1])) + 1, np.int64)
+    sizes[numbers] = np.append(begins[1:], len(lists)) - begins
+    rows = sizes[query_lists]
+    first = (np.cumsum(rows, axis=1) - rows < k) | (np.cumsum(rows > 0, axis=1) <= FIRST_LISTS)
+    for begin, end, asking in _asked(query_lists, first & (rows > 0), bounds):
+        scores, found = faiss.knn(queries[asking], base[begin:end], min(k, end - begin), metric=faiss.METRIC_INNER_PRODUCT)
+        best.add_result_subset(asking, scores, found + begin)
     best.finalize()
-    return best.I
+    scores, positions = best.D, best.I
+
+    pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    limit = _distance(scores[:, -1:])
+    for begin, end, asking in _asked(query_lists, ~first & (rows > 0), bounds):
+        step = max(1, PRODUCTS_AT_A_TIME // (end - begin))
+        for start in range(0, len(asking), step):
+            some = asking[start : start + step]
+            distance = faiss.pairwise_distances(queries[some], base[begin:end])  # |q - b|^2 = 2 - 2 q.b of unit vectors
+            beats = np.flatnonzero(distance < limit[some])
+            if len(beats):
+                row, place = np.divmod(beats, end - begin)
+                pending.append((some[row], place + begin, 1 - distance.ravel()[beats] / 2))
+        if sum(len(row) for row, *_ in pending) > PENDING_PER_QUERY * len(queries):
+            scores, positions = _best_of(scores, positions, pending)
+            limit, pending = _distance(scores[:, -1:]), []
+    return _best_of(scores, positions, pending)[1]
+
+
+def _distance(similarity: np.ndarray) -> np.ndarray:
+    """Squared distance of unit vectors, float32; where there is no similarity yet (the lowest float), above every distance."""
+    return np.minimum(2 - 2 * similarity.astype(np.float64), 5).astype(np.float32)
+
+
+def _asked(query_lists: np.ndarray, wanted: np.ndarray, bounds: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(begin, end, queries that probe it) of every list, of the probes (Q, P) that are wanted."""
+    row, place = np.nonzero(wanted)
+    probed = query_lists[row, place]
+    order = np.argsort(probed, kind="stable")
+    row, probed = row[order], probed[order]
+    for number, begin, end in bounds:
+        asking = row[slice(*np.searchsorted(probed, [number, number + 1]))]
+        if len(asking):
+            yield begin, end, asking
+
+
+def _best_of(
+    scores: np.ndarray, positions: np.ndarray, more: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of (Q, k) scores and positions, each row descending, and of further (rows, positions, scores)."""
+    if not more:
+        return scores, positions
+    k = scores.shape[1]
+    touched, compact = np.unique(np.concatenate([row for row, *_ in more]), return_inverse=True)
+    row = np.concatenate([np.repeat(np.arange(len(touched)), k), compact])
+    position = np.concatenate([positions[touched].ravel(), *(position for _, position, _ in more)])
+    score = np.concatenate([scores[touched].ravel(), *(score for *_, score in more)])
+    order = np.lexsort((-score, row))
+    row, position, score = row[order], position[order], score[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = place < k
+    scores, positions = scores.copy(), positions.copy()
+    scores[touched[row[kept]], place[kept]] = score[kept]
+    positions[touched[row[kept]], place[kept]] = position[kept]
+    return scores, positions
 
 
 def _expand(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alure_spark.config import GraphConfig
+from alure_spark.graph import search
 from alure_spark.graph.search import ROWS_AT_A_TIME, choose_road, cluster_count, neighbours
 
 
@@ -76,6 +77,22 @@ def test_only_the_probed_lists_are_searched(users, k, lists, probed, seed):
     assert_same(per_query(pairs, names(users), len(some)), expected)
 
 
+@pytest.mark.parametrize("pending", [0, 40])
+def test_rows_of_later_lists_that_beat_the_first_ones_are_found(monkeypatch, pending):
+    monkeypatch.setattr(search, "PENDING_PER_QUERY", pending)
+    monkeypatch.setattr(search, "PRODUCTS_AT_A_TIME", 700)
+    random = np.random.default_rng(3)
+    base, lists = unit(random.standard_normal((2000, 8))), random.integers(0, 40, 2000).astype(np.int32)
+    probes = np.array([random.permutation(40)[:20] for _ in range(300)], np.int32)  # in no order: the best are anywhere
+    ids = names(2000)
+    pairs = neighbours(base[:300], ids[:300], base, ids, 10, probes, lists)
+    probed = (probes[:, :, None] == lists).any(axis=1) & (np.arange(2000) != np.arange(300)[:, None])
+    cosine = np.where(probed, np.round(base[:300].astype(np.float64) @ base.T.astype(np.float64), 6), -2)
+    best = np.argsort(-cosine, axis=1, kind="stable")[:, :10]
+    assert np.array_equal(pairs.position.reshape(300, 10), best)
+    assert pairs.weight.reshape(300, 10) == pytest.approx(np.take_along_axis(cosine, best, axis=1), abs=1.1e-6)
+
+
 def test_a_query_that_is_not_in_the_base_gets_all_k():
     base = unit(np.random.default_rng(0).standard_normal((10, 4)))
     pairs = neighbours(base, np.array([f"x{i}" for i in range(10)], object), base, names(10), 3)
@@ -113,7 +130,7 @@ def test_small_countries_are_searched_exactly_and_large_ones_by_probing():
     assert cluster_count(10, config) == 1
     assert cluster_count(1_000, config) == 20
     assert cluster_count(10**6, config) == 400
-    roads = [choose_road(users, config) for users in (1, 1_000, 20_000, 60_000, 300_000, 10**6)]
+    roads = [choose_road(users, config) for users in (1, 1_000, 20_000, 30_000, 60_000, 10**6)]
     assert roads == ["exact"] * 4 + ["probed"] * 2
     assert choose_road(10**6, GraphConfig(k1_probed=400)) == "exact"  # probing everything is a detour
     assert choose_road(10, GraphConfig(search="probed")) == "probed"
