@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
@@ -38,10 +39,9 @@ def build(context: Context, run: JobRun) -> Report:
     nearest = search.similarity_edges(users, centroids, graph).persist()
     with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
         strengths = _strengths(run, users, config)
-        edges = _graphs(nearest, strengths, config, folder).persist()
-        blended = [blend.blended_edges(edges, graph)] if len(graph.graphs) > 1 else []
-        run.write("user_edges", functools.reduce(DataFrame.unionByName, [edges, *blended]), scope)
-        for frame in (edges, *([] if strengths is None else [strengths])):
+        made = _graphs(nearest, strengths, config, folder)
+        run.write("user_edges", with_blend(made, graph), scope)
+        for frame in (*made, *([] if strengths is None else [strengths])):
             frame.unpersist()
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
@@ -50,7 +50,7 @@ def build(context: Context, run: JobRun) -> Report:
     before = _before(context, run, "user_edges")
     if before is not None:
         metrics |= _figures(quality.edge_churn(retrieved, before.where(F.col("graph") == graph.retrieved)))
-    for row in quality.sizes_of_graphs(written).collect() if blended else ():
+    for row in quality.sizes_of_graphs(written).collect() if len(made) > 1 else ():
         metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
     if graph.recall_queries and "alure" in graph.graphs:
         recall = quality.search_recall(nearest, good, graph).orderBy(F.desc("queries"), "country").collect()
@@ -77,15 +77,24 @@ def _strengths(run: JobRun, users: DataFrame, config: Config) -> DataFrame | Non
     return follows.follow_strengths(links, users.select("user_id", "country"), config.graph.follow, config.time.as_of_ms).persist()
 
 
-def _graphs(nearest: DataFrame, strengths: DataFrame | None, config: Config, folder: str) -> DataFrame:
-    """The edges of all graphs that the conf names, before they are blended."""
+def with_blend(made: Sequence[DataFrame], graph: GraphConfig) -> DataFrame:
+    """The edges of all graphs and, where there are several, of their blend. Persists the frames, each of which is read twice.
+
+    Not their union: Spark makes one flat union of a union of unions, in which it does not find the persisted one again.
+    """
+    united = functools.reduce(DataFrame.unionByName, [frame.persist() for frame in made])
+    return united.unionByName(blend.blended_edges(united, graph)) if len(made) > 1 else united
+
+
+def _graphs(nearest: DataFrame, strengths: DataFrame | None, config: Config, folder: str) -> list[DataFrame]:
+    """The edges of each graph that the conf names, before they are blended."""
     graph, as_of = config.graph, config.time.as_of_ms
     made = [search.pruned_edges(nearest, graph)] if "alure" in graph.graphs else []
     if strengths is not None and "bff" in graph.graphs:
         made.append(follows.followee_edges(strengths, graph, as_of))
     if strengths is not None and "ppr" in graph.graphs:
         made.append(follows.pagerank_edges(strengths, graph, as_of, folder))
-    return functools.reduce(DataFrame.unionByName, made)
+    return made
 
 
 def _without(frame: DataFrame, column: str, graph: GraphConfig) -> DataFrame:

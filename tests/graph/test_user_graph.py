@@ -17,6 +17,7 @@ from alure_spark.graph.edges import pruned_edges, similarity_edges
 from alure_spark.graph.embeddings import require_one_model, usable_embeddings
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
 from alure_spark.graph.quality import edge_churn, graph_statistics, search_recall
+from jobs.build_graph import with_blend
 
 AS_OF = datetime(2024, 5, 1)
 SCHEMA = tables.USER_EMBEDDINGS.ddl()
@@ -330,3 +331,24 @@ def test_connected_share_is_of_users_with_an_edge(spark):
     clusters = spark.createDataFrame([(user, "A", AS_OF, 0) for user in "abcd"], tables.USER_CLUSTERS.ddl())
     (row,) = graph_statistics(ranked_edges(spark, [("a", "b", 0.9), ("a", "c", 0.8), ("b", "a", 0.7)]), clusters).collect()
     assert row["connected_share"] == 0.5
+
+
+def test_the_edges_of_a_graph_are_computed_once_though_the_blend_reads_them_too(spark):
+    computed = spark.sparkContext.accumulator(0)
+
+    def counted(batches):
+        for batch in batches:
+            computed.add(batch.num_rows)
+            yield batch
+
+    schema = "src_user_id string, dst_user_id string, country string, graph string, weight double, rank int, as_of timestamp, origins int"
+    made = []
+    for graph, bit in (("alure", 1), ("ppr", 4)):
+        rows = [(f"u{i}", f"u{i + bit}", "A", graph, 0.5, 1, AS_OF, bit) for i in range(10)]
+        made.append(spark.createDataFrame(rows, schema).mapInArrow(counted, schema))
+    everything = with_blend(made, GraphConfig(graphs=("alure", "ppr")))
+    everything.write.format("noop").mode("overwrite").save()
+    assert computed.value == 20
+    assert {row["graph"]: row["count"] for row in everything.groupBy("graph").count().collect()} == {"alure": 10, "ppr": 10, "blend": 20}
+    for frame in made:
+        frame.unpersist()
