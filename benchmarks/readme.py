@@ -261,8 +261,8 @@ def graph_scale_text(result: dict[str, Any]) -> str:
         f"Arithmetic for 10^9 users: the measured {1e6 * cpu / users:,.0f} CPU us and {shuffled / users / 1000:.1f} kB of shuffle per "
         f"user make {hours[0]:.1f} hours on {cores:,} cores (500 executors of 4) and {shuffled / users * billion / 1e12:.0f} TB. What does "
         f"not grow in proportion is search: with {config.k1} clusters a country of 10^7 users has lists of {country // config.k1:,}, whose "
-        f"products alone take {1000 * inside:.1f} ms per user, {hours[1]:.1f} hours more; k1 of {10 * config.k1:,} with the same "
-        f"{config.k1_probed} probes takes that down to {hours[1] / 10:.1f}.",
+        f"products alone take {1000 * inside:.1f} ms per user, {60 * hours[1]:.0f} minutes more; k1 of {10 * config.k1:,} with the same "
+        f"{config.k1_probed} probes takes that down to {6 * hours[1]:.0f}.",
     ]
     return "\n".join(lines)
 
