@@ -109,7 +109,7 @@ def assert_equal(found: dict[str, pd.DataFrame]) -> None:
     ours = found["ours"]
     for road, theirs in found.items():
         same = len(ours) == len(theirs) and (ours[["user_id", "rank", "ad_id"]].values == theirs[["user_id", "rank", "ad_id"]].values).all()
-        if not same or np.abs(ours["score"] - theirs["score"]).max() > 1e-6:
+        if not same or np.abs(ours["score"].to_numpy() - theirs["score"].to_numpy()).max() > 1e-6:
             raise AssertionError(f"{road} gives other candidates than ours: {len(theirs):,} rows beside {len(ours):,}")
 
 
