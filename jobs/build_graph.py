@@ -41,7 +41,8 @@ def build(context: Context, run: JobRun) -> Report:
         strengths = _strengths(run, users, config)
         made = _graphs(nearest, strengths, config, folder)
         run.write("user_edges", with_blend(made, graph), scope)
-        for frame in (*made, *([] if strengths is None else [strengths])):
+        follow_graphs = [frame for frame in made if frame is not nearest]  # which its recall below reads once more
+        for frame in (*follow_graphs, *([] if strengths is None else [strengths])):
             frame.unpersist()
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
