@@ -59,6 +59,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def middle(rows: Sequence[Row]) -> Row:
+    """The repetition of one road with the median of seconds_cpu (of an even number, the upper one)."""
+    return sorted(rows, key=lambda row: row["seconds_cpu"])[len(rows) // 2]
+
+
 def places(folder: str) -> list[str]:
     """The overrides that keep a run of the pipeline inside a folder."""
     tracking = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifact_root={folder}/artifacts"]

@@ -313,7 +313,7 @@ def publish(runs: dict[str, list[contract.Row]], options: argparse.Namespace) ->
 
     rows = []
     for of_road in runs.values():
-        row = sorted(of_road, key=lambda row: row["seconds_cpu"])[len(of_road) // 2]
+        row = contract.middle(of_road)
         rows.append({**row, "users_per_core_second": row["users"] / row["seconds_cpu"]})
     ours = cpu_per_user("ours")
     ratios = {

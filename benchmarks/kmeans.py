@@ -27,7 +27,7 @@ from alure_spark.config import GraphConfig, SparkConfig
 from alure_spark.graph.kmeans import assign_clusters, collect_centroids, fit_centroids
 from alure_spark.session import get_session
 from benchmarks import contract
-from benchmarks.knn_graph import community_vectors, user_ids
+from benchmarks.knn_graph import community_vectors, list_column, user_ids
 
 CONFIG = GraphConfig()
 
@@ -57,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vectors, _ = community_vectors(options.users, 1.0, 7)
     spark = get_session(SparkConfig(master="local[2]"), "benchmark_kmeans")
     with tempfile.TemporaryDirectory() as folder:
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]).cast(pa.list_(pa.float32()))
-        pq.write_table(pa.table({"user_id": user_ids(options.users), "embedding": flat}), f"{folder}/users.parquet", row_group_size=20_000)
+        pq.write_table(
+            pa.table({"user_id": user_ids(options.users), "embedding": list_column(vectors)}),
+            f"{folder}/users.parquet",
+            row_group_size=20_000,
+        )
         named = (F.lit("A").alias("country"), F.timestamp_millis(F.lit(0)).alias("as_of"))
         users = spark.read.parquet(f"{folder}/users.parquet").select("*", *named)
         spread_out = users.select("user_id", array_to_vector(F.col("embedding").cast("array<double>")).alias("features"))
@@ -92,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate = {road: np.array([options.users / row["seconds_cpu"] for row in measured]) for road, measured in rows.items()}
     table = [{**row, "cost": costs[road]} for road, row in fits.items()]
     for road, measured in rows.items():
-        middle = sorted(measured, key=lambda row: row["seconds_cpu"])[len(measured) // 2]
-        table.append({**middle, "per_core_second": float(np.median(rate[road]))})
+        table.append({**contract.middle(measured), "per_core_second": float(np.median(rate[road]))})
     ratios = {
         "assign_vs_mllib": contract.spread((rate["ours"] / rate["MLlib"]).tolist()),
         "cost_vs_faiss": contract.spread([costs["ours"] / costs["faiss.Kmeans"]]),

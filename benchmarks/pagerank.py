@@ -146,8 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate = {road: [row["sources"] / row["seconds_cpu"] for row in rows] for road, rows in roads.items()}
     table: list[contract.Row] = []
     for road, rows in roads.items():
-        middle = sorted(rows, key=lambda row: row["seconds_cpu"])[len(rows) // 2]
-        table.append({"users": options.users, **middle, "per_core_second": float(np.median(rate[road])), "precision_at_50": hits[road]})
+        table.append(
+            {
+                "users": options.users,
+                **contract.middle(rows),
+                "per_core_second": float(np.median(rate[road])),
+                "precision_at_50": hits[road],
+            }
+        )
     if options.spark_users:
         row = {"users": options.spark_users, "road": "ours in Spark, all users, first 15"}
         in_spark(options.spark_users, 7, row)

@@ -329,7 +329,7 @@ def require_equal(spark: SparkSession, out: Path, more: Sequence[str] = ()) -> i
 
 def medians(runs: dict[str, list[contract.Row]], events: int) -> list[contract.Row]:
     """One row per road: its median run by CPU seconds."""
-    rows = [sorted(of_road, key=lambda row: row["seconds_cpu"])[len(of_road) // 2] for of_road in runs.values()]
+    rows = [contract.middle(of_road) for of_road in runs.values()]
     return [row | {"events_per_core_second": events / row["seconds_cpu"]} for row in rows]
 
 

@@ -41,8 +41,8 @@ def build(context: Context, run: JobRun) -> Report:
         strengths = _strengths(run, users, config)
         made = _graphs(nearest, strengths, config, folder)
         run.write("user_edges", with_blend(made, graph), scope)
-        follow_graphs = [frame for frame in made if frame is not nearest]  # which its recall below reads once more
-        for frame in (*follow_graphs, *([] if strengths is None else [strengths])):
+        written_only = [frame for frame in made if frame is not nearest]  # the recall below reads nearest once more
+        for frame in (*written_only, *([] if strengths is None else [strengths])):
             frame.unpersist()
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
@@ -79,7 +79,7 @@ def _strengths(run: JobRun, users: DataFrame, config: Config) -> DataFrame | Non
 
 
 def with_blend(made: Sequence[DataFrame], graph: GraphConfig) -> DataFrame:
-    """The edges of all graphs and, where there are several, of their blend. Persists the frames, each of which is read twice.
+    """The edges of all graphs and, where there are several, of their blend. Persists the frames, which the blend reads too.
 
     Not their union: Spark makes one flat union of a union of unions, in which it does not find the persisted one again.
     """

@@ -137,21 +137,19 @@ def _search_lists(queries: np.ndarray, query_lists: np.ndarray, base: np.ndarray
     """
     k = min(k, len(base))
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
-    numbers, begins = np.unique(lists, return_index=True)
-    bounds = list(zip(numbers.tolist(), begins.tolist(), np.append(begins[1:], len(lists)).tolist(), strict=True))
-    sizes = np.zeros(max(int(query_lists.max(initial=0)), int(lists[-1])) + 1, np.int64)
-    sizes[numbers] = np.append(begins[1:], len(lists)) - begins
+    sizes = np.bincount(lists, minlength=int(query_lists.max(initial=0)) + 1)
     rows = sizes[query_lists]
     first = (np.cumsum(rows, axis=1) - rows < k) | (np.cumsum(rows > 0, axis=1) <= FIRST_LISTS)
-    for begin, end, asking in _asked(query_lists, first & (rows > 0), bounds):
+    for begin, end, asking in _asked(query_lists, first & (rows > 0), sizes):
         scores, found = faiss.knn(queries[asking], base[begin:end], min(k, end - begin), metric=faiss.METRIC_INNER_PRODUCT)
         best.add_result_subset(asking, scores, found + begin)
     best.finalize()
     scores, positions = best.D, best.I
 
     pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    waiting = 0
     limit = _distance(scores[:, -1:])
-    for begin, end, asking in _asked(query_lists, ~first & (rows > 0), bounds):
+    for begin, end, asking in _asked(query_lists, ~first & (rows > 0), sizes):
         step = max(1, PRODUCTS_AT_A_TIME // (end - begin))
         for start in range(0, len(asking), step):
             some = asking[start : start + step]
@@ -160,9 +158,10 @@ def _search_lists(queries: np.ndarray, query_lists: np.ndarray, base: np.ndarray
             if len(beats):
                 row, place = np.divmod(beats, end - begin)
                 pending.append((some[row], place + begin, 1 - distance.ravel()[beats] / 2))
-        if sum(len(row) for row, *_ in pending) > PENDING_PER_QUERY * len(queries):
+                waiting += len(beats)
+        if waiting > PENDING_PER_QUERY * len(queries):
             scores, positions = _best_of(scores, positions, pending)
-            limit, pending = _distance(scores[:, -1:]), []
+            limit, pending, waiting = _distance(scores[:, -1:]), [], 0
     return _best_of(scores, positions, pending)[1]
 
 
@@ -171,16 +170,15 @@ def _distance(similarity: np.ndarray) -> np.ndarray:
     return np.minimum(2 - 2 * similarity.astype(np.float64), 5).astype(np.float32)
 
 
-def _asked(query_lists: np.ndarray, wanted: np.ndarray, bounds: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(begin, end, queries that probe it) of every list, of the probes (Q, P) that are wanted."""
+def _asked(query_lists: np.ndarray, wanted: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(begin, end, queries that probe it) of every list that a wanted probe (Q, P) asks for; `sizes`: the rows of each list."""
     row, place = np.nonzero(wanted)
     probed = query_lists[row, place]
     order = np.argsort(probed, kind="stable")
-    row, probed = row[order], probed[order]
-    for number, begin, end in bounds:
-        asking = row[slice(*np.searchsorted(probed, [number, number + 1]))]
+    ends, asks = np.cumsum(sizes), np.cumsum(np.bincount(probed, minlength=len(sizes)))
+    for number, asking in enumerate(np.split(row[order], asks[:-1])):
         if len(asking):
-            yield begin, end, asking
+            yield int(ends[number] - sizes[number]), int(ends[number]), asking
 
 
 def _best_of(
