@@ -437,6 +437,7 @@ class GraphConfig:
     graphs: tuple[str, ...] = ("alure",)  # which are built; several are blended into one
     blend: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(GRAPHS, 1.0))  # what each counts in the blend
     blend_by_country: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # where that differs
+    blend_by_lift: bool = True  # these times how much better than chance each graph's last edges foretold the engagements since
     follow: FollowConfig = field(default_factory=FollowConfig)
     pagerank: PageRankConfig = field(default_factory=PageRankConfig)
 

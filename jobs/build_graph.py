@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import Config, GraphConfig
 from alure_spark.errors import LakeError, QualityError
-from alure_spark.graph import blend, embeddings, follows, kmeans, quality
+from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
 from alure_spark.lake import JobRun, as_of_scope, scratch_folder, timestamp
@@ -37,10 +37,13 @@ def build(context: Context, run: JobRun) -> Report:
     run.write("cluster_centroids", centroids, scope)
 
     nearest = search.similarity_edges(users, centroids, graph).persist()
+    before = _before(context, run, "user_edges")
+    counted = _hits(context, run, users, before)
+    weights = lift.measured_blend(counted, graph)
     with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
         strengths = _strengths(run, users, config)
         made = _graphs(nearest, strengths, config, folder)
-        run.write("user_edges", with_blend(made, graph), scope)
+        run.write("user_edges", with_blend(made, replace(graph, blend_by_country={**graph.blend_by_country, **weights})), scope)
         written_only = [frame for frame in made if frame is not nearest]  # the recall below reads nearest once more
         for frame in (*written_only, *([] if strengths is None else [strengths])):
             frame.unpersist()
@@ -48,7 +51,7 @@ def build(context: Context, run: JobRun) -> Report:
 
     retrieved = written.where(F.col("graph") == graph.retrieved)
     metrics = _figures(quality.graph_statistics(retrieved, users)) | _figures(quality.clustering_statistics(fitted))
-    before = _before(context, run, "user_edges")
+    metrics |= {f"lift.{graph}": row.hits / row.expected for graph, row in lift.overall(counted).items() if row.expected}
     if before is not None:
         metrics |= _figures(quality.edge_churn(retrieved, before.where(F.col("graph") == graph.retrieved)))
     for row in quality.sizes_of_graphs(written).collect() if len(made) > 1 else ():
@@ -61,6 +64,7 @@ def build(context: Context, run: JobRun) -> Report:
             raise QualityError(f"recall against exact search is {worst:.3f} in a country, below graph.recall_floor={graph.recall_floor}")
     sizes = {row["country"]: row["n"] for row in users.groupBy("country").agg(F.count("*").alias("n")).collect()}
     lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
+    lines += [f"{country}: the blend counts {_said(counts)}" for country, counts in weights.items()]
     if graph.compare_roads:
         lines += _compare(users, centroids, context)
     for frame in (good, fitted, users, centroids, nearest):
@@ -96,6 +100,22 @@ def _graphs(nearest: DataFrame, strengths: DataFrame | None, config: Config, fol
     if strengths is not None and "ppr" in graph.graphs:
         made.append(follows.pagerank_edges(strengths, graph, as_of, folder))
     return made
+
+
+def _hits(context: Context, run: JobRun, users: DataFrame, before: DataFrame | None) -> list[lift.Hits]:
+    """How well the edges of the last as_of before foretold what users engaged with since; nothing where it does not matter."""
+    config, graph = context.config, context.config.graph
+    if before is None or not graph.blend_by_lift or len(graph.graphs) < 2 or "events" not in context.lake.published_versions():
+        return []
+    (since,) = before.agg(F.max(F.unix_millis("as_of"))).collect()[0]
+    edges = before.where(F.col("graph").isin(list(graph.graphs)))
+    engaged = run.read("events").where(F.col("source").isin(list(config.retrieval.event_weights)))
+    engaged = engaged.select("user_id", F.col("item_id").alias("ad_id"), "known_at")
+    return lift.count_hits(edges, engaged, users.select("user_id", "country"), since, config.time.as_of_ms)
+
+
+def _said(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{graph} {count:.2f}" for graph, count in counts.items())
 
 
 def _without(frame: DataFrame, column: str, graph: GraphConfig) -> DataFrame:
@@ -139,7 +159,7 @@ def _compare(users, centroids, context: Context) -> list[str]:  # type: ignore[n
 JOB = Job(
     "build_graph",
     "clusters per country and directed edges to the nearest users, by embeddings and by follows",
-    ("user_embeddings", "follows"),
+    ("user_embeddings", "follows", "events"),
     ("user_clusters", "cluster_centroids", "user_edges", "quarantine"),
     lambda config: as_of_scope(config.time.as_of_ms),
     build,

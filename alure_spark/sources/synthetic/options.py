@@ -9,7 +9,16 @@ from ...errors import ConfigError
 
 # What `null` turns off: every effect of preference. Delays and the skew of activity stay, they prefer nothing.
 PREFERENCE_SWITCHES = frozenset(
-    ("community_interest", "dwell_law", "time_habits", "attribute_effects", "follow_homophily", "media_clusters", "text_topics")
+    (
+        "community_interest",
+        "organic_interest",
+        "dwell_law",
+        "time_habits",
+        "attribute_effects",
+        "follow_homophily",
+        "media_clusters",
+        "text_topics",
+    )
 )
 # name -> (smallest, largest) allowed value
 RANGES: dict[str, tuple[float, float]] = {
@@ -50,6 +59,7 @@ class WorldOptions:
     truth_root: str = ""  # where a job writes the truth, beside the lake; only carried here
     null: bool = False  # the null world: PREFERENCE_SWITCHES off
     community_interest: bool = True
+    organic_interest: bool = True  # off: what a user looks at says nothing of the community, which still decides how ads are met
     dwell_law: bool = True
     time_habits: bool = True
     arrival_delay: bool = True

@@ -130,7 +130,8 @@ def _category(options: WorldOptions, user: dict[str, Column], purpose: str, shar
 def _organic(slots: DataFrame, user: dict[str, Column], options: WorldOptions) -> DataFrame:
     """Per slot an organic impression, sometimes a visit to the account's page and a comment on the item."""
     keys = (F.col("id"), F.col("_n"))
-    slots = slots.withColumn("_category", _category(options, user, "organic", 0.7))
+    interest = options.on("community_interest") and options.on("organic_interest")
+    slots = slots.withColumn("_category", _category(options, user, "organic", 0.7 if interest else 0.0))
     place = index(options.items_per_category, F.pow(uniform(options, "item", *keys), F.lit(2.0)))  # few items get most views
     slots = slots.withColumn("_item", F.col("_category") + options.categories * place)
     account = index(options.accounts_per_category, uniform(options, "item/account", F.col("_item")))
@@ -140,9 +141,7 @@ def _organic(slots: DataFrame, user: dict[str, Column], options: WorldOptions) -
     slots = slots.withColumns(
         {
             "_account": F.col("_category") + options.categories * account,
-            "dwell_ms": _dwell_ms(
-                options, normal(options, "organic/dwell", *keys), F.lit(0.4 if options.on("community_interest") else 0.0) * liked
-            ),
+            "dwell_ms": _dwell_ms(options, normal(options, "organic/dwell", *keys), F.lit(0.4 if interest else 0.0) * liked),
             "_kinds": F.array_compact(
                 F.array(
                     F.lit(0),
