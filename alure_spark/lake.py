@@ -11,6 +11,7 @@ One job writes to a lake at a time: its first act is a row `started` in `runs`. 
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -425,6 +427,25 @@ def scratch_folder(scratch: str, name: str) -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
         if os.path.exists(path):
             logger.warning("could not delete all of %s: it holds what is known of users, delete it by hand", path)
+
+
+@contextmanager
+def resumable_folder(scratch: str, name: str, content: object) -> Iterator[str]:
+    """A folder below lake.scratch that outlives a failure: the next attempt at the same content (its repr) finds what is there.
+
+    For its owner only; deleted when the block ends well. Folders of the same name with other content are deleted at the start. Driver
+    and executors must both reach it. Raises ConfigError on a path that is not one of the file system's.
+    """
+    path = Path(_local(scratch, f"{name}-{hashlib.sha256(repr(content).encode()).hexdigest()[:16]}"))
+    for other in path.parent.glob(f"{name}-*"):
+        if other != path:
+            shutil.rmtree(other, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    yield str(path)
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        logger.warning("could not delete all of %s: it holds what is known of users, delete it by hand", path)
 
 
 def _local(folder: str, name: str) -> str:

@@ -126,6 +126,7 @@ def assert_equal(mine: Found, theirs: Found, vectors: np.ndarray, asked: np.ndar
 def in_spark(spark: SparkSession, vectors: np.ndarray, centroids: np.ndarray, events: Path, row: contract.Row) -> None:
     """Fills the row with the job's own road, from a table of users and clusters to a table of edges."""
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "units").mkdir()
         cluster = nearest(vectors, centroids, 1)[1][:, 0].astype(np.int32)
         table = pa.table({"user_id": user_ids(len(vectors)), "embedding": list_column(vectors), "cluster_id": cluster})
         pq.write_table(table, f"{folder}/users.parquet", row_group_size=20_000)
@@ -136,7 +137,7 @@ def in_spark(spark: SparkSession, vectors: np.ndarray, centroids: np.ndarray, ev
         fitted = spark.createDataFrame(listed, "country string, cluster_id int, centroid array<float>, size bigint")
         before = contract.shuffled_bytes(events)
         with contract.measured(row):
-            similarity_edges(users, fitted, CONFIG).write.parquet(f"{folder}/edges")
+            similarity_edges(users, fitted, CONFIG, f"{folder}/units").write.parquet(f"{folder}/edges")
         if spark.read.parquet(f"{folder}/edges").count() < 0.99 * K * len(vectors):
             raise AssertionError("the job's graph lacks edges")
         row["shuffle_mb"] = (contract.shuffled_bytes(events) - before) / 2**20  # the count above made sure that the log is written

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark import __version__
 from alure_spark.config import Config, GraphConfig
 from alure_spark.errors import LakeError, QualityError
 from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
-from alure_spark.lake import JobRun, as_of_scope, scratch_folder, timestamp
+from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp
 from jobs.command import Context, Job, Report
 
 
@@ -36,27 +38,37 @@ def build(context: Context, run: JobRun) -> Report:
     run.write("user_clusters", users.drop("embedding"), scope)
     run.write("cluster_centroids", centroids, scope)
 
-    nearest = search.similarity_edges(users, centroids, graph).persist()
+    # What was computed so far outlives a killed run of the same inputs.
+    content = (__version__, config.digest(), config.time.as_of, sorted(run.inputs.items()))
+    with resumable_folder(config.lake.scratch, "graph", content) as folder:
+        report = _edges(context, run, good, users, centroids, folder)
+    report.metrics.update(_figures(quality.clustering_statistics(fitted)))
+    for frame in (good, fitted, users, centroids):
+        frame.unpersist()
+    return report
+
+
+def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, centroids: DataFrame, folder: str) -> Report:
+    """Writes user_edges; what it reports of them. `folder` holds the results of finished work units."""
+    config, graph = context.config, context.config.graph
+    scope = as_of_scope(config.time.as_of_ms)
+    nearest = search.similarity_edges(users, centroids, graph, folder).persist() if "alure" in graph.graphs else None
+    strengths = _strengths(run, users, config)
+    made = _graphs(nearest, strengths, config, folder)
     before = _before(context, run, "user_edges")
     counted = _hits(context, run, users, before)
     weights = lift.measured_blend(counted, graph)
-    with scratch_folder(config.lake.scratch, f"follows-{run.run_id}") as folder:
-        strengths = _strengths(run, users, config)
-        made = _graphs(nearest, strengths, config, folder)
-        run.write("user_edges", with_blend(made, replace(graph, blend_by_country={**graph.blend_by_country, **weights})), scope)
-        written_only = [frame for frame in made if frame is not nearest]  # the recall below reads nearest once more
-        for frame in (*written_only, *([] if strengths is None else [strengths])):
-            frame.unpersist()
+    run.write("user_edges", with_blend(made, replace(graph, blend_by_country={**graph.blend_by_country, **weights})), scope)
     written = context.lake.read("user_edges", run.outputs["user_edges"]).where(scope)
 
     retrieved = written.where(F.col("graph") == graph.retrieved)
-    metrics = _figures(quality.graph_statistics(retrieved, users)) | _figures(quality.clustering_statistics(fitted))
-    metrics |= {f"lift.{graph}": row.hits / row.expected for graph, row in lift.overall(counted).items() if row.expected}
+    metrics = _figures(quality.graph_statistics(retrieved, users))
+    metrics |= {f"lift.{name}": row.hits / row.expected for name, row in lift.overall(counted).items() if row.expected}
     if before is not None:
         metrics |= _figures(quality.edge_churn(retrieved, before.where(F.col("graph") == graph.retrieved)))
     for row in quality.sizes_of_graphs(written).collect() if len(made) > 1 else ():
         metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
-    if graph.recall_queries and "alure" in graph.graphs:
+    if graph.recall_queries and nearest is not None:
         recall = quality.search_recall(nearest, good, graph).orderBy(F.desc("queries"), "country").collect()
         worst = min((row["recall"] for row in recall), default=None)
         metrics |= {f"recall.{row['country']}": row["recall"] for row in recall} | {"recall_worst_country": worst}
@@ -67,7 +79,7 @@ def build(context: Context, run: JobRun) -> Report:
     lines += [f"{country}: the blend counts {_said(counts)}" for country, counts in weights.items()]
     if graph.compare_roads:
         lines += _compare(users, centroids, context)
-    for frame in (good, fitted, users, centroids, nearest):
+    for frame in (*made, *(frame for frame in (nearest, strengths) if frame is not None)):
         frame.unpersist()
     return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
 
@@ -91,10 +103,10 @@ def with_blend(made: Sequence[DataFrame], graph: GraphConfig) -> DataFrame:
     return united.unionByName(blend.blended_edges(united, graph)) if len(made) > 1 else united
 
 
-def _graphs(nearest: DataFrame, strengths: DataFrame | None, config: Config, folder: str) -> list[DataFrame]:
+def _graphs(nearest: DataFrame | None, strengths: DataFrame | None, config: Config, folder: str) -> list[DataFrame]:
     """The edges of each graph that the conf names, before they are blended."""
     graph, as_of = config.graph, config.time.as_of_ms
-    made = [search.pruned_edges(nearest, graph)] if "alure" in graph.graphs else []
+    made = [] if nearest is None else [search.pruned_edges(nearest, graph)]
     if strengths is not None and "bff" in graph.graphs:
         made.append(follows.followee_edges(strengths, graph, as_of))
     if strengths is not None and "ppr" in graph.graphs:
@@ -141,18 +153,20 @@ def _figures(one_row: DataFrame) -> dict[str, float | None]:
     return {key: None if value is None else float(value) for key, value in row.asDict().items()}
 
 
-def _compare(users, centroids, context: Context) -> list[str]:  # type: ignore[no-untyped-def]
+def _compare(users: DataFrame, centroids: DataFrame, context: Context) -> list[str]:
     """Both roads on the same users: seconds, and the share of exact edges that the probed road finds."""
     found, lines = {}, []
-    for road in ("exact", "probed"):
-        started = time.monotonic()
-        found[road] = search.similarity_edges(users, centroids, replace(context.config.graph, search=road)).persist()
-        count = found[road].count()
-        lines.append(f"road {road}: {count:,} edges in {time.monotonic() - started:.1f} s")
-    same = found["exact"].join(found["probed"], ["src_user_id", "dst_user_id"]).count()
-    lines.append(f"share of exact edges on the probed road: {same / max(1, found['exact'].count()):.4f}")
-    for frame in found.values():
-        frame.unpersist()
+    with ExitStack() as folders:
+        for road in ("exact", "probed"):
+            folder = folders.enter_context(scratch_folder(context.config.lake.scratch, f"road-{road}"))
+            started = time.monotonic()
+            found[road] = search.similarity_edges(users, centroids, replace(context.config.graph, search=road), folder).persist()
+            count = found[road].count()
+            lines.append(f"road {road}: {count:,} edges in {time.monotonic() - started:.1f} s")
+        same = found["exact"].join(found["probed"], ["src_user_id", "dst_user_id"]).count()
+        lines.append(f"share of exact edges on the probed road: {same / max(1, found['exact'].count()):.4f}")
+        for frame in found.values():
+            frame.unpersist()
     return lines
 
 

@@ -49,6 +49,23 @@ def ragged(values: np.ndarray | pa.Array, counts: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32)), pa.array(values))
 
 
+def packed(values: np.ndarray) -> pa.BinaryArray:
+    """(rows, length) as a column of raw bytes, one value per row: Spark moves them as one piece, a list number by number."""
+    rows, width = len(values), values.shape[1] * values.itemsize
+    offsets = pa.py_buffer(np.arange(rows + 1, dtype=np.int32) * width)
+    return pa.Array.from_buffers(pa.binary(), rows, [None, offsets, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def unpacked(batch: pa.RecordBatch, name: str, kind: type[np.generic]) -> np.ndarray:
+    """A column made by `packed`, all rows equally long, as (rows, length) of that dtype."""
+    column = batch.column(name)
+    if not len(column):
+        return np.empty((0, 0), kind)
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    values = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return values.view(kind).reshape(len(column), -1)
+
+
 def found_column(row: np.ndarray, dst_user_id: np.ndarray, weight: np.ndarray, rows: int) -> pa.ListArray:
     """Neighbours of `rows` users as a column of type FOUND; `row` (M,) ascending says whose neighbour each is."""
     # 0.0 - weight, since -0.0 and 0.0 would be different keys of a sort.

@@ -4,6 +4,7 @@ Search is cut into units (country, block of the base, block of the queries), eac
 of bounded size. On the exact road a block of the base is any share of the country. On the probed road it is a set of
 whole lists (clusters), near ones together, so that the k1_probed lists of a user lie in few blocks: a query crosses the
 shuffle once per block that holds one of its lists, not once per list. The best of all blocks are then merged per user.
+The result of a unit is a file in a folder (units.py): a killed run that starts again with the same folder goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ from pyspark.sql import functions as F
 from ..config import GraphConfig
 from ..errors import DataError
 from ..tables import GRAPH_BITS
-from .arrays import FOUND, column, countries, found_column, matrix, one_batch, ragged, worker_threads
+from .arrays import FOUND, column, countries, found_column, matrix, one_batch, packed, ragged, unpacked, worker_threads
 from .kmeans import collect_centroids
 from .search import choose_road, nearest, neighbours
+from .units import keep, kept, unfinished, unit_name
 
 ROUTED = (
-    "user_id string, country string, as_of timestamp, embedding array<float>, "
-    "list int, lists array<int>, block int, blocks array<int>, query_block int, query_blocks int"
+    "user_id string, country string, as_of timestamp, vector binary, "
+    "own_list binary, lists binary, base_blocks int, block int, blocks array<int>, query_block int, query_blocks int"
 )
-UNIT_USERS = 20_000  # users in the smaller side of a unit
-BASE_UNITS = 8  # exact: the base of a unit holds at most so many times more (a whole country, where it fits)
-QUERY_UNITS = 4  # probed: users per block of queries, in units (only some of them probe a given block)
+WHOLE, PART = "whole", "part"  # kinds of units: of a country whose base is one block, and of another
+PARTIAL = f"country string, user_id string, as_of timestamp, found {FOUND}"
+# Users in a unit, in multiples of unit_users. The larger the base, the fewer blocks a query visits, each of which costs a copy of it, a
+# search for its first neighbours and a merge: most countries are one block. Small blocks of queries are there for parallel tasks.
+UNIT_USERS = 20_000
+BASE, EXACT_QUERIES, PROBED_QUERIES = 10, 1, 5
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Route:
     road: str  # exact or probed
     centroids: np.ndarray  # (k1, d) float32
     block_of_list: np.ndarray  # (k1,) int32; probed only
-    base_blocks: int  # exact only
+    base_blocks: int
     query_blocks: int
     probed: int  # lists per query
 
@@ -48,12 +53,13 @@ def plan_route(centroids: np.ndarray, sizes: np.ndarray, config: GraphConfig, un
     """The road of choose_road, and the blocks, from the centroids (k1, d) of a country and their numbers of users (k1,)."""
     users = int(sizes.sum())
     road = choose_road(users, config, centroids.shape[1])
+    blocks = max(1, -(-users // (BASE * unit_users)))
     order = _near_together(centroids)
+    before = np.cumsum(sizes[order]) - sizes[order]
     block_of_list = np.empty(len(sizes), np.int32)
-    block_of_list[order] = (np.cumsum(sizes[order]) - sizes[order]) // unit_users
-    queries = unit_users if road == "exact" else QUERY_UNITS * unit_users
-    base_blocks = -(-users // (BASE_UNITS * unit_users))
-    return Route(road, centroids, block_of_list, base_blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
+    block_of_list[order] = before * blocks // max(1, users)
+    queries = unit_users * (EXACT_QUERIES if road == "exact" else PROBED_QUERIES)
+    return Route(road, centroids, block_of_list, blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
 
 
 def _near_together(centroids: np.ndarray) -> np.ndarray:
@@ -79,12 +85,15 @@ def visits(route: Route, vectors: np.ndarray, cluster: np.ndarray, salt: np.ndar
     return cluster, lists, route.block_of_list[cluster], blocks[fresh], fresh.sum(axis=1)
 
 
-def similarity_edges(users: DataFrame, cluster_centroids: DataFrame, config: GraphConfig, unit_users: int = UNIT_USERS) -> DataFrame:
+def similarity_edges(
+    users: DataFrame, cluster_centroids: DataFrame, config: GraphConfig, folder: str, unit_users: int = UNIT_USERS
+) -> DataFrame:
     """user_edges of graph 'alure': at most k2 per user, weight = cosine rounded to 1e-6, rank 1 = nearest, ties by dst_user_id.
 
     users: user_id, country, as_of, embedding (unit norm), cluster_id, one row per user; cluster_centroids with `size`.
     A user of a country with n users has min(k2, n - 1) edges on the exact road; on the probed road no more than the probed
-    lists hold. Collects the centroids and sizes. Cost: choose_road. Raises DataError on a country without centroids.
+    lists hold. Collects the centroids and sizes, and searches at once; the frame reads the units' results in `folder`: keep it until
+    then. Cost: choose_road. Raises DataError on a country without centroids.
     """
     centroids = collect_centroids(cluster_centroids)
     sizes: dict[str, list[int]] = {}
@@ -105,23 +114,25 @@ def similarity_edges(users: DataFrame, cluster_centroids: DataFrame, config: Gra
     # 2. every user once per unit: as base in all query blocks of the own block, as query in the own query block of all blocks
     as_base = F.transform(F.sequence(F.lit(0), F.col("query_blocks") - 1), lambda other: _visit(F.col("block"), other, False))
     as_query = F.transform("blocks", lambda block: _visit(block, F.col("query_block"), True))
-    lists = F.when(F.col("visit.is_query"), F.col("lists")).otherwise(F.array("list")).alias("lists")
-    units = routed.withColumn("visit", F.explode(F.concat(as_base, as_query))).select(
-        "country", "visit.block", "visit.query_block", "visit.is_query", "user_id", "as_of", "embedding", lists
-    )
+    kind = F.when(F.col("base_blocks") == 1, WHOLE).otherwise(PART)
+    unit = unit_name(kind, F.col("country"), F.col("visit.block"), F.col("visit.query_block")).alias("unit")
+    lists = F.when(F.col("visit.is_query"), F.col("lists")).otherwise(F.col("own_list")).alias("lists")
+    visiting = routed.withColumn("visit", F.explode(F.concat(as_base, as_query)))
+    units = visiting.select(unit, "visit.is_query", "country", "user_id", "as_of", "vector", lists)
 
-    # 3. every unit: the best of this block of the base
+    # 3. every unit that has no result yet: the best of this block of the base
     k2 = config.k2
 
     def search(table: pa.Table) -> pa.Table:
         worker_threads()
-        return search_unit(one_batch(table), k2)
+        batch = one_batch(table)
+        return keep(folder, batch.column("unit")[0].as_py(), search_unit(batch, k2))
 
-    schema = f"country string, user_id string, as_of timestamp, found {FOUND}"
-    partial = units.groupBy("country", "block", "query_block").applyInArrow(search, schema)
+    unfinished(units, folder).groupBy("unit").applyInArrow(search, "unit string, rows long").agg(F.sum("rows")).collect()
+    answers, partial = (kept(users.sparkSession, folder, name, PARTIAL) for name in (WHOLE, PART))
 
     # 4. every user: the best of all blocks
-    return best_found(partial, k2).select(
+    return ranked_found(answers.unionByName(best_found(partial, k2))).select(
         F.col("user_id").alias("src_user_id"),
         "dst_user_id",
         "country",
@@ -153,10 +164,14 @@ def pruned_edges(edges: DataFrame, config: GraphConfig) -> DataFrame:
 
 
 def best_found(partial: DataFrame, k: int) -> DataFrame:
-    """The k best per user of several partial answers: country, user_id, as_of, found -> .., dst_user_id, weight, rank."""
+    """Several partial answers per user -> one with the k best: columns of PARTIAL."""
     merged = partial.groupBy("country", "user_id", "as_of").agg(F.flatten(F.collect_list("found")).alias("found"))
-    best = F.slice(F.sort_array("found"), 1, k)
-    exploded = merged.select("country", "user_id", "as_of", F.posexplode(best).alias("place", "best"))
+    return merged.withColumn("found", F.slice(F.sort_array("found"), 1, k))
+
+
+def ranked_found(answers: DataFrame) -> DataFrame:
+    """One answer per user, best first -> a row per neighbour: country, user_id, as_of, dst_user_id, weight, rank."""
+    exploded = answers.select("country", "user_id", "as_of", F.posexplode("found").alias("place", "best"))
     return exploded.select(
         "country", "user_id", "as_of", "best.dst_user_id",
         (F.lit(0.0) - F.col("best.distance")).alias("weight"), (F.col("place") + 1).cast("int").alias("rank"),
@@ -164,7 +179,7 @@ def best_found(partial: DataFrame, k: int) -> DataFrame:
 
 
 def search_unit(batch: pa.RecordBatch, k2: int) -> pa.Table:
-    """Rows (is_query, user_id, as_of, embedding, lists) of one unit, ordered by user_id -> country, user_id, as_of, found."""
+    """Rows (is_query, country, user_id, as_of, vector, lists) of one unit, ordered by user_id -> a row of PARTIAL per query."""
     is_query = column(batch, "is_query").astype(bool)
     queries, base = (batch.filter(pa.array(rows)) for rows in (is_query, ~is_query))
     if not len(base) or not len(queries):
@@ -172,10 +187,9 @@ def search_unit(batch: pa.RecordBatch, k2: int) -> pa.Table:
         best = found_column(np.empty(0, int), np.empty(0, object), np.empty(0), 0)
     else:
         ids = column(base, "user_id")
-        pairs = neighbours(
-            matrix(queries, "embedding"), column(queries, "user_id"), matrix(base, "embedding"), ids, k2,
-            matrix(queries, "lists"), matrix(base, "lists")[:, 0],
-        )  # fmt: skip
+        vectors = [unpacked(side, "vector", np.float32) for side in (queries, base)]
+        lists = [unpacked(side, "lists", np.int32) for side in (queries, base)]
+        pairs = neighbours(vectors[0], column(queries, "user_id"), vectors[1], ids, k2, lists[0], lists[1][:, 0])
         result = queries
         best = found_column(pairs.row, ids[pairs.position], pairs.weight, len(queries))
     names = ["country", "user_id", "as_of"]
@@ -190,12 +204,16 @@ def _routed(routes: dict[str, Route], country: str, users: pa.RecordBatch) -> pa
     if country not in routes:
         raise DataError(f"country {country!r} has no centroids: build cluster_centroids from the same users")
     route, salt = routes[country], column(users, "salt")
-    own, lists, block, blocks, counts = visits(route, matrix(users, "embedding"), column(users, "cluster_id"), salt)
-    rows, width = lists.shape
-    values = {name: users.column(name) for name in ("user_id", "country", "as_of", "embedding")}
-    values |= {"list": _ints(own), "lists": ragged(lists.astype(np.int32).ravel(), np.full(rows, width))}
-    values |= {"block": _ints(block), "blocks": ragged(blocks.astype(np.int32), counts)}
-    values |= {"query_block": _ints(salt % route.query_blocks), "query_blocks": _ints(np.full(rows, route.query_blocks))}
+    vectors = matrix(users, "embedding")
+    own, lists, block, blocks, counts = visits(route, vectors, column(users, "cluster_id"), salt)
+    values = {name: users.column(name) for name in ("user_id", "country", "as_of")}
+    values |= {"vector": packed(vectors), "own_list": packed(own.astype(np.int32)[:, None]), "lists": packed(lists.astype(np.int32))}
+    values |= {
+        "base_blocks": _ints(np.full(len(vectors), route.base_blocks)),
+        "block": _ints(block),
+        "blocks": ragged(blocks.astype(np.int32), counts),
+    }
+    values |= {"query_block": _ints(salt % route.query_blocks), "query_blocks": _ints(np.full(len(vectors), route.query_blocks))}
     return pa.RecordBatch.from_pydict(values)
 
 

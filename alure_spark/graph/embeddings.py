@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from ..errors import DataError
 from ..lake import latest_rows, timestamp
-
-INFINITY = float("inf")
+from .arrays import ragged
 
 
 def current_embeddings(user_embeddings: DataFrame, as_of_ms: int) -> DataFrame:
@@ -37,35 +42,48 @@ def usable_embeddings(user_embeddings: DataFrame) -> tuple[DataFrame, DataFrame]
 
     good: the input's columns, `embedding` scaled to unit norm (float32). refused: source, reason, row (JSON), the table
     `quarantine` without its run_id. The dimension to have is the most frequent one, of equally frequent ones the larger.
+    The dimension is counted at once, the rest where the frames are used.
     """
     sizes = user_embeddings.select(F.size("embedding").alias("size")).where("size > 0").groupBy("size").count()
-    # An aggregate over everything has a row even when there is no embedding at all.
-    dimension = sizes.agg(F.max(F.struct("count", "size")).getField("size").alias("_dimension"))
-    judged = user_embeddings.crossJoin(F.broadcast(dimension)).withColumn("_reason", _reason())
-    names = user_embeddings.columns
-    row = F.to_json(F.struct(*[F.col(f"`{name}`") for name in names]))
+    (found,) = sizes.agg(F.max(F.struct("count", "size")).getField("size")).collect()[0]
+    dimension = found or 0  # there may be no embedding at all
+
+    def judge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            reasons, vectors = _judged(batch, dimension)
+            place = batch.schema.get_field_index("embedding")
+            columns = [vectors if at == place else column for at, column in enumerate(batch.columns)]
+            yield pa.RecordBatch.from_arrays([*columns, reasons], names=[*batch.schema.names, "_reason"])
+
+    schema = T.StructType([*user_embeddings.schema.fields, T.StructField("_reason", T.StringType())])
+    judged = user_embeddings.mapInArrow(judge, schema)
+    names = [F.col(f"`{name}`") for name in user_embeddings.columns]
     refused = judged.where("_reason is not null").select(
-        F.lit("user_embeddings").alias("source"), F.col("_reason").alias("reason"), row.alias("row")
+        F.lit("user_embeddings").alias("source"), F.col("_reason").alias("reason"), F.to_json(F.struct(*names)).alias("row")
     )
-    return judged.where("_reason is null").select(*names).withColumn("embedding", _unit_norm()), refused
+    return judged.where("_reason is null").select(*names), refused
 
 
-def _reason() -> Column:
-    missing = F.col("user_id").isNull() | F.col("country").isNull() | F.col("as_of").isNull()
-    size = F.size("embedding")
-    unreal = F.exists("embedding", lambda value: value.isNull() | F.isnan(value) | (F.abs(value) == INFINITY))
-    return (
-        F.when(missing, "user_id, country or as_of is null")
-        .when(F.col("embedding").isNull() | (size == 0), "embedding is null or empty")
-        .when(
-            size != F.col("_dimension"),
-            F.format_string("embedding has %d numbers; most have %d", size, F.col("_dimension")),
-        )
-        .when(unreal, "embedding holds null, NaN or infinity")
-        .when(F.forall("embedding", lambda value: value == 0), "embedding is all zeros")
-    )
-
-
-def _unit_norm() -> Column:
-    square = F.aggregate("embedding", F.lit(0.0), lambda total, value: total + value.cast("double") * value)
-    return F.transform("embedding", lambda value: (value / F.sqrt(square)).cast("float"))
+def _judged(batch: pa.RecordBatch, dimension: int) -> tuple[pa.Array, pa.Array]:
+    """(why a row is refused, null where it is not; embeddings, of good rows scaled to unit norm)."""
+    embeddings = batch.column("embedding")
+    lengths = pc.fill_null(pc.list_value_length(embeddings), 0).to_numpy(zero_copy_only=False)
+    reasons = np.full(len(batch), None, object)
+    fits = np.flatnonzero((lengths == dimension) & (lengths > 0))
+    values = embeddings.take(pa.array(fits)).flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
+    vectors = values.reshape(len(fits), -1 if len(fits) else 0)
+    square = np.einsum("nd,nd->n", vectors, vectors)
+    reasons[fits[square == 0]] = "embedding is all zeros"
+    reasons[fits[~np.isfinite(square)]] = "embedding holds null, NaN or infinity"
+    for row in np.flatnonzero((lengths != dimension) & (lengths > 0)):
+        reasons[row] = f"embedding has {lengths[row]} numbers; most have {dimension}"
+    reasons[lengths == 0] = "embedding is null or empty"
+    for name in ("user_id", "country", "as_of"):
+        reasons[batch.column(name).is_null().to_numpy(zero_copy_only=False)] = "user_id, country or as_of is null"
+    good = pa.array(reasons[fits], pa.string()).is_null().to_numpy(zero_copy_only=False)
+    scaled = vectors[good] / np.sqrt(square[good])[:, None]
+    unit = ragged(scaled.astype(np.float32).ravel(), np.full(int(good.sum()), dimension))
+    # Good rows from `unit`, in their order; refused ones as they came.
+    order = np.arange(len(batch)) + len(unit)
+    order[fits[good]] = np.arange(len(unit))
+    return pa.array(reasons, pa.string()), pa.concat_arrays([unit, embeddings.cast(unit.type)]).take(pa.array(order))

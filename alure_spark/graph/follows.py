@@ -29,6 +29,7 @@ from ..config import DAY_MS, FollowConfig, GraphConfig
 from ..lake import UNITS, in_units, timestamp
 from ..tables import GRAPH_BITS
 from .pagerank import personalised_pagerank, transitions
+from .units import keep, kept, unfinished, unit_name
 
 SOURCES_PER_UNIT = 4096  # seconds of one core
 RANKED = "country string, src_user_id string, dst_user_id string, weight double, rank int"
@@ -112,16 +113,18 @@ def pagerank_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int, fol
     """user_edges of graph 'ppr': at most k2 per user with a followee, weight = personalised PageRank along follows, ties by id.
 
     The follows of a country are laid down in `folder` (which driver and executors reach) as one sparse matrix, that the tasks of a
-    machine share by mapping it into memory: no task holds a copy, and nothing crosses the shuffle once per task. The frame reads
-    the folder when it is computed: keep it until then. A country must fit in one worker: 16 bytes per follow, and its ids.
+    machine share by mapping it into memory: no task holds a copy, and nothing crosses the shuffle once per task. A country must fit in
+    one worker: 16 bytes per follow, and its ids. Walks at once; the frame reads the units' results in the folder: keep it until then.
     """
+    spark = strengths.sparkSession
     summary = strengths.groupBy("country").applyInArrow(lambda table: _lay_down(table, folder), "country string, nodes long").collect()
-    units = [
+    cut = [
         (row["country"], begin, min(begin + SOURCES_PER_UNIT, row["nodes"]))
         for row in sorted(summary, key=lambda row: (-row["nodes"], row["country"]))
         for begin in range(0, row["nodes"], SOURCES_PER_UNIT)
     ]
-    frame = strengths.sparkSession.createDataFrame(units, "country string, begin long, end long").repartition(max(1, len(units)))
+    units = spark.createDataFrame(cut, "country string, begin long, end long")
+    units = unfinished(units.withColumn("unit", unit_name(F.lit("ppr"), F.col("country"), F.col("begin"))), folder)
     k2, pagerank = config.k2, config.pagerank
 
     def rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -131,7 +134,7 @@ def pagerank_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int, fol
                 sources = np.arange(unit["begin"], unit["end"])
                 found = personalised_pagerank(walk, sources, k2, pagerank, eligible)
                 place = np.arange(len(found.row)) - np.searchsorted(found.row, found.row)
-                yield pa.RecordBatch.from_arrays(
+                ranked = pa.table(
                     [
                         pa.array([unit["country"]] * len(found.row), pa.string()),
                         ids.take(pa.array(sources[found.row])).cast(pa.string()),
@@ -141,8 +144,10 @@ def pagerank_edges(strengths: DataFrame, config: GraphConfig, as_of_ms: int, fol
                     ],
                     names=[name.split()[0] for name in RANKED.split(", ")],
                 )
+                yield from keep(folder, unit["unit"], ranked).to_batches()
 
-    return _as_edges(frame.mapInArrow(rank, RANKED), "ppr", as_of_ms)
+    units.repartition(max(1, len(cut))).mapInArrow(rank, "unit string, rows long").agg(F.sum("rows")).collect()
+    return _as_edges(kept(spark, folder, "ppr", RANKED), "ppr", as_of_ms)
 
 
 def _as_edges(edges: DataFrame, graph: str, as_of_ms: int) -> DataFrame:

@@ -44,7 +44,8 @@ def search_recall(edges: DataFrame, embeddings: DataFrame, config: GraphConfig) 
 
     columns = embeddings.select("user_id", "country", "as_of", "embedding")
     partial = columns.mapInArrow(search, f"country string, user_id string, as_of timestamp, found {FOUND}")
-    exact = best_found(partial, k2).groupBy("country", "user_id").agg(F.count(F.lit(1)).alias("expected"), F.min("weight").alias("worst"))
+    worst = (F.lit(0.0) - F.element_at("found", -1)["distance"]).alias("worst")
+    exact = best_found(partial, k2).where(F.size("found") > 0).select("country", "user_id", F.size("found").alias("expected"), worst)
 
     # The few edges of the sample, with both ends' embeddings; then every expected edge of exact search is found or not.
     source = sample.select("country", F.col("user_id").alias("src_user_id"), F.col("embedding").alias("src"))

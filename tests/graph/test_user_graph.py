@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
@@ -36,7 +37,7 @@ def build(embeddings, config, unit_users=20_000):
     fitted = fit_centroids(embeddings, config).cache()
     users = assign_clusters(embeddings, fitted).cache()
     centroids = with_sizes(fitted, users).cache()
-    return users, centroids, similarity_edges(users, centroids, config, unit_users).cache()
+    return users, centroids, similarity_edges(users, centroids, config, tempfile.mkdtemp(), unit_users).cache()
 
 
 def as_lists(edges):
@@ -164,9 +165,9 @@ def test_the_result_does_not_depend_on_partitions_or_row_order(good, probed):
         assert [tuple(row) for row in sorted(edges.collect())] == expected_edges
 
 
-def test_the_size_of_the_units_does_not_change_the_edges(probed):
+def test_the_size_of_the_units_does_not_change_the_edges(probed, tmp_path):
     users, centroids, edges = probed
-    in_one = similarity_edges(users, centroids, replace(CONFIG, search="probed"))
+    in_one = similarity_edges(users, centroids, replace(CONFIG, search="probed"), str(tmp_path))
     assert as_lists(in_one) == as_lists(edges)
 
 
