@@ -493,10 +493,19 @@ class RetrievalConfig:
     account_weights: Mapping[str, float] = field(default_factory=lambda: {"ad_click": 0.1, "conversion": 0.2})  # for accounts
     half_life_days: float = 30.0  # an engagement counts half after so many days
     max_engagements_per_user: int = 200  # the strongest ads (and accounts) of a neighbour that are passed on
+    quota: Mapping[str, int] = field(default_factory=dict)  # graph -> most candidates of a user that no other graph leads to
+    excluded_by: tuple[str, ...] = ()  # streams besides event_weights' whose ads the same user does not get: seen, hidden
+    excluded_ads: tuple[str, ...] = ()  # nobody gets them
+    excluded_accounts: tuple[str, ...] = ()
+    hand_off_hours: float = 0.0  # candidates also go to serving_candidates and expire so long after as_of; 0: they do not go there
 
     def __post_init__(self) -> None:
         for name in ("cap", "half_life_days", "max_engagements_per_user"):
             _require(getattr(self, name) > 0, f"retrieval.{name}", getattr(self, name), "a number above 0")
+        for graph, most in self.quota.items():
+            _require(graph in GRAPHS, "retrieval.quota", graph, ", ".join(GRAPHS))
+            _require(most >= 0, f"retrieval.quota.{graph}", most, "0 or more")
+        _require(self.hand_off_hours >= 0, "retrieval.hand_off_hours", self.hand_off_hours, "0 (off) or more")
 
 
 @dataclass(frozen=True)

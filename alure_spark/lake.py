@@ -503,7 +503,8 @@ PRODUCERS = {
     "user_sequences": "build_sequences", "training_examples": "build_sequences", "vocabularies": "build_sequences",
     "ranking_examples": "log_embeddings",
     "user_embeddings": "embed_users", "user_clusters": "build_graph", "cluster_centroids": "build_graph",
-    "user_edges": "build_graph", "ad_candidates": "retrieve_ads", "evaluation_users": "evaluate",
+    "user_edges": "build_graph", "ad_candidates": "retrieve_ads", "serving_candidates": "retrieve_ads",
+    "evaluation_users": "evaluate",
 }  # fmt: skip
 
 

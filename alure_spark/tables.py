@@ -294,6 +294,19 @@ AD_CANDIDATES = Table(
     users=("user_id",),
 )
 
+SERVING_CANDIDATES = Table(
+    name="serving_candidates",
+    doc="Key and value for a serving store: the newest candidates of every user, which serve until they expire.",
+    columns=_columns("""
+        user_id STRING ! : the key
+        as_of TIMESTAMP ! : of the candidates
+        expires_at TIMESTAMP ! : from then on they must not be served
+        candidates STRING ! : the value: JSON of ad_candidates' arrays ad_id, account_id, score, graphs, neighbours, reason
+    """),
+    key=("user_id",),
+    users=("user_id",),
+)
+
 DWELL_STATISTICS = Table(
     name="dwell_statistics",
     doc="Mergeable sums per user, surface and time-of-day window (DynamiX); filled by the dynamix room.",
@@ -419,8 +432,8 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS,
-        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS,
-        EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
+        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, SERVING_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS,
+        USER_SEGMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 

@@ -104,12 +104,19 @@ class Job:
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a single job; exits with 2 after an AlureError."""
-        parser = argument_parser(self.doc)
-        parser.add_argument("--from", dest="first", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
-        parser.add_argument("--to", dest="last", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
-        guarded(
-            lambda options: run_options(options, [self], self.name, days_between(options, "first", "last")), parser.parse_args(arguments)
-        )
+        guarded(lambda options: run_job(options, self), job_parser(self).parse_args(arguments))
+
+
+def job_parser(job: Job) -> argparse.ArgumentParser:
+    """The options of a job that runs for one as_of or for many."""
+    parser = argument_parser(job.doc)
+    parser.add_argument("--from", dest="first", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
+    parser.add_argument("--to", dest="last", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
+    return parser
+
+
+def run_job(options: argparse.Namespace, job: Job) -> None:
+    run_options(options, [job], job.name, days_between(options, "first", "last"))
 
 
 def argument_parser(doc: str) -> argparse.ArgumentParser:

@@ -6,6 +6,8 @@ import math
 
 from hypothesis import Phase, given, settings
 
+from alure_spark.tables import GRAPH_BITS
+
 
 def cases_of(strategy, count: int) -> list:
     """So many hypothesis-made cases, for one frame: a Spark run per case would take minutes."""
@@ -58,6 +60,7 @@ def candidates(
 ) -> dict[str, list[tuple[str, float, str, int, int]]]:
     """user -> [(ad, score, reason, graphs, neighbours)], best first; edges (src, dst, weight, origins)."""
     active = {ad["ad_id"]: ad["account_id"] for ad in ads if ad["from"] <= as_of and (ad["to"] is None or ad["to"] > as_of)}
+    active = {ad: owner for ad, owner in active.items() if ad not in config.excluded_ads and owner not in config.excluded_accounts}
 
     def strengths(weights: dict, key: str) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}
@@ -72,7 +75,8 @@ def candidates(
         }
 
     by_ad, by_account = strengths(config.event_weights, "item_id"), strengths(config.account_weights, "account_id")
-    own = {(event["user_id"], event["item_id"]) for event in events if known_at(event) < as_of and event["source"] in config.event_weights}
+    met = {*config.event_weights, *config.excluded_by}
+    own = {(event["user_id"], event["item_id"]) for event in events if known_at(event) < as_of and event["source"] in met}
     result: dict[str, dict[str, list]] = {}
     for src, dst, weight, origins in edges:
         mine = result.setdefault(src, {})
@@ -95,7 +99,12 @@ def candidates(
             for ad, (score, reasons, graphs) in found.items()
             if (user, ad) not in own
         ]
-        ranked[user] = sorted(rows, key=lambda row: (-row[1], row[0]))[: config.cap]
+        left = {GRAPH_BITS[graph]: most for graph, most in config.quota.items()}
+        kept = []
+        for row in sorted(rows, key=lambda row: (-row[1], row[0])):
+            left[row[3]] = left.get(row[3], len(rows)) - 1
+            kept += [row] if left[row[3]] >= 0 else []
+        ranked[user] = kept[: config.cap]
     return ranked
 
 

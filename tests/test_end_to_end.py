@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import functions as F
@@ -24,9 +26,10 @@ from alure_spark.errors import ConfigError, DataError, QualityError, TrackingErr
 from alure_spark.lake import Lake, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import Artifact, read_validated
+from alure_spark.retrieval.candidates import ad_candidates
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
-from jobs import train_semantic_ids
+from jobs import retrieve_ads, train_semantic_ids
 from jobs.command import open_context, run_jobs
 from jobs.pipeline import STAGES, stages
 from tests.conftest import ROOT, overrides
@@ -352,6 +355,7 @@ def test_the_graph_of_the_next_day_goes_on_from_todays_clusters_and_says_what_ch
     assert 0 < metrics["kmeans_drift"] < 0.2
     assert metrics["connected_share"] == 1
     assert {"edges.alure", "edges.bff", "edges.ppr", "edges.blend"} <= metrics.keys()
+    assert {"lift.alure", "lift.bff", "lift.ppr"} <= metrics.keys(), "the edges of the day before are judged by what happened since"
     assert "build_graph.churn" not in chain.tracker.metrics, "the first day has no day before"
 
 
@@ -429,13 +433,35 @@ def test_a_job_runs_under_spark_submit(chain, tmp_path):
     assert "Delta is missing from this Spark: give spark-submit --packages io.delta" in result.stdout + result.stderr
 
 
-def kill_in_stage(folder: Path, stage: str) -> None:
+def test_since_lets_yesterdays_graph_retrieve_what_happened_today(chain, tmp_path, capsys):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    yesterday, now = chain.config.time.as_of, "2025-01-16T18:00:00Z"
+    with pytest.raises(SystemExit):
+        retrieve_ads.main([*command(tmp_path, "jobs.retrieve_ads", settings=(f"time.as_of={now}",))[3:], "--since", now])
+    assert "no graph 'blend' of --since 2025-01-16 18:00:00" in capsys.readouterr().err
+    retrieve_ads.main(
+        [*command(tmp_path, "jobs.retrieve_ads", settings=(f"time.as_of={now}", "retrieval.hand_off_hours=6"))[3:], "--since", yesterday]
+    )
+    config = load(CONF, overrides(tmp_path, f"time.as_of={now}"))
+    lake = Lake(chain.spark, config.lake)
+    found = {row["user_id"]: row["ad_id"] for row in lake.read("ad_candidates").where(as_of_scope(config.time.as_of_ms)).collect()}
+    edges = lake.read("user_edges").where(f"graph = 'blend' AND {as_of_scope(chain.config.time.as_of_ms)}")
+    expected = ad_candidates(edges, lake.read("events"), lake.read("ads"), config.retrieval, config.time.as_of_ms)
+    assert found == {row["user_id"]: row["ad_id"] for row in expected.collect()}
+    before = {row["user_id"]: row["ad_id"] for row in chain.lake.read("ad_candidates").collect()}
+    assert found.keys() == before.keys()
+    assert found != before
+    served = lake.read("serving_candidates").collect()
+    assert {row["user_id"]: json.loads(row["candidates"])["ad_id"] for row in served} == {user: ads for user, ads in found.items() if ads}
+
+
+def kill_in_stage(folder: Path, stage: str, sign: tuple[Path, str] | None = None) -> None:
     """Start the stage and kill its driver (and everything it started) the moment its first table has a new commit.
 
-    Training writes no table: it is killed when it has written a checkpoint.
+    Training writes no table: it is killed when it has written a checkpoint. sign: kill when this folder has a new such file instead.
     """
     writes = STAGES[stage].writes
-    log, pattern = (folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "*.checkpoint")
+    log, pattern = sign or ((folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "*.checkpoint"))
     seen = set(log.glob(pattern)) | {log / "00000000000000000000.json"}  # version 0 only creates the table
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
     process = subprocess.Popen(
@@ -457,6 +483,20 @@ def test_a_driver_killed_while_it_writes_the_graph_is_not_seen_and_can_start_aga
     assert lake.published_versions() == chain.lake.published_versions(), "readers still see the version before"
     run(tmp_path, first="build_graph", last="build_graph")
     assert contents(lake) == contents(chain.lake)
+
+
+@pytest.mark.slow
+def test_a_graph_killed_after_a_unit_goes_on_with_what_the_unit_found(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    kill_in_stage(tmp_path, "build_graph", (tmp_path / "scratch", "graph-*/whole-*.parquet"))
+    unit = sorted((tmp_path / "scratch").glob("graph-*/whole-*.parquet"))[0]
+    pq.write_table(pq.read_table(unit).slice(1), unit)  # the mark by which it is known again: one user lacks its neighbours
+    context = run(tmp_path, first="build_graph", last="build_graph")
+    mine, undisturbed = (
+        lake.read("user_edges").where("graph = 'alure'").select("src_user_id").distinct() for lake in (context.lake, chain.lake)
+    )
+    assert mine.count() == undisturbed.count() - 1
+    assert not list((tmp_path / "scratch").glob("graph-*")), "nothing is left behind"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, RetrievalConfig
+from ..config import DAY_MS, HOUR_MS, RetrievalConfig
 from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
 
@@ -45,8 +45,9 @@ def active_ads(ads: DataFrame, as_of_ms: int) -> DataFrame:
 def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
     """One row per user with an edge, shaped as AD_CANDIDATES; arrays are empty where no neighbour leads to an ad.
 
-    score = sum over neighbours of edge weight * engagement, over both kinds; edges of weight 0 or less lead nowhere. Ads that
-    the user engaged with before as_of are left out. Best first, ties by ad_id, at most config.cap.
+    score = sum over neighbours of edge weight * engagement, over both kinds; edges of weight 0 or less lead nowhere. Left out: ads that
+    the user met before as_of in a stream of event_weights or excluded_by, excluded_ads and excluded_accounts, and of those that one
+    graph alone leads to what is beyond its quota. Best first, ties by ad_id, at most config.cap.
     """
     users = edges.select(F.col("src_user_id").alias("user_id"), "country").distinct()
     empty = F.array().cast("array<struct<_order:bigint,ad_id:string,account_id:string,graphs:int,neighbours:int,reason:string>>")
@@ -71,6 +72,8 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
         F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", origins
     )
     running = active_ads(ads, as_of_ms)
+    for column, excluded in (("ad_id", config.excluded_ads), ("account_id", config.excluded_accounts)):
+        running = running.where(~F.col(column).isin(list(excluded))) if excluded else running
 
     def through(weights: Mapping[str, float], target: str) -> DataFrame:
         found = links.join(engagements(events, weights, target, config, as_of_ms), "user_id")
@@ -92,18 +95,35 @@ def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: Retriev
         F.sum("kind").alias("kind"),
     )  # fmt: skip
     own = (
-        engaged_ads(events, list(config.event_weights))
+        engaged_ads(events, [*config.event_weights, *config.excluded_by])
         .where(known_before(F.unix_millis("known_at"), as_of_ms))
         .select("user_id", "ad_id")
         .distinct()
     )
     reason = F.element_at(F.array(*(F.lit(text) for text in ("ad", "account", "ad+account"))), F.col("kind").cast("int"))
-    return summed.join(own, ["user_id", "ad_id"], "left_anti").withColumn("reason", reason)
+    return _within_quota(summed.join(own, ["user_id", "ad_id"], "left_anti"), config).withColumn("reason", reason)
+
+
+def _within_quota(scored: DataFrame, config: RetrievalConfig) -> DataFrame:
+    if not config.quota:
+        return scored
+    best = Window.partitionBy("user_id", "graphs").orderBy(F.col("units").desc(), "ad_id")
+    placed = scored.withColumn("_place", F.row_number().over(best))
+    for graph, most in config.quota.items():
+        placed = placed.where((F.col("graphs") != GRAPH_BITS[graph]) | (F.col("_place") <= most))
+    return placed.drop("_place")
 
 
 def engaged_ads(events: DataFrame, sources: list[str]) -> DataFrame:
     """user_id, ad_id, known_at of the events in which a user engaged with an ad."""
     return events.where(F.col("source").isin(sources)).select("user_id", F.col("item_id").alias("ad_id"), "known_at")
+
+
+def serving_candidates(ad_candidates: DataFrame, hours: float) -> DataFrame:
+    """ad_candidates of one as_of as key and value, shaped as SERVING_CANDIDATES; users without a candidate are left out."""
+    value = F.to_json(F.struct("ad_id", "account_id", "score", "graphs", "neighbours", "reason"))
+    expires = F.timestamp_millis(F.unix_millis("as_of") + int(hours * HOUR_MS))
+    return ad_candidates.where(F.size("ad_id") > 0).select("user_id", "as_of", expires.alias("expires_at"), value.alias("candidates"))
 
 
 def explode_candidates(ad_candidates: DataFrame) -> DataFrame:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import strategies as st
 
 from alure_spark.config import RetrievalConfig
-from alure_spark.retrieval.candidates import ad_candidates, explode_candidates
+from alure_spark.retrieval.candidates import ad_candidates, explode_candidates, serving_candidates
 from tests import oracle
 
 DAY = 86_400_000
@@ -66,8 +69,14 @@ def run(spark, cases, config=CONFIG):
     return found, oracle.candidates(edges, events, ads, config, AS_OF)
 
 
-def test_candidates_agree_with_the_plain_python_oracle_on_hundreds_of_cases(spark):
-    found, expected = run(spark, oracle.cases_of(case, 300))
+CHOOSY = replace(
+    CONFIG, cap=4, quota={"alure": 1, "ppr": 0}, excluded_by=("ad_impression",), excluded_ads=("c1a0",), excluded_accounts=("c2b0",)
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, CHOOSY], ids=["plain", "choosy"])
+def test_candidates_agree_with_the_plain_python_oracle_on_hundreds_of_cases(spark, config):
+    found, expected = run(spark, oracle.cases_of(case, 300), config)
     rows = {row["user_id"]: row for row in found.collect()}
     assert set(rows) == set(expected)
     for user, ranked in expected.items():
@@ -98,6 +107,20 @@ def test_own_ads_inactive_ads_and_the_future_are_never_candidates_and_the_cap_ho
     assert all(len(row["ad_id"]) <= CONFIG.cap for row in rows.values())
     exploded = explode_candidates(found).where("user_id = 'c0u2'").orderBy("rank").collect()
     assert [row["ad_id"] for row in exploded] == rows["c0u2"]["ad_id"]
+
+
+def test_what_is_handed_to_serving_is_the_candidates_and_expires(spark):
+    click = {"source": "ad_click", "age": 1}
+    ads = [{"account": 0, "start": 3, "length": None} for _ in range(3)]
+    found, _ = run(spark, [{"events": [dict(click, user=1, ad=0)], "ads": ads, "edges": [(0, 1, 0.5, 5), (0, 3, 0.5, 1), (2, 3, 0.5, 1)]}])
+    (row,) = serving_candidates(found, 36).collect()  # the other user has no candidate
+    candidates = {user["user_id"]: user for user in found.collect()}["c0u0"]
+    assert row["user_id"] == "c0u0"
+    assert json.loads(row["candidates"]) == {
+        name: candidates[name] for name in ("ad_id", "account_id", "score", "graphs", "neighbours", "reason")
+    }
+    assert row["expires_at"] - row["as_of"] == timedelta(hours=36)
+    assert row["as_of"] == candidates["as_of"]
 
 
 def test_without_ads_or_clicks_every_user_with_an_edge_has_an_empty_list(spark):
