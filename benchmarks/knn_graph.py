@@ -128,7 +128,7 @@ def in_spark(spark: SparkSession, vectors: np.ndarray, centroids: np.ndarray, ev
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "units").mkdir()
         cluster = nearest(vectors, centroids, 1)[1][:, 0].astype(np.int32)
-        table = pa.table({"user_id": user_ids(len(vectors)), "embedding": list_column(vectors), "cluster_id": cluster})
+        table = pa.table({"user_id": user_ids(len(vectors)), "embedding": list_column(vectors)})
         pq.write_table(table, f"{folder}/users.parquet", row_group_size=20_000)
         named = (F.lit("A").alias("country"), F.timestamp_millis(F.lit(0)).alias("as_of"))
         users = spark.read.parquet(f"{folder}/users.parquet").select("*", *named)

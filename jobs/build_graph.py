@@ -35,7 +35,7 @@ def build(context: Context, run: JobRun) -> Report:
     fitted = kmeans.fit_centroids(good, graph, None if earlier is None else kmeans.collect_centroids(earlier)).persist()
     users = kmeans.assign_clusters(good, fitted).persist()
     centroids = kmeans.with_sizes(fitted, users).persist()
-    run.write("user_clusters", users.drop("embedding"), scope)
+    run.write("user_clusters", users, scope)
     run.write("cluster_centroids", centroids, scope)
 
     # What was computed so far outlives a killed run of the same inputs.
@@ -52,7 +52,7 @@ def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, cen
     """Writes user_edges; what it reports of them. `folder` holds the results of finished work units."""
     config, graph = context.config, context.config.graph
     scope = as_of_scope(config.time.as_of_ms)
-    nearest = search.similarity_edges(users, centroids, graph, folder).persist() if "alure" in graph.graphs else None
+    nearest = search.similarity_edges(good, centroids, graph, folder).persist() if "alure" in graph.graphs else None
     strengths = _strengths(run, users, config)
     made = _graphs(nearest, strengths, config, folder)
     before = _before(context, run, "user_edges")
@@ -78,7 +78,7 @@ def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, cen
     lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
     lines += [f"{country}: the blend counts {_said(counts)}" for country, counts in weights.items()]
     if graph.compare_roads:
-        lines += _compare(users, centroids, context)
+        lines += _compare(good, centroids, context)
     for frame in (*made, *(frame for frame in (nearest, strengths) if frame is not None)):
         frame.unpersist()
     return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
@@ -153,14 +153,14 @@ def _figures(one_row: DataFrame) -> dict[str, float | None]:
     return {key: None if value is None else float(value) for key, value in row.asDict().items()}
 
 
-def _compare(users: DataFrame, centroids: DataFrame, context: Context) -> list[str]:
+def _compare(embeddings: DataFrame, centroids: DataFrame, context: Context) -> list[str]:
     """Both roads on the same users: seconds, and the share of exact edges that the probed road finds."""
     found, lines = {}, []
     with ExitStack() as folders:
         for road in ("exact", "probed"):
             folder = folders.enter_context(scratch_folder(context.config.lake.scratch, f"road-{road}"))
             started = time.monotonic()
-            found[road] = search.similarity_edges(users, centroids, replace(context.config.graph, search=road), folder).persist()
+            found[road] = search.similarity_edges(embeddings, centroids, replace(context.config.graph, search=road), folder).persist()
             count = found[road].count()
             lines.append(f"road {road}: {count:,} edges in {time.monotonic() - started:.1f} s")
         same = found["exact"].join(found["probed"], ["src_user_id", "dst_user_id"]).count()

@@ -72,7 +72,7 @@ def _near_together(centroids: np.ndarray) -> np.ndarray:
     return np.array(order)
 
 
-def visits(route: Route, vectors: np.ndarray, cluster: np.ndarray, salt: np.ndarray) -> tuple[np.ndarray, ...]:
+def visits(route: Route, vectors: np.ndarray, salt: np.ndarray) -> tuple[np.ndarray, ...]:
     """Where users (N, d) go: own list (N,), lists probed (N, P), own block (N,), blocks to visit (sum of counts,), counts (N,)."""
     rows = len(vectors)
     if route.road == "exact":
@@ -82,15 +82,16 @@ def visits(route: Route, vectors: np.ndarray, cluster: np.ndarray, salt: np.ndar
     _, lists = nearest(vectors, route.centroids, route.probed)
     blocks = np.sort(route.block_of_list[lists], axis=1)
     fresh = np.diff(blocks, axis=1, prepend=-1) > 0
-    return cluster, lists, route.block_of_list[cluster], blocks[fresh], fresh.sum(axis=1)
+    own = lists[:, 0]
+    return own, lists, route.block_of_list[own], blocks[fresh], fresh.sum(axis=1)
 
 
 def similarity_edges(
-    users: DataFrame, cluster_centroids: DataFrame, config: GraphConfig, folder: str, unit_users: int = UNIT_USERS
+    embeddings: DataFrame, cluster_centroids: DataFrame, config: GraphConfig, folder: str, unit_users: int = UNIT_USERS
 ) -> DataFrame:
     """user_edges of graph 'alure': at most k2 per user, weight = cosine rounded to 1e-6, rank 1 = nearest, ties by dst_user_id.
 
-    users: user_id, country, as_of, embedding (unit norm), cluster_id, one row per user; cluster_centroids with `size`.
+    embeddings: user_id, country, as_of, embedding (unit norm), one row per user; cluster_centroids with `size`.
     A user of a country with n users has min(k2, n - 1) edges on the exact road; on the probed road no more than the probed
     lists hold. Collects the centroids and sizes, and searches at once; the frame reads the units' results in `folder`: keep it until
     then. Cost: choose_road. Raises DataError on a country without centroids.
@@ -108,7 +109,7 @@ def similarity_edges(
             for country, some in countries(batch):
                 yield _routed(routes, country, some)
 
-    salted = users.select("user_id", "country", "as_of", "embedding", "cluster_id", F.xxhash64("user_id").alias("salt"))
+    salted = embeddings.select("user_id", "country", "as_of", "embedding", F.xxhash64("user_id").alias("salt"))
     routed = salted.mapInArrow(route, ROUTED)
 
     # 2. every user once per unit: as base in all query blocks of the own block, as query in the own query block of all blocks
@@ -129,7 +130,7 @@ def similarity_edges(
         return keep(folder, batch.column("unit")[0].as_py(), search_unit(batch, k2))
 
     unfinished(units, folder).groupBy("unit").applyInArrow(search, "unit string, rows long").agg(F.sum("rows")).collect()
-    answers, partial = (kept(users.sparkSession, folder, name, PARTIAL) for name in (WHOLE, PART))
+    answers, partial = (kept(embeddings.sparkSession, folder, name, PARTIAL) for name in (WHOLE, PART))
 
     # 4. every user: the best of all blocks
     return ranked_found(answers.unionByName(best_found(partial, k2))).select(
@@ -205,7 +206,7 @@ def _routed(routes: dict[str, Route], country: str, users: pa.RecordBatch) -> pa
         raise DataError(f"country {country!r} has no centroids: build cluster_centroids from the same users")
     route, salt = routes[country], column(users, "salt")
     vectors = matrix(users, "embedding")
-    own, lists, block, blocks, counts = visits(route, vectors, column(users, "cluster_id"), salt)
+    own, lists, block, blocks, counts = visits(route, vectors, salt)
     values = {name: users.column(name) for name in ("user_id", "country", "as_of")}
     values |= {"vector": packed(vectors), "own_list": packed(own.astype(np.int32)[:, None]), "lists": packed(lists.astype(np.int32))}
     values |= {

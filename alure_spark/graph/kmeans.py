@@ -4,7 +4,7 @@ The centroids are fitted on a bounded sample of each country (a country is one g
 are assigned in one pass over the table, with the centroids, which are small, carried along.
 
     fitted = fit_centroids(embeddings, config)        # small: persist it, several frames are made from it
-    users = assign_clusters(embeddings, fitted)       # user_clusters, with the embedding alongside
+    users = assign_clusters(embeddings, fitted)       # user_clusters
     centroids = with_sizes(fitted, users)             # cluster_centroids
 """
 
@@ -26,7 +26,7 @@ from .arrays import column, countries, matrix, one_batch, ragged, worker_threads
 from .search import cluster_count, nearest
 
 FITTED = "country string, as_of timestamp, cluster_id int, centroid array<float>, rounds int, similarity double, warm boolean, drift double"
-CLUSTERED = "user_id string, country string, as_of timestamp, embedding array<float>, cluster_id int"
+CLUSTERED = "user_id string, country string, as_of timestamp, cluster_id int"
 SEED_POINTS_PER_CLUSTER = 32  # k-means++ chooses among so many points per cluster: its cost is points * k
 
 AssignTo = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -79,9 +79,9 @@ def fit_centroids(embeddings: DataFrame, config: GraphConfig, earlier: Mapping[s
 
 
 def assign_clusters(embeddings: DataFrame, fitted: DataFrame) -> DataFrame:
-    """Every user with the nearest centroid of the country (ties: the lower cluster_id) and the embedding for the next step.
+    """user_clusters: every user with the nearest centroid of the country (ties: the lower cluster_id).
 
-    Grain: user. user_id, country, as_of, embedding, cluster_id. Collects the centroids. Cost: k1*d multiply-adds per user.
+    Collects the centroids. Cost: k1*d multiply-adds per user.
     """
     centroids = collect_centroids(fitted)
 
@@ -92,7 +92,7 @@ def assign_clusters(embeddings: DataFrame, fitted: DataFrame) -> DataFrame:
                 if country not in centroids:
                     raise DataError(f"country {country!r} has no centroids: fit them on the same embeddings")
                 _, cluster = nearest(matrix(users, "embedding"), centroids[country], 1)
-                arrays = [*users.columns, pa.array(cluster[:, 0].astype(np.int32))]
+                arrays = [*users.columns[:3], pa.array(cluster[:, 0].astype(np.int32))]
                 yield pa.RecordBatch.from_arrays(arrays, names=_names(CLUSTERED))
 
     return embeddings.select("user_id", "country", "as_of", "embedding").mapInArrow(assign, CLUSTERED)

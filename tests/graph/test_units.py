@@ -32,7 +32,7 @@ def clustered(spark):
     embeddings = spark.createDataFrame(rows, "user_id string, country string, as_of timestamp, embedding array<float>").cache()
     fitted = fit_centroids(embeddings, CONFIG).cache()
     users = assign_clusters(embeddings, fitted).cache()
-    return users, with_sizes(fitted, users).cache()
+    return embeddings, with_sizes(fitted, users).cache()
 
 
 def files(folder):

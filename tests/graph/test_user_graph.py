@@ -37,7 +37,8 @@ def build(embeddings, config, unit_users=20_000):
     fitted = fit_centroids(embeddings, config).cache()
     users = assign_clusters(embeddings, fitted).cache()
     centroids = with_sizes(fitted, users).cache()
-    return users, centroids, similarity_edges(users, centroids, config, tempfile.mkdtemp(), unit_users).cache()
+    edges = similarity_edges(embeddings, centroids, config, tempfile.mkdtemp(), unit_users).cache()
+    return users.join(embeddings.select("country", "user_id", "embedding"), ["country", "user_id"]).cache(), centroids, edges
 
 
 def as_lists(edges):
