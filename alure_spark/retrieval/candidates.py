@@ -6,34 +6,54 @@ neighbour clicked or converted on, or (2) an active ad of an account that a neig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 
-from pyspark.sql import DataFrame, Window
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
 from ..config import DAY_MS, HOUR_MS, RetrievalConfig
 from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
+from .scoring import ACCOUNT, AD, REASONS, AdIndex, score
+
+EDGES_PER_BLOCK = 50_000  # what a task holds at once: with some engagements per edge a few MB
+PROFILE = "user_id string, codes binary, strengths binary"
+RETRIEVED = (
+    "user_id string, country string, as_of timestamp, ad_id array<string>, account_id array<string>, score array<double>, "
+    "graphs array<int>, neighbours array<int>, reason array<string>"
+)
 
 
-def engagements(events: DataFrame, weights: Mapping[str, float], target: str, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
-    """One row per user and target (item_id or account_id) engaged with before as_of: user_id, <target>, engagement.
+def engagements(events: DataFrame, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
+    """One row per user, kind and target (kind AD: item_id, ACCOUNT: account_id) engaged with before as_of; partitioned by user_id.
 
-    engagement = sum of weight(source) * 0.5 ** (age / half life); the strongest max_engagements_per_user stay, ties by id.
+    user_id, kind, target, engagement = sum of weight(source) * 0.5 ** (age / half life); of a user's kind the strongest
+    max_engagements_per_user stay, ties by target.
     """
-    known = events.where(known_before(F.unix_millis("known_at"), as_of_ms)).where(
-        F.col("source").isin(list(weights)) & F.col(target).isNotNull()
-    )
-    weight = F.lit(0.0)
-    for source, value in weights.items():
-        weight = F.when(F.col("source") == source, F.lit(float(value))).otherwise(weight)
+    weights = {AD: config.event_weights, ACCOUNT: config.account_weights}
+    sources = sorted({source for of_kind in weights.values() for source in of_kind})
+    known = events.where(known_before(F.unix_millis("known_at"), as_of_ms) & F.col("source").isin(sources))
     age_days = (F.lit(as_of_ms) - F.unix_millis("known_at")) / DAY_MS
-    strength = in_units(weight * F.pow(F.lit(0.5), age_days / config.half_life_days))
-    summed = known.groupBy("user_id", target).agg(F.sum(strength).alias("_units")).where("_units > 0")
-    strongest = Window.partitionBy("user_id").orderBy(F.col("_units").desc(), target)
+    decay = F.pow(F.lit(0.5), age_days / config.half_life_days)
+
+    def engaged(kind: int, target: str) -> Column:
+        weight = F.lit(0.0)
+        for source, value in weights[kind].items():
+            weight = F.when(F.col("source") == source, F.lit(float(value))).otherwise(weight)
+        return F.struct(F.lit(kind).alias("kind"), F.col(target).alias("target"), in_units(weight * decay).alias("units"))
+
+    both = F.explode(F.array(engaged(AD, "item_id"), engaged(ACCOUNT, "account_id"))).alias("one")
+    # From here to the caller's join everything is grouped by the user, at one shuffle.
+    rows = known.select("user_id", both).select("user_id", "one.*").where("units > 0 AND target IS NOT NULL").repartition("user_id")
+    summed = rows.groupBy("user_id", "kind", "target").agg(F.sum("units").alias("units"))
+    strongest = Window.partitionBy("user_id", "kind").orderBy(F.col("units").desc(), "target")
     ranked = summed.withColumn("_n", F.row_number().over(strongest)).where(F.col("_n") <= config.max_engagements_per_user)
-    return ranked.select("user_id", target, (F.col("_units") / UNITS).alias("engagement"))
+    return ranked.select("user_id", "kind", "target", (F.col("units") / UNITS).alias("engagement"))
 
 
 def active_ads(ads: DataFrame, as_of_ms: int) -> DataFrame:
@@ -47,71 +67,107 @@ def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, co
 
     score = sum over neighbours of edge weight * engagement, over both kinds; edges of weight 0 or less lead nowhere. Left out: ads that
     the user met before as_of in a stream of event_weights or excluded_by, excluded_ads and excluded_accounts, and of those that one
-    graph alone leads to what is beyond its quota. Best first, ties by ad_id, at most config.cap.
+    graph alone leads to what is beyond its quota. Best first, ties by ad_id, at most config.cap. Collects the active ads, some 50 bytes
+    each, and counts the edges at once. Cost: a row per edge, with its neighbour's engagements as bytes, crosses the shuffle twice.
     """
-    users = edges.select(F.col("src_user_id").alias("user_id"), "country").distinct()
-    empty = F.array().cast("array<struct<_order:bigint,ad_id:string,account_id:string,graphs:int,neighbours:int,reason:string>>")
-    if ads is None:
-        listed = users.withColumn("c", empty)
-    else:
-        scored = _scored(edges, events, ads, config, as_of_ms)
-        order = (-F.col("units")).alias("_order")
-        candidate = F.struct(order, "ad_id", "account_id", "graphs", "neighbours", "reason")
-        best = F.slice(F.sort_array(F.collect_list(candidate)), 1, config.cap).alias("c")
-        listed = users.join(scored.groupBy("user_id").agg(best), "user_id", "left").withColumn("c", F.coalesce("c", empty))
-    score = F.transform("c", lambda x: F.round(-x["_order"] / UNITS, 6))
-    columns = [F.col("c")[name].alias(name) for name in ("ad_id", "account_id")]
-    tail = [F.col("c")[name].alias(name) for name in ("graphs", "neighbours", "reason")]
-    return listed.select("user_id", "country", F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"), *columns, score.alias("score"), *tail)
+    index = _ad_index(ads, config, as_of_ms, edges.sparkSession)
 
+    # 1. every user: the engagements as codes of what they lead to, and the ads that must not come back
+    def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield _encoded(batch, index)
 
-def _scored(edges: DataFrame, events: DataFrame, ads: DataFrame, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
-    """user_id, ad_id, account_id, units, graphs, neighbours, reason: every active ad that a neighbour leads to, own history removed."""
+    engaged = F.collect_list(F.struct("kind", "target", "engagement")).alias("engaged")
+    profiles = engagements(events, config, as_of_ms).groupBy("user_id").agg(engaged).mapInArrow(encode, PROFILE)
+    met = engaged_ads(events, [*config.event_weights, *config.excluded_by]).where(known_before(F.unix_millis("known_at"), as_of_ms))
+    met = met.where("ad_id IS NOT NULL").select("user_id", "ad_id").repartition("user_id").distinct()
+    ad = F.struct(F.lit(AD).alias("kind"), F.col("ad_id").alias("target"), F.lit(0.0).alias("engagement"))
+    own = met.groupBy("user_id").agg(F.collect_list(ad).alias("engaged")).mapInArrow(encode, PROFILE)
+
+    # 2. every edge with its neighbour's engagements, in blocks of users
+    blocks = max(1, edges.count() // EDGES_PER_BLOCK)
     origins = F.coalesce("origins", F.lit(GRAPH_BITS["alure"])).alias("origins")  # rows of older versions do not say
-    links = edges.where("weight > 0").select(
-        F.col("src_user_id").alias("to_user_id"), F.col("dst_user_id").alias("user_id"), "weight", origins
-    )
-    running = active_ads(ads, as_of_ms)
+    links = edges.select("src_user_id", F.col("dst_user_id").alias("user_id"), "country", "weight", origins)
+    lent = links.join(profiles, "user_id", "left").select("src_user_id", "country", "weight", "origins", "codes", "strengths")
+    nowhere = [F.lit(None).cast(kind).alias(name) for name, kind in (("country", "string"), ("weight", "double"), ("origins", "int"))]
+    rows = lent.unionByName(own.select(F.col("user_id").alias("src_user_id"), *nowhere, "codes", "strengths"))
+    block = F.pmod(F.xxhash64("src_user_id"), F.lit(blocks)).alias("block")
+
+    # 3. every block: its users' candidates
+    def retrieve(table: pa.Table) -> pa.Table:
+        return _retrieved(table.combine_chunks(), index, config, as_of_ms)
+
+    return rows.groupBy(block).applyInArrow(retrieve, RETRIEVED)
+
+
+def _ad_index(ads: DataFrame | None, config: RetrievalConfig, as_of_ms: int, spark: SparkSession) -> AdIndex:
+    """The ads that may be shown. An account with more ads than the cap could fill every list alone: the first by hash are enough."""
+    running = spark.createDataFrame([], "ad_id string, account_id string") if ads is None else active_ads(ads, as_of_ms)
     for column, excluded in (("ad_id", config.excluded_ads), ("account_id", config.excluded_accounts)):
         running = running.where(~F.col(column).isin(list(excluded))) if excluded else running
-
-    def through(weights: Mapping[str, float], target: str) -> DataFrame:
-        found = links.join(engagements(events, weights, target, config, as_of_ms), "user_id")
-        units = in_units(F.col("weight") * F.col("engagement"))
-        return found.groupBy(F.col("to_user_id").alias("user_id"), target).agg(
-            F.sum(units).alias("units"), F.bit_or("origins").alias("graphs"), F.count("*").cast("int").alias("neighbours")
-        )
-
-    by_ad = (
-        through(config.event_weights, "item_id").withColumnRenamed("item_id", "ad_id").join(running, "ad_id").withColumn("kind", F.lit(1))
-    )
-    # An account with more ads than the cap could fill every list alone: the first by hash are enough.
     per_account = Window.partitionBy("account_id").orderBy(F.xxhash64("ad_id"), "ad_id")
-    few = running.withColumn("_n", F.row_number().over(per_account)).where(F.col("_n") <= config.cap).drop("_n")
-    by_account = through(config.account_weights, "account_id").join(few, "account_id").withColumn("kind", F.lit(2))
-    both = by_ad.unionByName(by_account).groupBy("user_id", "ad_id", "account_id")
-    summed = both.agg(
-        F.sum("units").alias("units"), F.bit_or("graphs").alias("graphs"), F.max("neighbours").alias("neighbours"),
-        F.sum("kind").alias("kind"),
-    )  # fmt: skip
-    own = (
-        engaged_ads(events, [*config.event_weights, *config.excluded_by])
-        .where(known_before(F.unix_millis("known_at"), as_of_ms))
-        .select("user_id", "ad_id")
-        .distinct()
-    )
-    reason = F.element_at(F.array(*(F.lit(text) for text in ("ad", "account", "ad+account"))), F.col("kind").cast("int"))
-    return _within_quota(summed.join(own, ["user_id", "ad_id"], "left_anti"), config).withColumn("reason", reason)
+    known = pd.DataFrame(running.withColumn("led_to", F.row_number().over(per_account) <= config.cap).toPandas())
+    return AdIndex.of(pa.array(known["ad_id"], pa.string()), pa.array(known["account_id"], pa.string()), known["led_to"].to_numpy(bool))
 
 
-def _within_quota(scored: DataFrame, config: RetrievalConfig) -> DataFrame:
-    if not config.quota:
-        return scored
-    best = Window.partitionBy("user_id", "graphs").orderBy(F.col("units").desc(), "ad_id")
-    placed = scored.withColumn("_place", F.row_number().over(best))
-    for graph, most in config.quota.items():
-        placed = placed.where((F.col("graphs") != GRAPH_BITS[graph]) | (F.col("_place") <= most))
-    return placed.drop("_place")
+def _encoded(batch: pa.RecordBatch, index: AdIndex) -> pa.RecordBatch:
+    """user_id, engaged (list of kind, target, engagement) -> PROFILE; what leads to no ad is left out."""
+    engaged = batch.column("engaged")
+    entries = engaged.flatten()
+    kinds, strengths = (entries.field(name).to_numpy(zero_copy_only=False) for name in ("kind", "engagement"))
+    codes = index.codes(kinds, entries.field("target").cast(pa.string()))
+    user = np.repeat(np.arange(len(batch)), pc.list_value_length(engaged).to_numpy(zero_copy_only=False))
+    kept = codes >= 0
+    counts = np.bincount(user[kept], minlength=len(batch))
+    columns = [batch.column("user_id"), _as_bytes(codes[kept], counts), _as_bytes(strengths[kept], counts)]
+    return pa.RecordBatch.from_arrays(columns, names=[name.split()[0] for name in PROFILE.split(", ")])
+
+
+def _retrieved(rows: pa.Table, index: AdIndex, config: RetrievalConfig, as_of_ms: int) -> pa.Table:
+    """Edges and own ads of a block of users -> RETRIEVED, a row per user with an edge."""
+    linked = pc.is_valid(rows.column("weight"))
+    users = pc.unique(rows.filter(linked).column("src_user_id"))
+    place = pc.index_in(rows.column("src_user_id"), value_set=users)
+    rows = rows.append_column("place", place).filter(pc.is_valid(place))
+    edges = rows.filter(pc.greater(rows.column("weight"), 0))  # null, of own ads, is not greater
+    edge, code = _from_bytes(edges.column("codes"), np.int32)
+    engagement = _from_bytes(edges.column("strengths"), np.float64)[1]
+    weight, origins, user = (edges.column(name).to_numpy()[edge] for name in ("weight", "origins", "place"))
+    own = rows.filter(pc.is_null(rows.column("weight")))
+    own_row, own_ad = _from_bytes(own.column("codes"), np.int32)
+    found = score(user, weight, origins, code, engagement, own.column("place").to_numpy()[own_row], own_ad, index, config)
+
+    counts = np.bincount(found.user, minlength=len(users))
+    ad = pa.array(found.ad)
+    first = rows.filter(pc.is_valid(rows.column("weight"))).group_by("place", use_threads=False).aggregate([("country", "min")])
+    countries = first.sort_by("place").column("country_min")
+    lists = {
+        "ad_id": index.ads.take(ad),
+        "account_id": index.accounts.take(pa.array(index.account[found.ad])),
+        "score": (found.units + UNITS // 2_000_000) // (UNITS // 1_000_000) / 1e6,  # rounded to 1e-6, half up
+        "graphs": found.graphs.astype(np.int32),
+        "neighbours": found.neighbours.astype(np.int32),
+        "reason": REASONS.take(pa.array(found.kinds)),
+    }
+    as_of = pa.array(np.full(len(users), as_of_ms * 1000), pa.timestamp("us", tz="UTC"))
+    columns = [users, countries.combine_chunks(), as_of, *(_lists(values, counts) for values in lists.values())]
+    return pa.table(columns, names=["user_id", "country", "as_of", *lists])
+
+
+def _lists(values: np.ndarray | pa.Array, counts: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32)), pa.array(values))
+
+
+def _as_bytes(values: np.ndarray, counts: np.ndarray) -> pa.BinaryArray:
+    """Raw bytes per row, of counts[row] values each."""
+    offsets = np.r_[0, np.cumsum(counts)].astype(np.int32) * values.itemsize
+    return pa.Array.from_buffers(pa.binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _from_bytes(column: pa.ChunkedArray, kind: type[np.generic]) -> tuple[np.ndarray, np.ndarray]:
+    """(row of each value, values) of a column made by _as_bytes; null holds none."""
+    lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy() // np.dtype(kind).itemsize
+    return np.repeat(np.arange(len(lengths)), lengths), np.frombuffer(b"".join(column.drop_null().to_pylist()), kind)
 
 
 def engaged_ads(events: DataFrame, sources: list[str]) -> DataFrame:
