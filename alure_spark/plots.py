@@ -46,6 +46,23 @@ def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, yla
     return figure
 
 
+def scatter(x: np.ndarray, y: np.ndarray, colourings: Mapping[str, np.ndarray]) -> Figure:
+    """One panel per colouring: points (n,) coloured by their labels (n,); up to ten labels are named."""
+    figure = Figure(figsize=(5 * max(1, len(colourings)), 4.5), layout="constrained", dpi=120)
+    for number, (name, labels) in enumerate(colourings.items()):
+        axes = figure.add_subplot(1, len(colourings), number + 1)
+        axes.set_title(name)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        distinct, of_point = np.unique(labels, return_inverse=True)
+        axes.scatter(x, y, c=of_point % 20, cmap="tab20", vmin=0, vmax=19, s=6, linewidths=0)
+        if len(distinct) <= 10:
+            for place, label in enumerate(distinct):
+                axes.scatter([], [], color=matplotlib.colormaps["tab20"](place / 19), label=str(label), s=20)
+            axes.legend(frameon=False)
+    return figure
+
+
 def _axes(xlabel: str, ylabel: str):  # type: ignore[no-untyped-def]
     figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
     axes = figure.add_subplot()

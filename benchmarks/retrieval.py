@@ -114,7 +114,7 @@ def assert_equal(found: dict[str, pd.DataFrame]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import pandas as pd
+from matplotlib.figure import Figure
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -18,7 +20,10 @@ from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
 from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp
+from alure_spark.plots import curves, histogram, scatter
 from jobs.command import Context, Job, Report
+
+COUNTRIES_SHOWN = 5  # the largest ones, in the recall curve
 
 
 def build(context: Context, run: JobRun) -> Report:
@@ -68,8 +73,15 @@ def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, cen
         metrics |= _figures(quality.edge_churn(retrieved, before.where(F.col("graph") == graph.retrieved)))
     for row in quality.sizes_of_graphs(written).collect() if len(made) > 1 else ():
         metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
+    figures = _figures_of(retrieved, good, users, centroids, graph)
     if graph.recall_queries and nearest is not None:
-        recall = quality.search_recall(nearest, good, graph).orderBy(F.desc("queries"), "country").collect()
+        exact = quality.exact_neighbours(good, graph).persist()
+        recall = quality.search_recall(nearest, good, exact, graph).orderBy(F.desc("queries"), "country").collect()
+        probes = quality.probe_curves(exact, good, users, centroids, graph)
+        exact.unpersist()
+        shown = {row["country"]: probes[row["country"]] for row in recall[:COUNTRIES_SHOWN]}
+        curve = {f"{country}: {', '.join(map(str, one.probed))} lists": (one.searched, one.recall) for country, one in shown.items()}
+        figures["build_graph/recall_by_cost.png"] = curves(curve, "share of the country's users searched", f"recall@{graph.k2}")
         worst = min((row["recall"] for row in recall), default=None)
         metrics |= {f"recall.{row['country']}": row["recall"] for row in recall} | {"recall_worst_country": worst}
         if worst is not None and worst < graph.recall_floor:
@@ -81,7 +93,23 @@ def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, cen
         lines += _compare(good, centroids, context)
     for frame in (*made, *(frame for frame in (nearest, strengths) if frame is not None)):
         frame.unpersist()
-    return Report(metrics, texts={"build_graph/roads.txt": "\n".join(lines)})
+    return Report(metrics, figures, {"build_graph/roads.txt": "\n".join(lines)})
+
+
+def _figures_of(edges: DataFrame, embeddings: DataFrame, users: DataFrame, centroids: DataFrame, graph: GraphConfig) -> dict[str, Figure]:
+    """What a person looks at: the map of users, how large clusters are, how often somebody is a neighbour."""
+    mapped = quality.embedding_map(embeddings, users, graph)
+    colourings = {name: mapped[name].to_numpy() for name in ("country", "cluster")}
+    sizes = pd.DataFrame(centroids.groupBy("size").count().orderBy("size").toPandas())
+    degrees = pd.DataFrame(quality.in_degrees(edges, users).toPandas())
+    counted = {
+        "cluster_sizes": (sizes["size"], sizes["count"], "users in a cluster", "clusters"),
+        "in_degree": (degrees["degree"], degrees["users"], "users whose neighbour one is", "users"),
+    }
+    figures = {
+        f"build_graph/{name}.png": histogram(values.to_numpy(), counts.to_numpy(), x, y) for name, (values, counts, x, y) in counted.items()
+    }
+    return figures | {"build_graph/map.png": scatter(mapped["x"].to_numpy(), mapped["y"].to_numpy(), colourings)}
 
 
 def _strengths(run: JobRun, users: DataFrame, config: Config) -> DataFrame | None:

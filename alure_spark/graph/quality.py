@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -12,23 +14,27 @@ from pyspark.sql import functions as F
 from ..config import GraphConfig
 from .arrays import FOUND, column, countries, found_column, matrix, worker_threads
 from .edges import best_found
+from .kmeans import collect_centroids
 from .search import neighbours
 
 TIE = 1e-6  # similarities nearer than this count as equal
+PROBED = np.array([1, 2, 3, 5, 10, 20, 50, 100, 200, 400])  # lists, of the curve
+MAPPED = 2000  # users on the map
 
 
-def search_recall(edges: DataFrame, embeddings: DataFrame, config: GraphConfig) -> DataFrame:
-    """Recall@k2 of the edges against exact search. Grain: country with at least two users. country, queries, recall.
-
-    For at most recall_queries users per country (smallest hash of the id first), whose vectors go to every partition. An
-    edge is a hit when the true similarity of its ends is no lower than that of the k2-th exact neighbour, so that ties
-    count whoever they are; an edge to oneself or named twice does not. Recall = hits / edges that exact search has.
-    Cost: sample * users of the country * d.
-    """
+def sampled(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
+    """The rows of at most recall_queries users per country, smallest hash of the id first."""
     order = Window.partitionBy("country").orderBy(F.xxhash64(F.lit(config.seed), "user_id"), "user_id")
-    sample = embeddings.withColumn("place", F.row_number().over(order)).where(F.col("place") <= config.recall_queries)
+    return embeddings.withColumn("place", F.row_number().over(order)).where(F.col("place") <= config.recall_queries).drop("place")
+
+
+def exact_neighbours(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
+    """The k2 nearest of each sampled user by exact search: country, user_id, found (best first, never empty).
+
+    The sample is collected, and its vectors go to every partition. Cost: sample * users of the country * d.
+    """
     queries: dict[str, tuple[list, list]] = {}
-    for row in sample.select("country", "user_id", "embedding").orderBy("country", "user_id").collect():
+    for row in sampled(embeddings, config).select("country", "user_id", "embedding").orderBy("country", "user_id").collect():
         ids, vectors = queries.setdefault(row["country"], ([], []))
         ids.append(row["user_id"])
         vectors.append(row["embedding"])
@@ -44,10 +50,21 @@ def search_recall(edges: DataFrame, embeddings: DataFrame, config: GraphConfig) 
 
     columns = embeddings.select("user_id", "country", "as_of", "embedding")
     partial = columns.mapInArrow(search, f"country string, user_id string, as_of timestamp, found {FOUND}")
+    return best_found(partial, k2).where(F.size("found") > 0).select("country", "user_id", "found")
+
+
+def search_recall(edges: DataFrame, embeddings: DataFrame, exact: DataFrame, config: GraphConfig) -> DataFrame:
+    """Recall@k2 of the edges against exact search. Grain: country with at least two users. country, queries, recall.
+
+    exact: exact_neighbours of the same embeddings. An edge is a hit when the true similarity of its ends is no lower than that of the
+    k2-th exact neighbour, so that ties count whoever they are; an edge to oneself or named twice does not. Recall = hits / edges that
+    exact search has.
+    """
     worst = (F.lit(0.0) - F.element_at("found", -1)["distance"]).alias("worst")
-    exact = best_found(partial, k2).where(F.size("found") > 0).select("country", "user_id", F.size("found").alias("expected"), worst)
+    limits = exact.select("country", "user_id", F.size("found").alias("expected"), worst)
 
     # The few edges of the sample, with both ends' embeddings; then every expected edge of exact search is found or not.
+    sample = sampled(embeddings, config)
     source = sample.select("country", F.col("user_id").alias("src_user_id"), F.col("embedding").alias("src"))
     target = embeddings.select("country", F.col("user_id").alias("dst_user_id"), F.col("embedding").alias("dst"))
     others = edges.where("src_user_id != dst_user_id").select("country", "src_user_id", "dst_user_id")
@@ -57,7 +74,7 @@ def search_recall(edges: DataFrame, embeddings: DataFrame, config: GraphConfig) 
     ends = target.join(F.broadcast(named), ["country", "dst_user_id"])
     judged = ends.select("country", F.col("src_user_id").alias("user_id"), similarity)
     hit = F.coalesce(F.col("similarity") > F.col("worst") - TIE, F.lit(False)).cast("int")
-    per_user = exact.join(judged, ["country", "user_id"], "left").groupBy("country", "user_id", "expected").agg(F.sum(hit).alias("hits"))
+    per_user = limits.join(judged, ["country", "user_id"], "left").groupBy("country", "user_id", "expected").agg(F.sum(hit).alias("hits"))
     recall = (F.sum(F.least("hits", "expected")) / F.sum("expected")).alias("recall")
     return per_user.groupBy("country").agg(F.count(F.lit(1)).alias("queries"), recall)
 
@@ -72,6 +89,62 @@ def _search_some(country: str, ids: np.ndarray, vectors: np.ndarray, users: pa.R
     as_of = pa.nulls(len(ids), users.column("as_of").type)
     names = ["country", "user_id", "as_of", "found"]
     return pa.RecordBatch.from_arrays([pa.array([country] * len(ids)), pa.array(ids), as_of, best], names=names)
+
+
+class ProbeCurve(NamedTuple):
+    """What probing the nearest p lists would cost and find, for some p."""
+
+    probed: np.ndarray  # (n,) lists, ascending
+    searched: np.ndarray  # (n,) mean share of the country's users in them
+    recall: np.ndarray  # (n,) share of the exact neighbours in them
+
+
+def probe_curves(
+    exact: DataFrame, embeddings: DataFrame, clusters: DataFrame, centroids: DataFrame, config: GraphConfig
+) -> dict[str, ProbeCurve]:
+    """Country -> what other values of k1_probed would have found: a neighbour is found where its cluster is among those probed.
+
+    exact: exact_neighbours of the embeddings; clusters: user_clusters; centroids: cluster_centroids. Collects the sample.
+    """
+    sizes: dict[str, list[int]] = {}
+    for row in centroids.select("country", "cluster_id", "size").orderBy("country", "cluster_id").collect():
+        sizes.setdefault(row["country"], []).append(row["size"])
+    pairs = exact.select("country", F.col("user_id").alias("src"), F.explode("found.dst_user_id").alias("user_id"))
+    met = F.collect_list("cluster_id").alias("clusters")
+    of_neighbour = pairs.join(clusters, ["country", "user_id"]).groupBy("country", "src").agg(met)
+    queries = sampled(embeddings, config).select("country", F.col("user_id").alias("src"), "embedding")
+    asked: dict[str, list] = {}
+    for row in queries.join(of_neighbour, ["country", "src"]).orderBy("country", "src").collect():
+        asked.setdefault(row["country"], []).append(row)
+    vectors, curves = collect_centroids(centroids), {}
+    for country, rows in asked.items():
+        lists = np.argsort(-(np.array([row["embedding"] for row in rows], np.float32) @ vectors[country].T), axis=1, kind="stable")
+        place = np.argsort(lists, axis=1)  # (Q, k1): when each list is probed
+        when = np.concatenate([place[query][row["clusters"]] for query, row in enumerate(rows)])
+        held = np.cumsum(np.array(sizes[country])[lists].mean(axis=0)) / sum(sizes[country])
+        probed = np.unique(np.minimum(PROBED, lists.shape[1]))
+        curves[country] = ProbeCurve(probed, held[probed - 1], np.array([(when < p).mean() for p in probed]))
+    return curves
+
+
+def in_degrees(edges: DataFrame, users: DataFrame) -> DataFrame:
+    """degree, users: how many users are so many users' neighbour."""
+    incoming = edges.groupBy(F.col("dst_user_id").alias("user_id")).agg(F.count(F.lit(1)).alias("degree"))
+    degree = F.coalesce("degree", F.lit(0)).alias("degree")
+    return users.select("user_id").join(incoming, "user_id", "left").groupBy(degree).agg(F.count(F.lit(1)).alias("users")).orderBy("degree")
+
+
+def embedding_map(embeddings: DataFrame, clusters: DataFrame, config: GraphConfig) -> pd.DataFrame:
+    """x, y, country, cluster of MAPPED users: their embeddings on the two directions in which they differ most."""
+    some = embeddings.orderBy(F.xxhash64(F.lit(config.seed), "user_id"), "user_id").limit(MAPPED)
+    rows = pd.DataFrame(some.join(clusters, ["country", "user_id"]).select("user_id", "country", "cluster_id", "embedding").toPandas())
+    rows = rows.sort_values("user_id")
+    vectors = np.array(rows["embedding"].tolist(), np.float64)
+    centred = vectors - vectors.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    flat = centred @ directions[:2].T
+    x, y = (flat[:, at] if flat.shape[1] > at else np.zeros(len(flat)) for at in (0, 1))
+    return pd.DataFrame({"x": x, "y": y, "country": rows["country"].to_numpy(), "cluster": rows["cluster_id"].to_numpy()})
 
 
 def graph_statistics(edges: DataFrame, clusters: DataFrame) -> DataFrame:

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from alure_spark.errors import DataError
 from alure_spark.graph.edges import pruned_edges, similarity_edges
 from alure_spark.graph.embeddings import require_one_model, usable_embeddings
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
-from alure_spark.graph.quality import edge_churn, graph_statistics, search_recall
+from alure_spark.graph.quality import edge_churn, embedding_map, exact_neighbours, graph_statistics, in_degrees, probe_curves, search_recall
 from jobs.build_graph import with_blend
 
 AS_OF = datetime(2024, 5, 1)
@@ -213,7 +213,8 @@ def test_recall_is_one_for_exact_edges_and_lower_for_probed_and_for_corrupted_ed
         original = re.split("[ ,]", name)[0]
         everyone = everyone.union(good.where(F.col("country") == original).withColumn("country", F.lit(name)))
         all_edges = all_edges.union(changed.withColumn("country", F.lit(name)))
-    rows = search_recall(all_edges, everyone.repartition(3, "user_id"), CONFIG).collect()
+    everyone = everyone.repartition(3, "user_id")
+    rows = search_recall(all_edges, everyone, exact_neighbours(everyone, CONFIG), CONFIG).collect()
     recall = {row["country"]: row["recall"] for row in rows}
     queries = {row["country"]: row["queries"] for row in rows}
     assert "n1" not in recall
@@ -327,6 +328,38 @@ def test_churn_counts_edges_that_went_away_from_users_who_are_still_there(spark)
     (row,) = edge_churn(now, before).collect()
     assert row["churn"] == pytest.approx(1 / 3)
     assert row["earlier_edges"] == 3
+
+
+def test_the_probe_curve_says_what_each_number_of_lists_finds(good, probed):
+    config = replace(CONFIG, recall_queries=1000)
+    users, centroids, edges = probed
+    exact = exact_neighbours(good, config).cache()
+    recall = {row["country"]: row["recall"] for row in search_recall(edges, good, exact, config).collect()}
+    curves = probe_curves(exact, good, users.drop("embedding"), centroids, config)
+    assert curves.keys() == recall.keys()
+    for curve in curves.values():
+        assert curve.probed[0] == 1
+        assert (np.diff(curve.recall) >= 0).all()
+        assert (np.diff(curve.searched) >= 0).all()
+        assert curve.recall[-1] == 1
+        assert curve.searched[-1] == pytest.approx(1)
+    n70 = curves["n70"]
+    assert n70.recall[list(n70.probed).index(CONFIG.k1_probed)] == pytest.approx(recall["n70"])
+    sizes = {(row["country"], row["cluster_id"]): row["size"] for row in centroids.collect()}
+    own = [sizes["n70", row["cluster_id"]] / 70 for row in users.where("country = 'n70'").collect()]
+    assert n70.searched[0] == pytest.approx(np.mean(own)), "the nearest list is the user's own"
+
+
+def test_in_degrees_and_the_map_are_of_all_users(good, probed):
+    users, _, edges = probed
+    named = Counter(row["dst_user_id"] for row in edges.where("country = 'n70'").collect())
+    expected = Counter(named.get(row["user_id"], 0) for row in users.where("country = 'n70'").collect())
+    found = in_degrees(edges.where("country = 'n70'"), users.where("country = 'n70'")).collect()
+    assert {row["degree"]: row["users"] for row in found} == expected
+    mapped = embedding_map(good, users.drop("embedding"), CONFIG)
+    assert len(mapped) == good.count()
+    assert mapped["x"].var() >= mapped["y"].var() > 0
+    assert set(mapped["country"]) == {row["country"] for row in good.select("country").distinct().collect()}
 
 
 def test_connected_share_is_of_users_with_an_edge(spark):
