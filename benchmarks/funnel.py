@@ -246,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += (
                 of_completejourney(folder, options.resamples) if name == "completejourney" else of_world(name, folder, options.resamples)
             )
+        rows.sort(key=lambda row: [*WORLDS, "completejourney"].index(row["set"]))
         size = {"pool": POOL, "pre_ranked": PRE_RANKED, "shown": SHOWN, "resamples": options.resamples, "world": WORLD}
         contract.publish("funnel", size, rows, {})
 

@@ -236,6 +236,53 @@ def retrieval_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *ratio_lines(result)])
 
 
+def funnel_text(result: dict[str, Any]) -> str:
+    """What each policy shows, by set; ALURE's addition by group of users; the edges of each graph inside communities."""
+
+    def gap(row: dict[str, Any], keys: tuple[str, str, str]) -> str:
+        return f"{row[keys[0]]:+.1%} ({row[keys[1]]:+.1%} to {row[keys[2]]:+.1%})" if keys[0] in row else ""
+
+    rows = result["rows"]
+    names = ("set", "sources beside popular and own", "value", "against", "gain", "recall@10", "ads shown", "long tail")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows:
+        if row["group"] == "all":
+            value, gain = (f"{row['value']:.1f}", gap(row, ("gain", "low", "high"))) if "value" in row else ("", "")
+            wide = "".join(f" {row[name]:.0%} |" if name in row else "  |" for name in ("coverage", "long_tail"))
+            lines.append(f"| {row['set']} | {row['policy']} | {value} | {row.get('against', '')} | {gain} | {row['recall']:.4f} |{wide}")
+    of_alure = [row for row in rows if row["policy"] == "bff, ppr, alure" and row["set"] == "synthetic"]
+    replay = next(row for row in rows if "recall_minus" in row)
+    added = [f"{row['group']} ({row['users']:,}) {gap(row, ('gain', 'low', 'high'))}" for row in of_alure]
+    sets = list(dict.fromkeys(row["set"] for row in rows if row["group"] == "edges"))
+    purity = {(row["set"], row["policy"]): row["purity"] for row in rows if row["group"] == "edges"}
+    graphs = ("alure", "bff", "ppr", "blend", "random")
+    lines += ["", f"What alure adds to bff and ppr on synthetic, by group of users: {'; '.join(added)}."]
+    lines += [
+        f"Recall on completejourney, alure minus control: {replay['recall_minus']:+.4f} "
+        f"({replay['recall_low']:+.4f} to {replay['recall_high']:+.4f}), {replay['users']} households."
+    ]
+    lines += ["", "Edges inside a planted community:", "", f"| set | {' | '.join(graphs)} |", "|---" * (len(graphs) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{purity[name, graph]:.3f}' for graph in graphs)} |" for name in sets]
+    return "\n".join(lines)
+
+
+def daily_graph_text(result: dict[str, Any]) -> str:
+    """One row per day."""
+    columns = {
+        "day": ("day", "d"), "embedded anew": ("embedded", ",d"), "recall@15": ("recall_worst_country", ".3f"),
+        "edges changed": ("churn", ".2f"), "K-means rounds": ("kmeans_rounds_max", ".0f"), "from new seeds": ("rounds_cold", ".0f"),
+        "similarity": ("kmeans_similarity", ".4f"), "similarity from new seeds": ("similarity_cold", ".4f"),
+        **{f"lift of {graph}": (f"lift.{graph}", ".2f") for graph in ("alure", "bff", "ppr")},
+    }  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in result["rows"]:
+        cells = ("-" if row.get(key) is None else format(row[key], kind) for key, kind in columns.values())
+        lines.append(f"| {' | '.join(cells)} |")
+    rows = result["rows"]
+    warm, cold = (sum(row[key] for row in rows) for key in ("kmeans_rounds_max", "rounds_cold"))
+    return "\n".join([*lines, "", f"In all {warm:.0f} rounds from the centroids of the day before, {cold:.0f} from new seeds."])
+
+
 def graph_scale_text(result: dict[str, Any]) -> str:
     """The two jobs, and what the same would cost for 10^9 users in countries of 10^7 (see the docstring of choose_road)."""
     size, config = result["size"], GraphConfig()
@@ -394,6 +441,16 @@ def draw(result: dict[str, Any]) -> None:
         bars(recall, {}, f"{name}: Recall@50 of later items", "pipeline").savefig(ROOT / "docs" / f"user_graph_{name}.png")
 
 
+def draw_funnel(result: dict[str, Any]) -> None:
+    """ALURE's Table 2, as a picture: what each policy adds to what it is compared with, on the world with every signal and on none."""
+    for name in ("synthetic", "null"):
+        rows = [row for row in result["rows"] if row["set"] == name and row["group"] == "all" and "gain" in row]
+        gain = {f"{row['policy']} - {row['against']}": row["gain"] for row in rows}
+        spread = {f"{row['policy']} - {row['against']}": (row["low"], row["high"]) for row in rows}
+        figure = bars(gain, spread, f"{name}: relative change of the value shown", "bff, ppr, alure - bff, ppr")
+        figure.savefig(ROOT / "docs" / f"funnel_{name}.png")
+
+
 def fill(text: str, marker: str, end: str, content: str) -> str:
     filled, count = re.subn(
         rf"(<!-- {marker} -->\n).*?(<!-- /{end} -->)", lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
@@ -419,10 +476,12 @@ def main() -> None:
         "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
         "knn_graph": knn_graph_text, "kmeans": kmeans_text, "retrieval": retrieval_text, "graph_scale": graph_scale_text,
+        "funnel": funnel_text, "daily_graph": daily_graph_text,
     }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
             text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
+    draw_funnel(json.loads((RESULTS / "funnel.json").read_text()))
     speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table", "loader")]
     text = fill(text, "table:speed", "table", speed_text(speed))
     (ROOT / "README.md").write_text(text)
