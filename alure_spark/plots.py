@@ -29,7 +29,8 @@ def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]],
     colours = ["#ff725c" if name == highlight else "#4269d0" for name in names]
     axes.barh(names, heights, xerr=np.abs(spread - heights) if errors else None, color=colours, capsize=3)
     for place, height in enumerate(heights):
-        axes.annotate(f"{height:.4f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="white")
+        colour = "white" if height >= 0 else "#222222"  # inside the bar, or beside it
+        axes.annotate(f"{height:.4f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color=colour)
     return figure
 
 
