@@ -45,6 +45,8 @@ def evaluate(context: Context, run: JobRun) -> Report:
         covered = {ad for user_ads in shown.values() for ad in user_ads}
         metrics["ads.judged_users"], metrics["ads.user_coverage"] = users, sum(map(bool, shown.values())) / users
         metrics["ads.catalogue_coverage"] = len(covered) / active_ads(ads, as_of).count()
+        for graph, (share, of_hits) in evaluation.hits_by_graph(ranked["pipeline"], wanted, judge.k).items():
+            metrics |= {f"ads.shown.{graph}": share, f"ads.hits.{graph}": of_hits}
 
     judged = pd.concat([found, items]).dropna(subset=["recall"])
     ids = context.spark.createDataFrame(judged[["user_id"]].drop_duplicates(), "user_id string")

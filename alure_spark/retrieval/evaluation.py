@@ -18,6 +18,7 @@ from scipy import sparse
 
 from ..boundary import known_before
 from ..config import Config
+from ..tables import GRAPH_BITS
 from .candidates import active_ads, engaged_ads
 from .protocol import judge_neighbours, paired_interval
 
@@ -156,6 +157,24 @@ def judge_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tup
         shown = lists if policy == "pipeline" else shown
         parts.append(judge_lists(lists, relevant, k).assign(task="ads", policy=policy))
     return pd.concat(parts), shown
+
+
+def hits_by_graph(ad_candidates: DataFrame, wanted: DataFrame, k: int) -> dict[str, tuple[float, float]]:
+    """Graph -> (share of the first k candidates that it led to, share of the hits among them); several may lead to one. {} without any.
+
+    ad_candidates: user_id, ad_id, graphs (lists, best first); wanted: user_id, ads (list). One row per set of graphs is collected.
+    """
+    first = F.explode(F.slice(F.arrays_zip("ad_id", "graphs"), 1, k)).alias("c")
+    shown = ad_candidates.join(wanted, "user_id").select("ads", first)
+    hit = F.expr("array_contains(ads, c.ad_id)").cast("int")
+    counted = shown.groupBy("c.graphs").agg(F.count(F.lit(1)).alias("shown"), F.sum(hit).alias("hits")).collect()
+    total, hits = sum(row["shown"] for row in counted), sum(row["hits"] for row in counted)
+    found = {}
+    for graph, bit in GRAPH_BITS.items():
+        mine = [row for row in counted if row["graphs"] & bit]
+        if mine:
+            found[graph] = (sum(row["shown"] for row in mine) / total, sum(row["hits"] for row in mine) / hits if hits else 0.0)
+    return found
 
 
 def neighbour_edges(split: ItemSplit, neighbours: np.ndarray) -> pd.DataFrame:

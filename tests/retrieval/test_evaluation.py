@@ -48,3 +48,15 @@ def test_the_summary_compares_the_pipeline_with_every_policy():
     table = evaluation.summary(pd.concat([rows([1.0, 0.5]), rows([0.5, 0.5], "popularity")]), 100, 7).set_index("policy")
     assert table.loc["popularity", "pipeline_minus"] == pytest.approx(0.25)
     assert table.loc["pipeline", ["recall", "users"]].tolist() == [0.75, 2]
+
+
+def test_hits_are_credited_to_every_graph_that_led_to_them(spark):
+    candidates = spark.createDataFrame(
+        [("u", ["a", "b", "c"], [1, 3, 4]), ("v", ["a"], [2]), ("unjudged", ["a"], [1])],
+        "user_id string, ad_id array<string>, graphs array<int>",
+    )
+    wanted = spark.createDataFrame([("u", ["b", "c"]), ("v", ["z"]), ("w", ["a"])], "user_id string, ads array<string>")
+    assert evaluation.hits_by_graph(candidates, wanted, 2) == {"alure": (2 / 3, 1.0), "bff": (2 / 3, 1.0)}
+    assert evaluation.hits_by_graph(candidates, wanted, 3) == {"alure": (0.5, 0.5), "bff": (0.5, 0.5), "ppr": (0.25, 0.5)}
+    assert evaluation.hits_by_graph(candidates.where("user_id = 'v'"), wanted, 3) == {"bff": (1.0, 0.0)}
+    assert evaluation.hits_by_graph(candidates.where("false"), wanted, 3) == {}
