@@ -485,6 +485,51 @@ class GraphConfig:
 
 
 @dataclass(frozen=True)
+class DynamixConfig:
+    """Which impressions tell how a user's dwell goes with conversions, and where active begins (DynamiX, section 3)."""
+
+    impression_source: str = "ad_impression"  # with dwell_ms
+    conversion_sources: tuple[str, ...] = ("ad_click", "conversion")
+    window_seconds: float = 300.0  # s: a conversion in [t - buffer, t + s] belongs to the impression at t, both ends included
+    buffer_seconds: float = 60.0  # conversions are logged up to so long before their impression
+    dwell_min_ms: int = 250  # a shorter dwell is left out
+    dwell_max_ms: int = 3_600_000  # and a longer one
+    day_windows: int = 1  # equal parts of the user's local day that are told apart; 1: none
+    history_days: float = 0.0  # statistics of the impressions of the last days; 0: of all there ever were
+    valid_hours: float = 24.0  # for how long after as_of the segments hold
+    shrinkage: bool = True  # draw the correlation of users with few impressions towards that of all (empirical Bayes)
+    threshold: str = "share"  # share: so that active_share of the impressions are of active users; or given: thresholds
+    active_share: float = 0.6667
+    thresholds: tuple[float, ...] = ()  # given: |corr| above the n-th makes level n; level 0 is passive, 1 active, 2 active_2, ..
+
+    def __post_init__(self) -> None:
+        windows = (1, 2, 3, 4, 6, 8, 12, 24)
+        rising = list(self.thresholds) == sorted(set(self.thresholds)) and all(value >= 0 for value in self.thresholds)
+        enough = self.threshold == "share" or bool(self.thresholds)
+        for name, good, allowed in (
+            ("window_seconds", self.window_seconds > 0, "a number above 0"),
+            ("buffer_seconds", 0 <= self.buffer_seconds <= self.window_seconds, "0 to dynamix.window_seconds"),
+            ("dwell_min_ms", 0 < self.dwell_min_ms < self.dwell_max_ms, "1 to below dynamix.dwell_max_ms"),
+            ("day_windows", self.day_windows in windows, ", ".join(map(str, windows))),
+            ("history_days", self.history_days >= 0, "0 (all) or more"),
+            ("valid_hours", 0 < self.valid_hours <= 24, "above 0, to 24"),
+            ("threshold", self.threshold in ("share", "given"), "share, given"),
+            ("active_share", 0 < self.active_share < 1, "between 0 and 1"),
+            ("thresholds", rising, "rising numbers, none below 0"),
+            ("thresholds", enough, "at least one, where dynamix.threshold is given"),
+        ):
+            _require(good, f"dynamix.{name}", getattr(self, name), allowed)
+
+    @property
+    def window_ms(self) -> int:
+        return round(self.window_seconds * 1000)
+
+    @property
+    def buffer_ms(self) -> int:
+        return round(self.buffer_seconds * 1000)
+
+
+@dataclass(frozen=True)
 class RetrievalConfig:
     """User-to-user retrieval of ads (ALURE, section 4)."""
 
@@ -546,6 +591,7 @@ class Config:
     graph: GraphConfig = field(default_factory=GraphConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    dynamix: DynamixConfig = field(default_factory=DynamixConfig)
     feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy; 'all' until dynamix
 
     def __post_init__(self) -> None:

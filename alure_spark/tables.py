@@ -309,53 +309,62 @@ SERVING_CANDIDATES = Table(
 
 DWELL_STATISTICS = Table(
     name="dwell_statistics",
-    doc="Mergeable sums per user, surface and time-of-day window (DynamiX); filled by the dynamix room.",
+    doc="Sums per user, surface and part of the day, of the impressions that entered since the as_of before (DynamiX, section 3.1).",
     columns=_columns("""
         user_id STRING ! : who
-        surface STRING ! : where
-        window STRING ! : time-of-day window
-        n_1 BIGINT ! : impressions followed by a conversion
-        n_0 BIGINT ! : impressions not followed by one
-        sum_log_dwell_micro_1 BIGINT ! : sum of log dwell, millionths, converted
-        sum_log_dwell_micro_0 BIGINT ! : the same, not converted
-        sum_log_dwell_sq_micro_1 BIGINT ! : sum of squared log dwell, millionths, converted
-        sum_log_dwell_sq_micro_0 BIGINT ! : the same, not converted
+        surface STRING ! : where; 'unknown' where the event does not say
+        window STRING ! : part of the user's local day, e.g. 06-12
+        as_of TIMESTAMP ! : the impressions entered before it
+        entered_from TIMESTAMP : and not before this; null means ever
+        n_1 BIGINT ! : impressions with a conversion nearby (C = 1)
+        n_0 BIGINT ! : impressions without
+        sum_log_dwell_micro_1 BIGINT ! : sum of log dwell (natural, of milliseconds), millionths, C = 1
+        sum_log_dwell_micro_0 BIGINT ! : the same, C = 0
+        sum_log_dwell_sq_micro_1 BIGINT ! : sum of squared log dwell, millionths, C = 1
+        sum_log_dwell_sq_micro_0 BIGINT ! : the same, C = 0
+        outliers BIGINT ! : impressions whose dwell is out of bounds, in no sum
+        utc_offset_minutes INT ! : local time minus UTC at the last of them, minutes
     """),
-    key=("user_id", "surface", "window"),
+    key=("user_id", "surface", "window", "as_of"),
+    partitions=("as_of",),
     users=("user_id",),
 )
 
 DWELL_CORRELATIONS = Table(
     name="dwell_correlations",
-    doc="Correlation of dwell time and conversion per user and surface (DynamiX); filled by the dynamix room.",
+    doc="Correlation of dwell time and conversion per user, surface and part of the day at one as_of (DynamiX).",
     columns=_columns("""
         user_id STRING ! : who
-        surface STRING ! : where
-        window STRING ! : time-of-day window
-        n_1 BIGINT ! : impressions followed by a conversion
-        n_0 BIGINT ! : impressions not followed by one
-        mean_log_dwell_1 DOUBLE : mean of log dwell, converted
-        mean_log_dwell_0 DOUBLE : mean of log dwell, not converted
-        corr DOUBLE : DynamiX equation (1)
-        w DOUBLE : slope of the logistic law
+        surface STRING ! : where; 'ALL' is all surfaces together
+        window STRING ! : part of the user's local day
+        as_of TIMESTAMP ! : impressions that entered before it
+        n_1 BIGINT ! : impressions with a conversion nearby (C = 1)
+        n_0 BIGINT ! : impressions without
+        mean_log_dwell_1 DOUBLE : mean of log dwell, C = 1
+        mean_log_dwell_0 DOUBLE : mean of log dwell, C = 0
+        corr DOUBLE : equation (8), a difference of means; drawn towards that of all users with dynamix.shrinkage; null with one class only
+        w DOUBLE : slope of the logistic law, equation (7)
         b DOUBLE : intercept of the logistic law
         std_error DOUBLE : standard error of corr
     """),
-    key=("user_id", "surface", "window"),
+    key=("user_id", "surface", "window", "as_of"),
+    partitions=("as_of",),
     users=("user_id",),
 )
 
 USER_SEGMENTS = Table(
     name="user_segments",
-    doc="Segment of a user on a surface, valid in a window of time (DynamiX); filled by the dynamix room.",
+    doc="Segment of a user on a surface, valid in a window of time (DynamiX, equation 9).",
     columns=_columns("""
         user_id STRING ! : who
-        surface STRING ! : where
-        segment STRING ! : active or passive
+        surface STRING ! : where; 'ALL' is all surfaces together
+        as_of TIMESTAMP ! : of the statistics behind it
+        segment STRING ! : passive, active, or active_2 .. above further thresholds
         valid_from TIMESTAMP ! : inclusive
-        valid_to TIMESTAMP : exclusive; null means open
+        valid_to TIMESTAMP ! : exclusive
     """),
-    key=("user_id", "surface", "valid_from"),
+    key=("user_id", "surface", "valid_from", "as_of"),
+    partitions=("as_of",),
     users=("user_id",),
 )
 

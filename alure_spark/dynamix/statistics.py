@@ -1,0 +1,130 @@
+"""Sums of log dwell per user, with and without a conversion nearby: the statistics that DynamiX segments by (section 3.1, 3.3).
+
+    C = 1 for an impression at t when the user has a conversion in [t - buffer, t + s], both ends included     (1), with the buffer of 3.3
+
+Times are those at which events were known: so C is settled at t + s, when the impression enters the statistics, and a day that is computed
+by itself finds what a run over everything finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ..boundary import known_before
+from ..config import DAY_MS, HOUR_MS, DynamixConfig
+from .correlation import MICRO
+
+KEY = ("user_id", "surface", "window")
+ALL_SURFACES, UNKNOWN_SURFACE = "ALL", "unknown"
+SUMS = ("n_1", "n_0", "sum_log_dwell_micro_1", "sum_log_dwell_micro_0", "sum_log_dwell_sq_micro_1", "sum_log_dwell_sq_micro_0")
+_LONGS = ", ".join(f"{name} long" for name in (*SUMS, "outliers"))
+SCHEMA = f"user_id string, surface string, window string, {_LONGS}, utc_offset_minutes int"
+EVENTS_PER_TASK = 250_000  # some 15 MB, a second
+
+
+def converted(user: np.ndarray, time_ms: np.ndarray, by: np.ndarray, at_ms: np.ndarray, config: DynamixConfig) -> np.ndarray:
+    """C of equation (1) for impressions of user (M,) at time_ms (M,): whether a conversion of that user lies in [t - buffer, t + s].
+
+    Conversions: by (K,), at_ms (K,). Users are codes from 0. One sort of the conversions and a search per impression: 10^5 impressions
+    and 10^4 conversions of one user are no 10^9 pairs.
+    """
+    if not len(by) or not len(user):
+        return np.zeros(len(user), bool)
+    first = min(time_ms.min() - config.buffer_ms, at_ms.min())
+    stride = max(time_ms.max() + config.window_ms, at_ms.max()) - first + 1  # no window reaches into another user's times
+    known = np.sort(by.astype(np.int64) * stride + (at_ms - first))
+    asked = user.astype(np.int64) * stride + (time_ms - first)
+    following = np.searchsorted(known, asked - config.buffer_ms)
+    return (following < len(known)) & (known[np.minimum(following, len(known) - 1)] <= asked + config.window_ms)
+
+
+def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> DataFrame:
+    """Sums of the impressions that entered in [since, as_of), of all before as_of where since is None.
+
+    Grain: KEY. SUMS, outliers (impressions whose dwell is out of bounds, which are in no sum), utc_offset_minutes of the last one.
+    Reads what was known since s and the buffer before `since`, and counts it at once. Cost: one shuffle by user, into tasks of some
+    EVENTS_PER_TASK; all events of a user are in one.
+    """
+    known = F.unix_millis("known_at")
+    conversion = F.col("source").isin(list(config.conversion_sources))
+    impression = (F.col("source") == config.impression_source) & F.col("dwell_ms").isNotNull()
+    rows = events.where(known_before(known, as_of_ms) & (conversion | impression))
+    if since_ms is not None:
+        rows = rows.where(known >= since_ms - config.window_ms - config.buffer_ms)
+    rows = rows.select(
+        "user_id",
+        F.when(~conversion, F.coalesce("surface", F.lit(UNKNOWN_SURFACE))).alias("surface"),
+        known.alias("time_ms"),
+        F.when(~conversion, F.col("dwell_ms")).alias("dwell_ms"),
+        F.coalesce("utc_offset_minutes", F.lit(0)).alias("utc_offset_minutes"),
+    )
+
+    def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        held = [batch for batch in batches if batch.num_rows]
+        if held:
+            yield from _sums(pa.Table.from_batches(held).combine_chunks(), config, since_ms, as_of_ms).to_batches()
+
+    return rows.repartition(max(1, round(rows.count() / EVENTS_PER_TASK)), "user_id").mapInArrow(add, SCHEMA)
+
+
+def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> pa.Table:
+    """Events of some users (a conversion has no dwell_ms) -> rows of SCHEMA."""
+    user = rows.column("user_id").combine_chunks().dictionary_encode()
+    code = user.indices.to_numpy().astype(np.int64)
+    time = rows.column("time_ms").to_numpy()
+    shown = rows.column("dwell_ms").is_valid().to_numpy()
+    enters = time + config.window_ms
+    counts = shown & known_before(enters, as_of_ms)
+    if since_ms is not None:
+        counts &= enters >= since_ms
+    label = converted(code[counts], time[counts], code[~shown], time[~shown], config)
+
+    chosen = rows.filter(pa.array(counts))
+    code, time = code[counts], time[counts]
+    dwell, offset = (chosen.column(name).to_numpy() for name in ("dwell_ms", "utc_offset_minutes"))
+    surface = chosen.column("surface").combine_chunks().dictionary_encode()
+    hours = 24 // config.day_windows
+    part = (time + offset * 60_000) % DAY_MS // (hours * HOUR_MS)
+    surfaces = max(1, len(surface.dictionary))
+    key = (code * surfaces + surface.indices.to_numpy()) * config.day_windows + part
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+    good = (dwell >= config.dwell_min_ms) & (dwell <= config.dwell_max_ms)
+    log = np.log(np.where(good, dwell, 1).astype(np.float64))
+    values = {"n": np.ones(len(log), np.int64)}
+    values |= {name: np.floor(value * MICRO + 0.5).astype(np.int64) for name, value in (("sum", log), ("square", log * log))}
+
+    def summed(of: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(of[order], starts) if len(starts) else np.empty(0, np.int64)
+
+    columns = {}
+    which = key[order][starts]
+    columns["user_id"] = user.dictionary.take(pa.array(which // (surfaces * config.day_windows)))
+    columns["surface"] = surface.dictionary.take(pa.array(which // config.day_windows % surfaces))
+    begins = which % config.day_windows * hours
+    columns["window"] = pa.array([f"{begin:02d}-{begin + hours:02d}" for begin in begins.tolist()], pa.string())
+    added = [summed(value * (good & is_kind)) for value in values.values() for is_kind in (label, ~label)]
+    columns |= dict(zip(SUMS, added, strict=True))
+    columns["outliers"] = summed((~good).astype(np.int64))
+    # The offset at the latest time: the largest of both in one number (an offset is less than two days).
+    latest = (time * 8192 + offset + 4096)[order]
+    last = np.maximum.reduceat(latest, starts) if len(starts) else np.empty(0, np.int64)
+    columns["utc_offset_minutes"] = (last % 8192 - 4096).astype(np.int32)
+    return pa.table(columns)
+
+
+def merged(statistics: DataFrame) -> DataFrame:
+    """Statistics of several days as one, each surface and all of them together (surface 'ALL'). Grain: KEY.
+
+    statistics: rows of new_statistics with as_of.
+    """
+    sums = [F.sum(name).alias(name) for name in SUMS]
+    offset = F.max_by("utc_offset_minutes", "as_of").alias("utc_offset_minutes")
+    by_surface = statistics.groupBy(*KEY).agg(*sums, offset, F.max("as_of").alias("as_of"))
+    everywhere = by_surface.withColumn("surface", F.lit(ALL_SURFACES)).groupBy(*KEY)
+    return by_surface.drop("as_of").unionByName(everywhere.agg(*sums, offset))

@@ -1,0 +1,122 @@
+"""The job: the planted dwell law is found again, days add up, and segments hold when they should."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+from scipy.stats import spearmanr
+
+from alure_spark.config import DynamixConfig, build, load
+from alure_spark.dynamix.segments import segments
+from alure_spark.errors import ConfigError, LakeError
+from alure_spark.lake import as_of_scope
+from alure_spark.sources.synthetic.options import WorldOptions
+from alure_spark.sources.synthetic.truth import truth_users
+from jobs import correlate_dwell, ingest_events
+from jobs.command import open_context, run_jobs
+from tests.conftest import ROOT, overrides
+
+WORLD = ("source.options.users=80", "source.options.events_per_user=1200", "source.options.ads_per_organic=1", "source.options.days=14")
+LAST = "2025-01-19T00:00:00Z"
+# A conversion belongs to its impression however late it comes, so that the planted slope is what is measured.
+WHOLE = ("dynamix.conversion_sources=[conversion]", "dynamix.window_seconds=3600", "dynamix.shrinkage=false")
+
+
+def do(folder, as_of, *more, job=correlate_dwell.JOB):
+    context = open_context(load(ROOT / "conf" / "test.yml", [*overrides(folder, *WORLD, *more), f"time.as_of={as_of}"]))
+    run_jobs(context, [job], "dynamix")
+    return context
+
+
+@pytest.fixture(scope="module")
+def world(spark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dwell")
+    do(folder, LAST, job=ingest_events.JOB)
+    return folder
+
+
+def copied(world, tmp_path):
+    shutil.copytree(world / "lake", tmp_path / "lake")
+    return tmp_path
+
+
+def test_the_planted_dwell_law_is_found_again_and_better_with_more_impressions(spark, world, tmp_path):
+    context = do(copied(world, tmp_path), LAST, *WHOLE)
+    options = build(WorldOptions, context.config.source.options, "source.options")
+    slope = {row["user_id"]: row["dwell_slope"] for row in truth_users(spark, options).collect()}
+    rows = context.lake.read("dwell_correlations").where("surface = 'ALL' AND corr IS NOT NULL").collect()
+    assert len(rows) > 70
+    truth, corr = np.array([slope[row["user_id"]] for row in rows]), np.array([row["corr"] for row in rows])
+    error = np.array([row["std_error"] for row in rows])
+    assert spearmanr(truth, corr).statistic > 0.5
+    sure = error < np.median(error)
+    assert spearmanr(truth[sure], corr[sure]).statistic > spearmanr(truth[~sure], corr[~sure]).statistic
+    # Impressions that happen to lie near another one's conversion dilute it, for all alike.
+    assert corr[truth > 0].mean() > 0.1
+    assert abs(corr[truth == 0].mean()) < 0.4 * corr[truth > 0].mean(), "whose conversions do not follow dwell"
+    named = {row["user_id"]: row["segment"] for row in context.lake.read("user_segments").where("surface = 'ALL'").collect()}
+    active = np.array([named[row["user_id"]] == "active" for row in rows])
+    assert (truth[active] > 0).mean() > (truth[~active] > 0).mean() + 0.2
+    metrics = context.tracker.metrics
+    assert metrics["correlate_dwell.segment.active"] + metrics["correlate_dwell.segment.passive"] == metrics["correlate_dwell.users"]
+    assert "correlate_dwell.switched_share" not in metrics
+
+
+def test_days_add_up_to_one_run_and_a_day_run_twice_is_the_same(world, tmp_path):
+    days = ("2025-01-12T00:00:00Z", "2025-01-15T07:30:00Z", LAST)
+    stepwise, whole = copied(world, tmp_path / "a"), copied(world, tmp_path / "b")
+    for as_of in (*days, *days[1:]):
+        context = do(stepwise, as_of)
+        assert context.tracker.metrics["correlate_dwell.outliers"] >= 0
+    assert 0 <= context.tracker.metrics["correlate_dwell.switched_share"] < 0.9
+    once = do(whole, LAST)
+    scope = as_of_scope(once.config.time.as_of_ms)
+    for table in ("dwell_correlations", "user_segments"):
+        found, expected = (sorted(map(str, lake.read(table).where(scope).collect())) for lake in (context.lake, once.lake))
+        assert found == expected
+        assert found
+    with pytest.raises(LakeError, match="run as_ofs in order"):
+        do(stepwise, "2025-01-13T00:00:00Z")
+
+
+def test_a_part_of_the_day_holds_where_the_user_lives(spark):
+    as_of = datetime(2025, 1, 16, 10)
+    rows = [("u", "ALL", "00-12", 0.9, 330), ("u", "ALL", "12-24", 0.1, 330), ("v", "ALL", "00-12", None, -480)]
+    correlated = spark.createDataFrame(rows, "user_id string, surface string, window string, corr double, utc_offset_minutes int")
+    config = DynamixConfig(day_windows=2)
+    found = segments(correlated, {"ALL": (0.5,)}, config, int((as_of - datetime(1970, 1, 1)).total_seconds() * 1000)).collect()
+    held = {(row["user_id"], row["segment"], row["valid_from"], row["valid_to"]) for row in found}
+    # u lives 5:30 ahead: local midnight is 18:30 UTC, local noon 6:30.
+    assert held == {
+        ("u", "passive", as_of, datetime(2025, 1, 16, 18, 30)),
+        ("u", "active", datetime(2025, 1, 16, 18, 30), datetime(2025, 1, 17, 6, 30)),
+        ("u", "passive", datetime(2025, 1, 17, 6, 30), as_of + timedelta(days=1)),
+        ("v", "passive", as_of, datetime(2025, 1, 16, 20)),
+        ("v", "passive", datetime(2025, 1, 17, 8), as_of + timedelta(days=1)),
+    }
+    all_day = segments(correlated.withColumn("window", F.lit("00-24")), {"ALL": (0.5,)}, DynamixConfig(valid_hours=6), 0).collect()
+    assert {(row["valid_from"], row["valid_to"]) for row in all_day} == {(datetime(1970, 1, 1), datetime(1970, 1, 1, 6))}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"window_seconds": 0}, "dynamix.window_seconds"),
+        ({"window_seconds": -5}, "dynamix.window_seconds"),
+        ({"buffer_seconds": 301}, "dynamix.buffer_seconds is 301; allowed: 0 to dynamix.window_seconds"),
+        ({"dwell_min_ms": 0}, "dynamix.dwell_min_ms"),
+        ({"day_windows": 5}, "dynamix.day_windows"),
+        ({"threshold": "gap"}, "dynamix.threshold"),
+        ({"threshold": "given"}, "at least one"),
+        ({"thresholds": (0.2, 0.1)}, "rising"),
+        ({"active_share": 1.0}, "between 0 and 1"),
+        ({"valid_hours": 25}, "dynamix.valid_hours"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        DynamixConfig(**wrong)
