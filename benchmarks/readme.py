@@ -283,6 +283,28 @@ def daily_graph_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"In all {warm:.0f} rounds from the centroids of the day before, {cold:.0f} from new seeds."])
 
 
+def dwell_text(result: dict[str, Any]) -> str:
+    """One row per road, then the ratios."""
+    lines = ["| road | CPU s | wall s | peak MB | impressions per core-second |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        rate = f"{row['impressions_per_core_second']:,.0f}"
+        lines.append(f"| {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} | {rate} |")
+    return "\n".join([*lines, "", *ratio_lines(result)])
+
+
+def real_dwell_text(result: dict[str, Any]) -> str:
+    """One row per set and kind of user."""
+    lines = ["| set | users | impressions | converted | corr | standard error | |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        more = f"bought, by quintile of dwell: {row['by_quintile']}" if "by_quintile" in row else ""
+        if "with_corr" in row:
+            sure = f"{row['beyond_two_errors']} beyond two errors, {row['of_these_positive']} of these above 0"
+            more = f"medians of {row['with_corr']} users; {sure}"
+        numbers = f"{row['impressions']:,} | {row['converted']:,} | {row['corr']:.2f} | {row['std_error']:.2f}"
+        lines.append(f"| {row['set']} | {row['users']} | {numbers} | {more} |")
+    return "\n".join(lines)
+
+
 def graph_scale_text(result: dict[str, Any]) -> str:
     """The two jobs, and what the same would cost for 10^9 users in countries of 10^7 (see the docstring of choose_road)."""
     size, config = result["size"], GraphConfig()
@@ -476,7 +498,7 @@ def main() -> None:
         "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
         "knn_graph": knn_graph_text, "kmeans": kmeans_text, "retrieval": retrieval_text, "graph_scale": graph_scale_text,
-        "funnel": funnel_text, "daily_graph": daily_graph_text,
+        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "real_dwell": real_dwell_text,
     }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
