@@ -57,7 +57,7 @@ def plan_route(centroids: np.ndarray, sizes: np.ndarray, config: GraphConfig, un
     order = _near_together(centroids)
     before = np.cumsum(sizes[order]) - sizes[order]
     block_of_list = np.empty(len(sizes), np.int32)
-    block_of_list[order] = before * blocks // max(1, users)
+    block_of_list[order] = np.minimum(before * blocks // max(1, users), blocks - 1)  # an empty list may begin behind the last user
     queries = unit_users * (EXACT_QUERIES if road == "exact" else PROBED_QUERIES)
     return Route(road, centroids, block_of_list, blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
 
