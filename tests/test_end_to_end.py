@@ -29,7 +29,7 @@ from alure_spark.model.artifact import Artifact, read_validated
 from alure_spark.retrieval.candidates import ad_candidates
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
-from jobs import retrieve_ads, train_semantic_ids
+from jobs import attribute_importance, retrieve_ads, train_semantic_ids
 from jobs.command import open_context, run_jobs
 from jobs.pipeline import STAGES, stages
 from tests.conftest import ROOT, overrides
@@ -170,6 +170,24 @@ def test_the_next_day_only_users_with_new_events_are_embedded_again(chain, tmp_p
     assert 0 < len(new) < embeddings.where(as_of_scope(first)).count()
     in_graph = context.lake.read("user_edges").where(as_of_scope(context.config.time.as_of_ms)).select("src_user_id").distinct().count()
     assert in_graph == embeddings.select("user_id").distinct().count(), "users that were not touched keep their embedding"
+
+
+def test_every_attribute_that_the_model_reads_is_judged_by_what_it_is_worth(chain, tmp_path):
+    shutil.copytree(chain.lake.root, tmp_path / "lake")
+    context = open_context(load(CONF, [*overrides(tmp_path), f"tracking.uri={chain.config.tracking.uri}"]))
+    run_jobs(context, [attribute_importance.JOB], "importance")
+    read = {
+        f"{source}.{name}"
+        for source, stream in context.config.streams.items()
+        for name, kind in stream.attributes.items()
+        if kind != "embedding"
+    }
+    found = {key.removeprefix("attribute_importance.click."): value for key, value in context.tracker.metrics.items() if ".click." in key}
+    assert found.keys() == read
+    assert all(abs(value) < 1 for value in found.values())
+    assert any(value != 0 for value in found.values())
+    assert context.lake.published_versions() == chain.lake.published_versions(), "no table is written"
+    assert not list((tmp_path / "scratch").glob("importance*"))
 
 
 MEDIA = (
