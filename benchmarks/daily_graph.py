@@ -24,7 +24,7 @@ from jobs.command import Context, open_context, run_jobs
 
 START = "2025-01-20T00:00:00Z"
 WORLD = [
-    "source.options.users=3000", "source.options.days=28", "training.epochs=6", "inference.precision=float32",
+    "source.options.users=2000", "source.options.days=28", "training.epochs=3", "inference.precision=float32",
     "graph.k2=15", "graph.search=probed", "graph.users_per_cluster=20", "graph.k1_probed=20", "graph.recall_queries=500",
 ]  # fmt: skip
 DAILY = ["training.warm_start=true", "labels.days=7", "labels.validation_days=1"]
