@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.baselines.neighbours import random_neighbours
-from alure_spark.config import build, load
+from alure_spark.config import build, load, parse_time
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
 from alure_spark.lake import as_of_scope
 from alure_spark.retrieval import evaluation, funnel
@@ -128,7 +128,7 @@ def histories(world: World) -> tuple[funnel.History, funnel.Ranker]:
     """What is known at AS_OF, and the ranker that was fitted on the impressions since FIRST with what was known then."""
     context, config = world.context, world.context.config
     events, ads = context.lake.read("events"), context.lake.read("ads")
-    first, as_of = load("conf/test.yml", [f"time.as_of={FIRST}"]).time.as_of_ms, config.time.as_of_ms
+    first, as_of = parse_time(FIRST), config.time.as_of_ms
 
     def at(moment: int) -> funnel.History:
         vectors = usable_embeddings(current_embeddings(context.lake.read("user_embeddings"), moment))[0]

@@ -21,6 +21,7 @@ from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
 from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp
 from alure_spark.plots import curves, histogram, scatter
+from alure_spark.retrieval.candidates import engaged_ads
 from jobs.command import Context, Job, Report
 
 COUNTRIES_SHOWN = 5  # the largest ones, in the recall curve
@@ -75,10 +76,12 @@ def _edges(context: Context, run: JobRun, good: DataFrame, users: DataFrame, cen
         metrics |= {f"edges.{row['graph']}": row["edges"], f"users.{row['graph']}": row["users"]}
     figures = _figures_of(retrieved, good, users, centroids, graph)
     if graph.recall_queries and nearest is not None:
-        exact = quality.exact_neighbours(good, graph).persist()
-        recall = quality.search_recall(nearest, good, exact, graph).orderBy(F.desc("queries"), "country").collect()
-        probes = quality.probe_curves(exact, good, users, centroids, graph)
+        sample = quality.sampled(good, graph).persist()
+        exact = quality.exact_neighbours(sample, good, graph.k2).persist()
+        recall = quality.search_recall(nearest, sample, good, exact).orderBy(F.desc("queries"), "country").collect()
+        probes = quality.probe_curves(exact, sample, users, centroids)
         exact.unpersist()
+        sample.unpersist()
         shown = {row["country"]: probes[row["country"]] for row in recall[:COUNTRIES_SHOWN]}
         curve = {f"{country}: {', '.join(map(str, one.probed))} lists": (one.searched, one.recall) for country, one in shown.items()}
         figures["build_graph/recall_by_cost.png"] = curves(curve, "share of the country's users searched", f"recall@{graph.k2}")
@@ -149,8 +152,7 @@ def _hits(context: Context, run: JobRun, users: DataFrame, before: DataFrame | N
         return []
     (since,) = before.agg(F.max(F.unix_millis("as_of"))).collect()[0]
     edges = before.where(F.col("graph").isin(list(graph.graphs)))
-    engaged = run.read("events").where(F.col("source").isin(list(config.retrieval.event_weights)))
-    engaged = engaged.select("user_id", F.col("item_id").alias("ad_id"), "known_at")
+    engaged = engaged_ads(run.read("events"), list(config.retrieval.event_weights))
     return lift.count_hits(edges, engaged, users.select("user_id", "country"), since, config.time.as_of_ms)
 
 

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import DAY_MS, format_time
 from alure_spark.dynamix import segments as segment
-from alure_spark.dynamix.statistics import ALL_SURFACES, merged, new_statistics
+from alure_spark.dynamix.statistics import ALL_SURFACES, SUMS, merged, new_statistics
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import histogram
@@ -29,10 +29,10 @@ def correlate(context: Context, run: JobRun) -> Report:
     sums = merged(written).persist()
     common = segment.populations(sums) if dynamix.shrinkage else {}
     correlated = segment.correlations(sums, common).withColumn("as_of", timestamp(as_of)).persist()
-    run.write("dwell_correlations", correlated.drop("utc_offset_minutes", *_SUMS_ONLY), scope)
+    run.write("dwell_correlations", correlated.drop("utc_offset_minutes", *SUMS[2:]), scope)
     begins = segment.thresholds(correlated, dynamix)
     run.write("user_segments", segment.segments(correlated, begins, dynamix, as_of), scope)
-    report = _report(context, run, correlated, added, begins)
+    report = _report(context, run, correlated, begins)
     for frame in (sums, correlated):
         frame.unpersist()
     return report
@@ -56,7 +56,7 @@ def _since(context: Context, run: JobRun) -> int | None:
     return max(earlier) if earlier else None
 
 
-def _report(context: Context, run: JobRun, correlated: DataFrame, added: DataFrame, begins: dict[str, tuple[float, ...]]) -> Report:
+def _report(context: Context, run: JobRun, correlated: DataFrame, begins: dict[str, tuple[float, ...]]) -> Report:
     as_of = context.config.time.as_of_ms
     scope = as_of_scope(as_of)
     overall = correlated.where(F.col("surface") == ALL_SURFACES)
@@ -90,8 +90,6 @@ def _report(context: Context, run: JobRun, correlated: DataFrame, added: DataFra
     figure = histogram(bins["corr"].to_numpy(), bins["count"].to_numpy(), "correlation of dwell and conversion (8)", "users")
     return Report(metrics, {"correlate_dwell/correlation.png": figure} if len(bins) else {})
 
-
-_SUMS_ONLY = ("sum_log_dwell_micro_1", "sum_log_dwell_micro_0", "sum_log_dwell_sq_micro_1", "sum_log_dwell_sq_micro_0")
 
 JOB = Job(
     "correlate_dwell",

@@ -28,11 +28,11 @@ def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Repo
         .where(as_of_scope(config.time.as_of_ms if since_ms is None else since_ms))
         .where(F.col("graph") == config.graph.retrieved)
     )
-    candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     if since_ms is not None and edges.isEmpty():
         raise LakeError(
             f"table 'user_edges' has no graph '{config.graph.retrieved}' of --since {format_time(since_ms)}: give an as_of that has"
         )
+    candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     users = run.write("ad_candidates", candidates, scope)
     written = context.lake.read("ad_candidates", run.outputs["ad_candidates"]).where(scope)
     if config.retrieval.hand_off_hours:

@@ -17,6 +17,11 @@ MICRO = 1e6  # sums are whole millionths: the same in any order of adding
 PASSIVE, ACTIVE = "passive", "active"
 
 
+def in_micro(values: np.ndarray) -> np.ndarray:
+    """Whole millionths, int64."""
+    return np.floor(values * MICRO + 0.5).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Sums:
     """Running sums of N users (int64 arrays of (N,)): impressions with C = 1 and C = 0, their log dwell and its square in millionths."""
@@ -31,17 +36,14 @@ class Sums:
     def add(self, user: np.ndarray, dwell_ms: np.ndarray, converted: np.ndarray) -> Sums:
         """The sums with further impressions: user (M,) places in the sums, dwell_ms (M,) above 0, converted (M,) bool (C, equation 1)."""
         log = np.log(dwell_ms)
-        values = {"n": np.ones(len(log)), "sum": log * MICRO, "square": log * log * MICRO}
+        values = {"n": np.ones(len(log), np.int64), "sum": in_micro(log), "square": in_micro(log * log)}
         more = {}
         for name, value in values.items():
             for kind, chosen in (("1", converted), ("0", ~converted)):
                 added = np.zeros(len(self.n_1), np.int64)
-                np.add.at(added, user[chosen], np.floor(value[chosen] + 0.5).astype(np.int64))
+                np.add.at(added, user[chosen], value[chosen])
                 more[f"{name}_{kind}"] = getattr(self, f"{name}_{kind}") + added
         return Sums(**more)
-
-    def merge(self, other: Sums) -> Sums:
-        return Sums(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 @dataclass(frozen=True)

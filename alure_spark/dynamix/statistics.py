@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from ..boundary import known_before
 from ..config import DAY_MS, HOUR_MS, DynamixConfig
-from .correlation import MICRO
+from .correlation import in_micro
 
 KEY = ("user_id", "surface", "window")
 ALL_SURFACES, UNKNOWN_SURFACE = "ALL", "unknown"
@@ -96,8 +96,7 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     good = (dwell >= config.dwell_min_ms) & (dwell <= config.dwell_max_ms)
     log = np.log(np.where(good, dwell, 1).astype(np.float64))
-    values = {"n": np.ones(len(log), np.int64)}
-    values |= {name: np.floor(value * MICRO + 0.5).astype(np.int64) for name, value in (("sum", log), ("square", log * log))}
+    values = (np.ones(len(log), np.int64), in_micro(log), in_micro(log * log))
 
     def summed(of: np.ndarray) -> np.ndarray:
         return np.add.reduceat(of[order], starts) if len(starts) else np.empty(0, np.int64)
@@ -108,7 +107,7 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
     columns["surface"] = surface.dictionary.take(pa.array(which // config.day_windows % surfaces))
     begins = which % config.day_windows * hours
     columns["window"] = pa.array([f"{begin:02d}-{begin + hours:02d}" for begin in begins.tolist()], pa.string())
-    added = [summed(value * (good & is_kind)) for value in values.values() for is_kind in (label, ~label)]
+    added = [summed(value * (good & is_kind)) for value in values for is_kind in (label, ~label)]
     columns |= dict(zip(SUMS, added, strict=True))
     columns["outliers"] = summed((~good).astype(np.int64))
     # The offset at the latest time: the largest of both in one number (an offset is less than two days).

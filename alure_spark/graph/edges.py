@@ -21,7 +21,7 @@ from ..config import GraphConfig
 from ..errors import DataError
 from ..tables import GRAPH_BITS
 from .arrays import FOUND, column, countries, found_column, matrix, one_batch, packed, ragged, unpacked, worker_threads
-from .kmeans import collect_centroids
+from .kmeans import collect_centroids, collect_sizes
 from .search import choose_road, nearest, neighbours
 from .units import keep, kept, unfinished, unit_name
 
@@ -97,10 +97,8 @@ def similarity_edges(
     then. Cost: choose_road. Raises DataError on a country without centroids.
     """
     centroids = collect_centroids(cluster_centroids)
-    sizes: dict[str, list[int]] = {}
-    for row in cluster_centroids.select("country", "cluster_id", "size").orderBy("country", "cluster_id").collect():
-        sizes.setdefault(row["country"], []).append(row["size"])
-    routes = {country: plan_route(centroids[country], np.array(sizes[country]), config, unit_users) for country in sizes}
+    sizes = collect_sizes(cluster_centroids)
+    routes = {country: plan_route(centroids[country], sizes[country], config, unit_users) for country in sizes}
 
     # 1. every user: the lists to probe, and the blocks that hold them
     def route(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -113,6 +113,14 @@ def collect_centroids(fitted: DataFrame) -> dict[str, np.ndarray]:
     return {country: np.array(rows, np.float32) for country, rows in by_country.items()}
 
 
+def collect_sizes(cluster_centroids: DataFrame) -> dict[str, np.ndarray]:
+    """Country -> users of each cluster (k1,) int64 in the order of cluster_id, on the driver."""
+    by_country: dict[str, list[int]] = {}
+    for row in cluster_centroids.select("country", "cluster_id", "size").orderBy("country", "cluster_id").collect():
+        by_country.setdefault(row["country"], []).append(row["size"])
+    return {country: np.array(sizes, np.int64) for country, sizes in by_country.items()}
+
+
 def fit_country(points: np.ndarray, users: int, config: GraphConfig, earlier: np.ndarray | None = None) -> Clustering:
     """Clusters of a country of that many users, from its sample (N, d) in a random but fixed order.
 

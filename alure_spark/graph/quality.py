@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from ..config import GraphConfig
 from .arrays import FOUND, column, countries, found_column, matrix, worker_threads
 from .edges import best_found
-from .kmeans import collect_centroids
+from .kmeans import collect_centroids, collect_sizes
 from .search import neighbours
 
 TIE = 1e-6  # similarities nearer than this count as equal
@@ -28,18 +28,17 @@ def sampled(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
     return embeddings.withColumn("place", F.row_number().over(order)).where(F.col("place") <= config.recall_queries).drop("place")
 
 
-def exact_neighbours(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
-    """The k2 nearest of each sampled user by exact search: country, user_id, found (best first, never empty).
+def exact_neighbours(sample: DataFrame, embeddings: DataFrame, k2: int) -> DataFrame:
+    """The k2 nearest of each user of the sample by exact search: country, user_id, found (best first, never empty).
 
     The sample is collected, and its vectors go to every partition. Cost: sample * users of the country * d.
     """
     queries: dict[str, tuple[list, list]] = {}
-    for row in sampled(embeddings, config).select("country", "user_id", "embedding").orderBy("country", "user_id").collect():
+    for row in sample.select("country", "user_id", "embedding").orderBy("country", "user_id").collect():
         ids, vectors = queries.setdefault(row["country"], ([], []))
         ids.append(row["user_id"])
         vectors.append(row["embedding"])
     asked = {country: (np.array(ids, object), np.array(vectors, np.float32)) for country, (ids, vectors) in queries.items()}
-    k2 = config.k2
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         worker_threads()
@@ -53,10 +52,10 @@ def exact_neighbours(embeddings: DataFrame, config: GraphConfig) -> DataFrame:
     return best_found(partial, k2).where(F.size("found") > 0).select("country", "user_id", "found")
 
 
-def search_recall(edges: DataFrame, embeddings: DataFrame, exact: DataFrame, config: GraphConfig) -> DataFrame:
+def search_recall(edges: DataFrame, sample: DataFrame, embeddings: DataFrame, exact: DataFrame) -> DataFrame:
     """Recall@k2 of the edges against exact search. Grain: country with at least two users. country, queries, recall.
 
-    exact: exact_neighbours of the same embeddings. An edge is a hit when the true similarity of its ends is no lower than that of the
+    exact: exact_neighbours of the sample. An edge is a hit when the true similarity of its ends is no lower than that of the
     k2-th exact neighbour, so that ties count whoever they are; an edge to oneself or named twice does not. Recall = hits / edges that
     exact search has.
     """
@@ -64,7 +63,6 @@ def search_recall(edges: DataFrame, embeddings: DataFrame, exact: DataFrame, con
     limits = exact.select("country", "user_id", F.size("found").alias("expected"), worst)
 
     # The few edges of the sample, with both ends' embeddings; then every expected edge of exact search is found or not.
-    sample = sampled(embeddings, config)
     source = sample.select("country", F.col("user_id").alias("src_user_id"), F.col("embedding").alias("src"))
     target = embeddings.select("country", F.col("user_id").alias("dst_user_id"), F.col("embedding").alias("dst"))
     others = edges.where("src_user_id != dst_user_id").select("country", "src_user_id", "dst_user_id")
@@ -99,20 +97,16 @@ class ProbeCurve(NamedTuple):
     recall: np.ndarray  # (n,) share of the exact neighbours in them
 
 
-def probe_curves(
-    exact: DataFrame, embeddings: DataFrame, clusters: DataFrame, centroids: DataFrame, config: GraphConfig
-) -> dict[str, ProbeCurve]:
+def probe_curves(exact: DataFrame, sample: DataFrame, clusters: DataFrame, centroids: DataFrame) -> dict[str, ProbeCurve]:
     """Country -> what other values of k1_probed would have found: a neighbour is found where its cluster is among those probed.
 
-    exact: exact_neighbours of the embeddings; clusters: user_clusters; centroids: cluster_centroids. Collects the sample.
+    exact: exact_neighbours of the sample; clusters: user_clusters; centroids: cluster_centroids. Collects the sample.
     """
-    sizes: dict[str, list[int]] = {}
-    for row in centroids.select("country", "cluster_id", "size").orderBy("country", "cluster_id").collect():
-        sizes.setdefault(row["country"], []).append(row["size"])
+    sizes = collect_sizes(centroids)
     pairs = exact.select("country", F.col("user_id").alias("src"), F.explode("found.dst_user_id").alias("user_id"))
     met = F.collect_list("cluster_id").alias("clusters")
     of_neighbour = pairs.join(clusters, ["country", "user_id"]).groupBy("country", "src").agg(met)
-    queries = sampled(embeddings, config).select("country", F.col("user_id").alias("src"), "embedding")
+    queries = sample.select("country", F.col("user_id").alias("src"), "embedding")
     asked: dict[str, list] = {}
     for row in queries.join(of_neighbour, ["country", "src"]).orderBy("country", "src").collect():
         asked.setdefault(row["country"], []).append(row)
@@ -121,7 +115,7 @@ def probe_curves(
         lists = np.argsort(-(np.array([row["embedding"] for row in rows], np.float32) @ vectors[country].T), axis=1, kind="stable")
         place = np.argsort(lists, axis=1)  # (Q, k1): when each list is probed
         when = np.concatenate([place[query][row["clusters"]] for query, row in enumerate(rows)])
-        held = np.cumsum(np.array(sizes[country])[lists].mean(axis=0)) / sum(sizes[country])
+        held = np.cumsum(sizes[country][lists].mean(axis=0)) / sizes[country].sum()
         probed = np.unique(np.minimum(PROBED, lists.shape[1]))
         curves[country] = ProbeCurve(probed, held[probed - 1], np.array([(when < p).mean() for p in probed]))
     return curves

@@ -17,7 +17,16 @@ from alure_spark.errors import DataError
 from alure_spark.graph.edges import pruned_edges, similarity_edges
 from alure_spark.graph.embeddings import require_one_model, usable_embeddings
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
-from alure_spark.graph.quality import edge_churn, embedding_map, exact_neighbours, graph_statistics, in_degrees, probe_curves, search_recall
+from alure_spark.graph.quality import (
+    edge_churn,
+    embedding_map,
+    exact_neighbours,
+    graph_statistics,
+    in_degrees,
+    probe_curves,
+    sampled,
+    search_recall,
+)
 from jobs.build_graph import with_blend
 
 AS_OF = datetime(2024, 5, 1)
@@ -214,7 +223,8 @@ def test_recall_is_one_for_exact_edges_and_lower_for_probed_and_for_corrupted_ed
         everyone = everyone.union(good.where(F.col("country") == original).withColumn("country", F.lit(name)))
         all_edges = all_edges.union(changed.withColumn("country", F.lit(name)))
     everyone = everyone.repartition(3, "user_id")
-    rows = search_recall(all_edges, everyone, exact_neighbours(everyone, CONFIG), CONFIG).collect()
+    sample = sampled(everyone, CONFIG).cache()
+    rows = search_recall(all_edges, sample, everyone, exact_neighbours(sample, everyone, CONFIG.k2)).collect()
     recall = {row["country"]: row["recall"] for row in rows}
     queries = {row["country"]: row["queries"] for row in rows}
     assert "n1" not in recall
@@ -333,9 +343,10 @@ def test_churn_counts_edges_that_went_away_from_users_who_are_still_there(spark)
 def test_the_probe_curve_says_what_each_number_of_lists_finds(good, probed):
     config = replace(CONFIG, recall_queries=1000)
     users, centroids, edges = probed
-    exact = exact_neighbours(good, config).cache()
-    recall = {row["country"]: row["recall"] for row in search_recall(edges, good, exact, config).collect()}
-    curves = probe_curves(exact, good, users.drop("embedding"), centroids, config)
+    sample = sampled(good, config).cache()
+    exact = exact_neighbours(sample, good, config.k2).cache()
+    recall = {row["country"]: row["recall"] for row in search_recall(edges, sample, good, exact).collect()}
+    curves = probe_curves(exact, sample, users.drop("embedding"), centroids)
     assert curves.keys() == recall.keys()
     for curve in curves.values():
         assert curve.probed[0] == 1
