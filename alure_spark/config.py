@@ -194,11 +194,17 @@ class VocabularyConfig:
 
 @dataclass(frozen=True)
 class FeaturePolicy:
-    """What a segment's users are given: sources, attributes and events (DynamiX, section 3). None and {} mean all."""
+    """What is read of a segment's users: sources, attributes and events (DynamiX, section 3.2). None and {} mean all."""
 
     sources: tuple[str, ...] | None = None
     drop_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # source -> attributes left out
     max_events: Mapping[str, int] = field(default_factory=dict)  # source -> the last N events read
+
+    def __post_init__(self) -> None:
+        for name, last in self.max_events.items():
+            _require(
+                last >= 2, f"feature_policy max_events.{name}", last, "an integer of at least 2: an event, and one before it for its gap"
+            )
 
     def select(self, streams: Mapping[str, StreamConfig]) -> dict[str, StreamConfig]:
         """The streams as this policy leaves them. Raises ConfigError on a source or attribute that conf does not declare."""
@@ -217,6 +223,14 @@ class FeaturePolicy:
             last = min(self.max_events.get(name, stream.max_events), stream.max_events)
             selected[name] = dataclasses.replace(stream, attributes=kept, max_events=last)
         return selected
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One way to spend on segments that jobs/compare_policies.py tries."""
+
+    against: str = ""  # the experiment that it is compared with; '' for one that is only compared with
+    policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy, as feature_policy
 
 
 @dataclass(frozen=True)
@@ -484,6 +498,11 @@ class GraphConfig:
         return "blend" if len(self.graphs) > 1 else self.graphs[0]
 
 
+PASSIVE, ACTIVE = "passive", "active"
+EVERYBODY = "all"  # the segment of all users, where no policy tells them apart
+ALL_SURFACES = "ALL"  # the surface of what is of a user as a whole
+
+
 @dataclass(frozen=True)
 class DynamixConfig:
     """Which impressions tell how a user's dwell goes with conversions, and where active begins (DynamiX, section 3)."""
@@ -519,6 +538,12 @@ class DynamixConfig:
             ("thresholds", enough, "at least one, where dynamix.threshold is given"),
         ):
             _require(good, f"dynamix.{name}", getattr(self, name), allowed)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The segments that there can be: that of level 0 first."""
+        levels = len(self.thresholds) if self.threshold == "given" else 1
+        return (PASSIVE, ACTIVE, *(f"{ACTIVE}_{level}" for level in range(2, levels + 1)))
 
     @property
     def window_ms(self) -> int:
@@ -592,7 +617,8 @@ class Config:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     dynamix: DynamixConfig = field(default_factory=DynamixConfig)
-    feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy; 'all' until dynamix
+    feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy, within that of 'all'
+    experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -619,8 +645,11 @@ class Config:
             for name in names:
                 if name not in self.streams and name not in defaults:
                     raise ConfigError(f"{where} names the source '{name}'{nearest(name, self.streams)}")
-        for policy in self.feature_policy.values():
-            policy.select(self.streams)
+        self._check_policies(self.feature_policy, "feature_policy")
+        for name, experiment in self.experiments.items():
+            self._check_policies(experiment.policy, f"experiments.{name}.policy")
+            if experiment.against and experiment.against not in self.experiments:
+                raise ConfigError(f"experiments.{name}.against names '{experiment.against}'{nearest(experiment.against, self.experiments)}")
         for name in self.model.embedding_dimensions:
             if kinds.get(name) != "embedding":
                 given = [attribute for attribute, kind in kinds.items() if kind == "embedding"]
@@ -631,8 +660,26 @@ class Config:
                 usable = [key for key, kind in shown.items() if kind in ("categorical", "numeric")]
                 raise ConfigError(f"labels.impression_attributes names '{name}'{nearest(name, usable)}")
 
-    def policy(self, segment: str = "all") -> FeaturePolicy:
-        return self.feature_policy.get(segment, FeaturePolicy())
+    def _check_policies(self, policies: Mapping[str, FeaturePolicy], where: str) -> None:
+        for segment, policy in policies.items():
+            if segment not in (EVERYBODY, *self.dynamix.segments):
+                raise ConfigError(f"{where} names the segment '{segment}'{nearest(segment, (EVERYBODY, *self.dynamix.segments))}")
+            policy.select(self.policed_streams if segment != EVERYBODY else self.streams)
+
+    @property
+    def policed_streams(self) -> dict[str, StreamConfig]:
+        """The streams as the policy of all users leaves them."""
+        return self.feature_policy.get(EVERYBODY, FeaturePolicy()).select(self.streams)
+
+    @property
+    def segment_policies(self) -> dict[str, FeaturePolicy]:
+        """Segment -> what is read of its users; empty where all are treated alike."""
+        return {segment: policy for segment, policy in self.feature_policy.items() if segment != EVERYBODY}
+
+    @property
+    def segmented(self) -> bool:
+        """Whether training rows are told apart by segment."""
+        return bool(self.segment_policies or self.experiments)
 
     @property
     def model_name(self) -> str:

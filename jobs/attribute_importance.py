@@ -17,8 +17,7 @@ from alure_spark.model.decode import Layout
 from alure_spark.model.user_model import Moments
 from alure_spark.plots import bars
 from alure_spark.training.importance import attribute_importance
-from alure_spark.training.loader import Loader, open_reader
-from alure_spark.training.rows import exported
+from alure_spark.training.loader import segment_loaders
 from jobs.command import Context, Job, Report
 
 
@@ -29,13 +28,12 @@ def judge(context: Context, run: JobRun) -> Report:
         raise TrackingError(f"MLflow at {config.tracking.uri} has no model {config.model_name}: run jobs/train_model.py first")
     artifact = read_validated(Path(registered.folder), registered.digest)
     model, vocabulary = artifact.model()
-    layout = Layout.of(artifact.spec, impressions=True)
-    examples = run.read("training_examples").where(as_of_scope(as_of)).where("segment = 'all'")
+    layout = Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
+    examples = run.read("training_examples").where(as_of_scope(as_of))
     border = as_of - int(config.labels.validation_days * DAY_MS)
     name = f"importance-{run.run_id}"
-    with exported(examples, layout, config.lake.scratch, config.training.export_rows, name) as folder:
-        reader = open_reader(config.training.reader, folder)
-        loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
+    with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, name) as packed:
+        loader = packed.decoding(artifact.spec, vocabulary)
         found = attribute_importance(model, loader, Moments(border, as_of, border, validation=True))
     table = pd.DataFrame([vars(one) for one in found])
     figures = {}

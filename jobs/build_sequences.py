@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import format_time, parse_time
+from alure_spark.config import EVERYBODY, format_time, parse_time
 from alure_spark.errors import DataError
 from alure_spark.events import examples, vocabularies
 from alure_spark.events.sequences import SHARED_HASH, Grouping, heavy_users, touched_sequences, user_sequences
@@ -41,9 +41,11 @@ def build(context: Context, run: JobRun) -> Report:
     first_ms = config.labels.first_ms(as_of)
     start = _previous(lake, first_ms, config.sequence_digest()).since if first_ms is not None else None
 
+    segments = run.read("user_segments") if config.segmented else None
+
     def labelled(grouping: Grouping) -> DataFrame:
         before = None if start is None else (run.read("user_sequences"), start)
-        return examples.training_examples(events, streams, config.labels, as_of, config.impression_attributes, before, grouping)
+        return examples.training_examples(events, streams, config.labels, as_of, config.impression_attributes, before, grouping, segments)
 
     too_heavy = heavy if start == since else heavy_users(events, as_of, start)
     _written(run, "training_examples", labelled, too_heavy, scope)
@@ -56,6 +58,8 @@ def build(context: Context, run: JobRun) -> Report:
     ).first()  # fmt: skip
     assert totals is not None
     metrics |= {key: None if value is None else float(value) for key, value in totals.asDict().items()}
+    if segments is not None:
+        metrics |= _told_apart(context, run, segments)
     known = run.read("vocabularies") if "vocabularies" in lake.published_versions() else None
     categorical = [name for name, kind in config.attribute_kinds().items() if kind == "categorical"]
     complete = facts.get("vocabulary_digest") == config.vocabulary_digest()
@@ -76,6 +80,28 @@ def _written(run: JobRun, name: str, build_rows: Callable[[Grouping], DataFrame]
         if SHARED_HASH not in str(error):
             raise
     return run.write(name, build_rows(replace(grouping, by_hash=False)), scope)
+
+
+def _told_apart(context: Context, run: JobRun, segments: DataFrame) -> dict[str, float | None]:
+    """Rows and impressions per segment. Raises DataError where a policy is for a segment that nobody is in."""
+    config, scope = context.config, as_of_scope(context.config.time.as_of_ms)
+    rows = context.lake.read("training_examples", run.outputs["training_examples"]).where(scope)
+    counted = rows.groupBy("segment").agg(F.count(F.lit(1)).alias("rows"), F.sum(F.size("impression_id")).alias("impressions")).collect()
+    found = {row["segment"]: row for row in counted}
+    policies = [config.segment_policies, *(experiment.policy for experiment in config.experiments.values())]
+    for segment in sorted({segment for policy in policies for segment in policy} - {EVERYBODY}):
+        if segment not in found:
+            there = ", ".join(f"{name} {row['rows']:,}" for name, row in sorted(found.items()))
+            raise DataError(
+                f"a policy is for the segment '{segment}', but nobody is in it (rows per segment: {there}): run jobs/correlate_dwell.py "
+                "for the days that training looks at (--from DAY --to DAY), or move dynamix.threshold"
+            )
+    first = segments.agg(F.unix_millis(F.min("valid_from"))).collect()[0][0]
+    (early,) = rows.selectExpr(f"sum(size(filter(time_ms, t -> t < {first})))").collect()[0]
+    metrics: dict[str, float | None] = {"impressions_before_segments": early}
+    for segment, row in found.items():
+        metrics |= {f"segment.{segment}.rows": row["rows"], f"segment.{segment}.impressions": row["impressions"]}
+    return metrics
 
 
 class _Previous(NamedTuple):

@@ -6,9 +6,9 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, format_time
+from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
 from alure_spark.dynamix import segments as segment
-from alure_spark.dynamix.statistics import ALL_SURFACES, SUMS, merged, new_statistics
+from alure_spark.dynamix.statistics import SUMS, merged, new_statistics
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import histogram

@@ -6,8 +6,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.baselines import user_embeddings as classic
-from alure_spark.config import Config
+from alure_spark.config import EVERYBODY, Config, FeaturePolicy
 from alure_spark.errors import ConfigError, DataError, TrackingError
+from alure_spark.events.segment_history import in_segments
 from alure_spark.events.sequences import select_features
 from alure_spark.inference import table
 from alure_spark.lake import JobRun, as_of_scope, latest_rows, timestamp
@@ -17,7 +18,7 @@ from jobs.command import Context, Job, Report
 
 def embed(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
-    streams = config.policy().select(config.streams)
+    streams = config.policed_streams
     sequences = select_features(latest_rows(run.read("user_sequences"), as_of), streams, as_of)
     if config.embedding.method == "alure":
         return _by_model(context, run, sequences)
@@ -46,13 +47,28 @@ def _by_model(context: Context, run: JobRun, sequences: DataFrame) -> Report:
     published = "user_embeddings" in context.lake.published_versions()
     due = table.recomputed(sequences, run.read("user_embeddings") if published else None, artifact.model_id, as_of)
     context.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.inference.batch_users))
-    rows = run.write("user_embeddings", table.embed_table(due, artifact, config.inference, as_of), as_of_scope(as_of))
+    parts = {EVERYBODY: due} if not artifact.spec.policies else _by_segment(context, run, due, artifact)
+    rows = run.write("user_embeddings", table.embed_segments(parts, artifact, config.inference, as_of), as_of_scope(as_of))
     users, asked = sequences.count(), due.count()
     if asked and not rows:
         raise DataError(f"none of {asked} users got an embedding: the model knows none of their items; run jobs/train_model.py")
     context.tracker.set_tag("alure.model_id", artifact.model_id)
     dimension = artifact.spec.views * artifact.spec.item_dimension
     return Report({"users": rows, "users_without_embedding": asked - rows, "users_kept": users - asked, "dimension": dimension})
+
+
+def _by_segment(context: Context, run: JobRun, due: DataFrame, artifact: Artifact) -> dict[str, DataFrame]:
+    """Segment -> its users' sequences, cut as the model's policy says; columns that it drops are not read from the table."""
+    as_of, streams = context.config.time.as_of_ms, context.config.policed_streams
+    named = in_segments(due, run.read("user_segments"), as_of)
+    policies = {segment: artifact.spec.policies.get(segment, FeaturePolicy()) for segment in context.config.dynamix.segments}
+    unknown = sorted(set(artifact.spec.policies) - set(policies))
+    if unknown:
+        raise ConfigError(f"model {artifact.model_id} has a policy for the segment '{unknown[0]}', which dynamix.threshold does not make")
+    return {
+        segment: select_features(named.where(F.col("segment") == segment), policy.select(streams), as_of)
+        for segment, policy in policies.items()
+    }
 
 
 def champion(context: Context) -> Artifact:
@@ -74,7 +90,7 @@ def explain_memory(context: Context) -> str:
         return f"embed_users: embedding.method {config.embedding.method} needs its item vectors only, 4 bytes x dimension an item"
     artifact = champion(context)
     as_of = config.time.as_of_ms
-    sequences = select_features(latest_rows(context.lake.read("user_sequences"), as_of), config.policy().select(config.streams), as_of)
+    sequences = select_features(latest_rows(context.lake.read("user_sequences"), as_of), config.policed_streams, as_of)
     tokens = sum((F.size(f"{source}__known_at_ms") for source in artifact.spec.sources), F.lit(0))
     longest, mean = sequences.agg(F.max(tokens), F.avg(tokens)).collect()[0]
     return f"embed_users, one worker:\n{table.memory_report(artifact, config.inference, longest or 0, mean)}"

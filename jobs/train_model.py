@@ -18,12 +18,11 @@ from pyspark.sql import functions as F
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
-from alure_spark.config import DAY_MS, parse_time
-from alure_spark.errors import ConfigError, TrackingError
+from alure_spark.config import DAY_MS, EVERYBODY, parse_time
+from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
-from alure_spark.model.decode import Layout
 from alure_spark.model.readout import HEADS
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
@@ -31,8 +30,7 @@ from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
 from alure_spark.tracking import git_commit
 from alure_spark.training import gate, loop, metrics, parallel, recurring, start
-from alure_spark.training.loader import Loader, open_reader
-from alure_spark.training.rows import exported
+from alure_spark.training.loader import Segments, segment_loaders
 from jobs.command import Context, Job, Report
 
 
@@ -53,13 +51,13 @@ def train(context: Context, run: JobRun) -> Report:
     if config.embedding.method != "alure":
         return Report(texts={"train_model/skipped.txt": f"embedding.method is {config.embedding.method}: there is no model to train"})
     as_of = config.time.as_of_ms
-    examples = run.read("training_examples").where(as_of_scope(as_of)).where("segment = 'all'")
+    examples = run.read("training_examples").where(as_of_scope(as_of))
     known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
     space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
     vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
     origin = _origin(context) if config.training.warm_start else None
     quantizers = {name: _quantizer(context, name, origin) for name in config.model.semantic_ids}
-    spec, layout = start.spec_of(config, vocabulary, quantizers), start.layout_of(config)
+    spec = start.spec_of(config, vocabulary, quantizers)
 
     def new_model(before_ms: int | None) -> UserModel:
         histories = collect_histories(item_histories(examples, spec.item_sources, before_ms), config.embedding)
@@ -69,9 +67,10 @@ def train(context: Context, run: JobRun) -> Report:
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
     checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
     obstacle = "" if origin is None else recurring.obstacle(origin.spec, spec)
-    with exported(examples, layout, config.lake.scratch, config.training.export_rows, name) as folder:
-        reader = open_reader(config.training.reader, folder)
-        loader = Loader(reader, layout, vocabulary, config.training.batch_users, config.training.seed)
+    with segment_loaders(examples, start.layout_of(config), vocabulary, config.training, config.lake.scratch, name) as packed:
+        if spec.policies and [loader.segment for loader in packed.loaders] == [EVERYBODY]:
+            raise DataError("feature_policy is for segments, but training_examples is not told apart by them: run jobs/build_sequences.py")
+        loader = packed.decoding(spec, vocabulary)
         if origin is not None and not obstacle:
             learnt = _continued(context, spec, origin, new_model(None), loader, checkpoints[0])
         else:
@@ -119,7 +118,7 @@ def _anew(
     spec: ModelSpec,
     champion: Artifact | None,
     new_model: Callable[[int | None], UserModel],
-    loader: Loader,
+    loader: Segments,
     checkpoints: list[Path],
 ) -> _Learnt:
     """From the start: with the last days held back, and (training.refit) once more on everything. champion: the validated one."""
@@ -128,7 +127,7 @@ def _anew(
     when = loop.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
     trained = parallel.together(processes, loop.train, new_model(border), loader, when, config.training, checkpoints[0])
-    verdict = gate.judge(champion, trained.validation, loader.layout, loader.decoding, when, config.training)
+    verdict = gate.judge(champion, trained.validation, start.layout_of(config), loader.decoding, when, config.training)
     if not config.training.refit:
         return _Learnt(trained.model, trained, verdict, {}, {})
     everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
@@ -136,7 +135,7 @@ def _anew(
     return _Learnt(model, trained, verdict, {}, {}, validated=trained.model)
 
 
-def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: UserModel, loader: Loader, checkpoint: Path) -> _Learnt:
+def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: UserModel, loader: Segments, checkpoint: Path) -> _Learnt:
     """From the champion, with the impressions that are new to it; how well it foretold them all is measured first."""
     config, as_of = context.config, context.config.time.as_of_ms
     since = recurring.new_since(config.labels, champion.facts["as_of_ms"])
@@ -145,17 +144,15 @@ def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: Use
     when = recurring.SplitByUser(cuts, as_of, as_of)
 
     def new(share: float) -> gate.Decoding:
-        return lambda layout, theirs: recurring.NewImpressions(loader.decoding(layout, theirs), since, share, as_of)
+        return lambda spec, theirs: recurring.NewImpressions(loader.decoding(spec, theirs), since, share, as_of)
 
-    foretold = loop.evaluate(
-        before, new(1.0)(Layout.of(champion.spec, impressions=True), vocabulary), when.validation(), config.training.objectives
-    )
+    foretold = loop.evaluate(before, new(1.0)(champion.spec, vocabulary), when.validation(), config.training.objectives)
     metrics = {f"progressive.{key}": value for key, value in loop.label_metrics(before, foretold).items()}
     share = config.training.holdout_users
     mine = recurring.NewImpressions(loader, since, share, as_of)
     model, processes = recurring.grown(before, today), config.training.processes
     trained = parallel.together(processes, loop.train, model, mine, when, config.training, checkpoint, warm=True)
-    verdict = gate.judge(champion, trained.validation, loader.layout, new(share), when, config.training)
+    verdict = gate.judge(champion, trained.validation, start.layout_of(config), new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}
     return _Learnt(trained.model, trained, verdict, metrics, {"continues": champion.model_id})

@@ -14,7 +14,6 @@ from scipy.special import expit
 from ..config import DynamixConfig
 
 MICRO = 1e6  # sums are whole millionths: the same in any order of adding
-PASSIVE, ACTIVE = "passive", "active"
 
 
 def in_micro(values: np.ndarray) -> np.ndarray:
@@ -152,7 +151,3 @@ def thresholds_of(corr: np.ndarray, impressions: np.ndarray, config: DynamixConf
 def levels(corr: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
     """(N,) int: 0 where |corr| <= the first threshold (9) or is unknown, n where it is above the n-th."""
     return np.searchsorted(np.array(thresholds), np.where(np.isnan(corr), 0.0, np.abs(corr)), side="left")
-
-
-def segment_name(level: int) -> str:
-    return PASSIVE if level == 0 else ACTIVE if level == 1 else f"{ACTIVE}_{level}"

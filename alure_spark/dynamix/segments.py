@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from ..config import DAY_MS, HOUR_MS, DynamixConfig
 from ..lake import timestamp
-from .correlation import MICRO, Correlations, Population, Sums, common_law, correlate, levels, segment_name, thresholds_of
+from .correlation import MICRO, Correlations, Population, Sums, common_law, correlate, levels, thresholds_of
 from .statistics import SUMS
 
 CORRELATED = ("mean_log_dwell_1", "mean_log_dwell_0", "corr", "w", "b", "std_error")
@@ -78,7 +78,7 @@ def segments(correlated: DataFrame, begins_at: dict[str, tuple[float, ...]], con
 
     Grain: user, surface, valid_from. correlated: rows of `correlations`; begins_at: `thresholds`.
     """
-    names = [segment_name(level) for level in range(1 + max(map(len, begins_at.values()), default=0))]
+    names = config.segments
 
     def name(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -16,11 +16,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, HOUR_MS, DynamixConfig
+from ..config import ALL_SURFACES, DAY_MS, HOUR_MS, DynamixConfig
 from .correlation import in_micro
 
 KEY = ("user_id", "surface", "window")
-ALL_SURFACES, UNKNOWN_SURFACE = "ALL", "unknown"
+UNKNOWN_SURFACE = "unknown"
 SUMS = ("n_1", "n_0", "sum_log_dwell_micro_1", "sum_log_dwell_micro_0", "sum_log_dwell_sq_micro_1", "sum_log_dwell_sq_micro_0")
 _LONGS = ", ".join(f"{name} long" for name in (*SUMS, "outliers"))
 SCHEMA = f"user_id string, surface string, window string, {_LONGS}, utc_offset_minutes int"

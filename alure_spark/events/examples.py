@@ -8,8 +8,9 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, HOUR_MS, LabelConfig, StreamConfig
+from ..config import DAY_MS, EVERYBODY, HOUR_MS, LabelConfig, StreamConfig
 from .clean import id_hash
+from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 SHARES = 1_000_000  # down-sampling draws by hash, in millionths
@@ -23,8 +24,12 @@ def training_examples(
     attributes: Mapping[str, str] = {},
     previous: tuple[DataFrame, int] | None = None,
     grouping: Grouping = PLAIN,
+    segments: DataFrame | None = None,
 ) -> DataFrame:
     """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
+
+    With `segments` (USER_SEGMENTS rows), one row per user and segment that an impression of the user was in when it was shown; a user
+    never shown an ad has one of the segment at as_of.
 
     The arrays of a stream hold the last max_events before the user's first impression (without one: before as_of), of the last
     max_days, and all events from there to as_of, so that each impression finds the history that serving would have seen. Labels count
@@ -61,13 +66,14 @@ def training_examples(
     joined = whole.join(per_user, "user_id", "left")
     kind = per_user.schema["_shown"].dataType
     joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
+    joined = joined.withColumn("segment", F.lit(EVERYBODY)) if segments is None else _by_segment(joined, segments, as_of_ms)
     first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
     joined = joined.withColumns({f"_{name}": first_kept(name, stream, first) for name, stream in streams.items()})
     arrays = [(name, f"{name}__{field}") for name, stream in streams.items() for field in fields_of(stream)]
     columns = [F.slice(column, F.col(f"_{name}"), F.greatest(F.size(column), F.lit(1))).alias(column) for name, column in arrays]
     shown = F.col("_shown")
     return joined.select(
-        "user_id", "country", as_of_column(as_of_ms), F.lit("all").alias("segment"),
+        "user_id", "country", as_of_column(as_of_ms), "segment",
         *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
         F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
         shown["weight"].alias("weight"),
@@ -75,6 +81,17 @@ def training_examples(
         *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
         *columns,
     )  # fmt: skip
+
+
+def _by_segment(users: DataFrame, segments: DataFrame, as_of_ms: int) -> DataFrame:
+    """A row per user and segment, with the impressions (`_shown`) of that segment."""
+    named = users.join(segment_periods(segments), "user_id", "left")
+    periods, shown = F.col("periods"), F.col("_shown")
+    named = named.withColumn("_of", F.transform(shown, lambda one: segment_at(periods, one["time_ms"])))
+    there = F.when(F.size("_of") > 0, F.array_distinct("_of")).otherwise(F.array(segment_at(periods, F.lit(as_of_ms))))
+    each = named.withColumn("segment", F.explode(there))
+    mine = F.filter("_shown", lambda one, place: F.get(F.col("_of"), place) == F.col("segment"))
+    return each.withColumn("_shown", mine).drop("_of", "periods")
 
 
 def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> DataFrame:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..config import InferenceConfig
+from ..config import EVERYBODY, InferenceConfig
 from ..errors import ConfigError, DataError
 from ..model.artifact import Artifact
 from ..model.batch import JaggedBatch, select_users
@@ -74,24 +74,25 @@ class UserEmbedder:
         # Adding 0 makes -0.0 a plain zero: equal embeddings have equal bytes.
         return found.numpy().round(DECIMALS).astype(np.float32) + np.float32(0)
 
-    def embed_rows(self, rows: pa.RecordBatch, as_of_ms: np.ndarray) -> np.ndarray:
-        """(B, D) float32 of rows shaped as `user_sequences` (user_id and the lists), with as_of_ms (B,) int64.
+    def embed_rows(self, rows: pa.RecordBatch, as_of_ms: np.ndarray, segment: str = EVERYBODY) -> np.ndarray:
+        """(B, D) float32 of rows shaped as `user_sequences` (user_id and the lists), with as_of_ms (B,) int64, of users of one segment.
 
-        Raises DataError on missing or broken columns (model/decode.py).
+        Only what the model's policy leaves that segment is decoded. Raises DataError on missing or broken columns (model/decode.py).
         """
-        return self.embed(self.decoded(rows, as_of_ms))
+        return self.embed(self.decoded(rows, as_of_ms, segment))
 
-    def decoded(self, rows: pa.RecordBatch, as_of_ms: np.ndarray) -> JaggedBatch:
+    def decoded(self, rows: pa.RecordBatch, as_of_ms: np.ndarray, segment: str = EVERYBODY) -> JaggedBatch:
         """The batch of such rows. Raises as embed_rows does."""
-        widths = self.layout.column_widths()
+        layout = Layout.of(self.spec, segment=segment)
+        widths = layout.column_widths()
         columns = {
             name: jagged(rows.column(name), kind, widths.get(name, 1), name)
-            for name, kind in self.layout.columns().items()
+            for name, kind in layout.columns().items()
             if name in rows.schema.names
         }
         # Countries matter to training only: neighbours share one.
         users = rows.column("user_id").to_pylist()
-        return jagged_batch(users, [""] * len(users), as_of_ms, columns, self.layout, self.vocabulary)
+        return jagged_batch(users, [""] * len(users), as_of_ms, columns, layout, self.vocabulary, segment)
 
 
 def jagged(lists: pa.ListArray, kind: str, width: int, name: str) -> Jagged:

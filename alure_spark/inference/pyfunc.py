@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..config import InferenceConfig
+from ..config import EVERYBODY, InferenceConfig
 from ..errors import DataError, nearest
 from ..model.artifact import Artifact
 from ..model.reads import USER_SHIFT
@@ -33,7 +33,8 @@ class UserModelFunction:
         """user_id, embedding (list of D float, zeros for a user of whom nothing is known), one row per row of frame, same index.
 
         frame: user_id, the list columns of user_sequences for the model's sources, and as_of (UTC where it has no zone) where histories
-        are to be checked to end before it; other columns are left alone. Raises DataError on a missing or unreadable column.
+        are to be checked to end before it, and segment where the model has policies; other columns are left alone. Raises DataError on a
+        missing or unreadable column.
         """
         if "user_id" not in frame:
             raise DataError(f"the rows lack the column 'user_id'{nearest('user_id', map(str, frame.columns))}")
@@ -41,8 +42,18 @@ class UserModelFunction:
         columns = {"user_id": pa.array(frame["user_id"], pa.string())}
         columns |= {name: _lists(frame[name], kind) for name, kind in kinds.items()}
         rows = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-        embedding = self.embedder.embed_rows(rows, _as_of_ms(frame))
+        as_of_ms, embedding = _as_of_ms(frame), np.zeros((len(frame), self.embedder.dimension), np.float32)
+        for segment, places in self._segments(frame).items():
+            embedding[places] = self.embedder.embed_rows(rows.take(pa.array(places)), as_of_ms[places], segment)
         return pd.DataFrame({"user_id": frame["user_id"], "embedding": embedding.tolist()})
+
+    def _segments(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Segment -> places of its rows."""
+        if not self.embedder.spec.policies:
+            return {EVERYBODY: np.arange(len(frame))}
+        if "segment" not in frame or frame["segment"].isna().any():
+            raise DataError("the model reads other features of other segments: give each row its 'segment' (user_segments)")
+        return {str(segment): np.asarray(places) for segment, places in frame.groupby("segment", sort=True).indices.items()}
 
 
 def _lists(column: pd.Series, kind: str) -> pa.ListArray:

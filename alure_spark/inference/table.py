@@ -9,7 +9,8 @@ to config.batch_users, and `memory_report` says what that costs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..config import ROTARY_PAIRS, InferenceConfig
+from ..config import EVERYBODY, ROTARY_PAIRS, InferenceConfig
 from ..errors import DataError, nearest
 from ..lake import timestamp
 from ..model.artifact import Artifact
@@ -38,18 +39,32 @@ def embed_table(sequences: DataFrame, artifact: Artifact, config: InferenceConfi
     config.compile asks for it. Raises DataError on a missing column; the job fails with a DataError where a worker does not
     reproduce the driver's embeddings, or an event is not before as_of.
     """
-    names = list(Layout.of(artifact.spec).columns())
-    for name in names:
-        if name not in sequences.columns:
-            raise DataError(f"user_sequences lacks the array '{name}'{nearest(name, sequences.columns)}: run jobs/build_sequences.py again")
+    return embed_segments({EVERYBODY: sequences}, artifact, config, as_of_ms)
+
+
+def embed_segments(segments: Mapping[str, DataFrame], artifact: Artifact, config: InferenceConfig, as_of_ms: int) -> DataFrame:
+    """The same of users of several segments: segment -> their rows of sequences. Of each, only what the model's policy leaves is read."""
+    layouts = {segment: list(Layout.of(artifact.spec, segment=segment).columns()) for segment in segments}
+    for segment, sequences in segments.items():
+        for name in layouts[segment]:
+            if name not in sequences.columns:
+                near = nearest(name, sequences.columns)
+                raise DataError(f"user_sequences lacks the array '{name}'{near}: run jobs/build_sequences.py again")
     export, model_id = exported(artifact, config), artifact.model_id
 
-    def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        embedder = worker_embedder(export)
-        for batch in batches:
-            yield embedded(batch, embedder, model_id, as_of_ms)
+    def rim_of(segment: str) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+        def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+            embedder = worker_embedder(export)
+            for batch in batches:
+                yield embedded(batch, embedder, model_id, as_of_ms, segment)
 
-    return sequences.select("user_id", "country", *names).mapInArrow(rim, USER_EMBEDDINGS.ddl())
+        return rim
+
+    parts = [
+        sequences.select("user_id", "country", *layouts[segment]).mapInArrow(rim_of(segment), USER_EMBEDDINGS.ddl())
+        for segment, sequences in segments.items()
+    ]
+    return reduce(DataFrame.union, parts)
 
 
 def worker_embedder(export: Export) -> UserEmbedder:
@@ -62,9 +77,9 @@ def worker_embedder(export: Export) -> UserEmbedder:
     return _HELD[export.key]
 
 
-def embedded(rows: pa.RecordBatch, embedder: UserEmbedder, model_id: str, as_of_ms: int) -> pa.RecordBatch:
+def embedded(rows: pa.RecordBatch, embedder: UserEmbedder, model_id: str, as_of_ms: int, segment: str = EVERYBODY) -> pa.RecordBatch:
     """Rows of `user_embeddings` for rows of `user_sequences`, in their order, without all-zero embeddings."""
-    vectors = embedder.embed_rows(rows, np.full(rows.num_rows, as_of_ms))
+    vectors = embedder.embed_rows(rows, np.full(rows.num_rows, as_of_ms), segment)
     known = vectors.any(axis=1)
     kept = rows.select(["user_id", "country"]).filter(pa.array(known))
     borders = pa.array(np.arange(kept.num_rows + 1, dtype=np.int32) * embedder.dimension)

@@ -67,7 +67,7 @@ class Artifact:
         for name in YOUNGER:
             if getattr(self.spec.config, name) == getattr(ModelConfig(), name):
                 del settled["config"][name]
-        for name in ("widths", "quantizers"):
+        for name in ("widths", "quantizers", "policies"):
             if not getattr(self.spec, name):
                 del settled[name]
         content.update(json.dumps(settled).encode())  # not sorted: the order of the sources is that of the weights' columns

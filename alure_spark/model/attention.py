@@ -73,11 +73,12 @@ class Clock:
     hours: Tensor  # (T,) since the user's first token
     angles: Tensor | None = None  # (T, pairs) by which queries and keys turn
     encoding: Tensor | None = None  # (T, d) what queries and keys see added to the token, and values do not
+    window: int | None = None  # tokens that attention looks back, where these may see fewer than the layer's own window
 
     def at(self, which: slice | Tensor) -> Clock:
         """The clock of these tokens."""
         angles, encoding = (None if part is None else part[which] for part in (self.angles, self.encoding))
-        return Clock(self.hours[which], angles, encoding)
+        return Clock(self.hours[which], angles, encoding, self.window)
 
 
 class CausalAttention(nn.Module):
@@ -95,16 +96,17 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, clock: Clock, blocks: Blocks, asking: Tensor | None = None) -> Tensor:
         """x (T, d) and the clock of the blocks' tokens -> (T, d); asking (T, d) is what queries and keys are made of, else x."""
         order, time = self._slopes()
-        near = self._near(order, max(length for _, length in blocks), x.dtype)
+        window = self.window if clock.window is None else min(self.window, clock.window)
+        near = _near(order, max(length for _, length in blocks), window, x.dtype)
         sizes, mixed = [users * length for users, length in blocks], []
         projected = self.inputs(x) if asking is None else torch.cat([self._projected(asking, 0, 2), self._projected(x, 2, 3)], dim=-1)
         turned = self._turned(projected, clock.angles)
         for (users, length), part, hours in zip(blocks, turned.split(sizes), clock.hours.split(sizes), strict=True):
             q, k, v = part.view(users, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (users, heads, length, d / heads)
-            if order is None and time is None and length <= self.window:
+            if order is None and time is None and length <= window:
                 mixed.append(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(len(part), -1))
             else:
-                mixed.append(_BiasedAttention.apply(q, k, v, hours.view(users, length), order, time, near, self.window).view(len(part), -1))
+                mixed.append(_BiasedAttention.apply(q, k, v, hours.view(users, length), order, time, near, window).view(len(part), -1))
         return self.output(torch.cat(mixed))
 
     def last(self, x: Tensor, clock: Clock, ends: Tensor, blocks: Blocks, asking: Tensor | None = None) -> Tensor:
@@ -129,7 +131,7 @@ class CausalAttention(nn.Module):
         for (users, length), rows, key, hours, asked in zip(
             blocks, x.split(sizes), keys.split(sizes), clock.hours.split(sizes), query.split([users for users, _ in blocks]), strict=True
         ):
-            seen = min(length, self.window)
+            seen = min(length, self.window if clock.window is None else min(self.window, clock.window))
             rows, key, hours = (part.view(users, length, -1)[:, -seen:] for part in (rows, key, hours))
             if clock.angles is None:
                 scores = torch.bmm(asked, key.transpose(1, 2))  # (users, heads, seen)
@@ -155,18 +157,19 @@ class CausalAttention(nn.Module):
         parts = projected.view(len(projected), 3 * self.heads, -1)
         return torch.cat([_turn(parts[:, : 2 * self.heads], angles), parts[:, 2 * self.heads :]], dim=1).flatten(1)
 
-    def _near(self, order: Tensor | None, longest: int, dtype: torch.dtype) -> Tensor:
-        """(heads or 1, n) bias by distance in order, -inf where a key is hidden; the last column is that of -QUERY_BLOCK + 1."""
-        distance = torch.arange(min(longest, self.window + QUERY_BLOCK), -QUERY_BLOCK, -1)
-        bias = torch.zeros(1, len(distance), dtype=dtype)
-        if order is not None:
-            bias = -order.detach()[:, None] * distance.abs().to(dtype).log1p()
-        return bias.masked_fill((distance < 0) | (distance >= self.window), float("-inf"))
-
     def _slopes(self) -> tuple[Tensor | None, Tensor | None]:
         """(heads,) positive slopes of order and time, or None."""
         order, time = (None if slope is None else F.softplus(slope) for slope in (self.order_slope, self.time_slope))
         return order, time
+
+
+def _near(order: Tensor | None, longest: int, window: int, dtype: torch.dtype) -> Tensor:
+    """(heads or 1, n) bias by distance in order, -inf where a key is hidden; the last column is that of -QUERY_BLOCK + 1."""
+    distance = torch.arange(min(longest, window + QUERY_BLOCK), -QUERY_BLOCK, -1)
+    bias = torch.zeros(1, len(distance), dtype=dtype)
+    if order is not None:
+        bias = -order.detach()[:, None] * distance.abs().to(dtype).log1p()
+    return bias.masked_fill((distance < 0) | (distance >= window), float("-inf"))
 
 
 class _BiasedAttention(torch.autograd.Function):

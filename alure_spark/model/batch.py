@@ -28,6 +28,16 @@ class SourceTokens:
     numbers: Mapping[str, Tensor]  # numeric attribute -> (T,) float32, NaN where missing
     words: Mapping[str, Tensor] = field(default_factory=dict)  # text attribute -> (T, words) int64 hashes above 0, 0 after the last word
     vectors: Mapping[str, Tensor] = field(default_factory=dict)  # embedding attribute -> (T, its dimension) float32, NaN where missing
+    limit: int | None = None  # a policy lets a read see the last so many events only; 0: it withholds the source, which has no tokens
+
+    @property
+    def withheld(self) -> bool:
+        """Whether nobody can tell if the users had events of this source."""
+        return self.limit == 0
+
+    def lacks(self, attribute: str) -> bool:
+        """Whether a policy dropped the attribute."""
+        return not any(attribute in part for part in (self.rows, self.numbers, self.words, self.vectors))
 
     @property
     def lengths(self) -> Tensor:
@@ -113,7 +123,7 @@ def _map_tensors(part: T, change: Any) -> T:
     changed: dict[str, Any] = {}
     for item in fields(part):
         value = getattr(part, item.name)
-        if item.name == "offsets":
+        if item.name == "offsets" or not isinstance(value, Mapping | Tensor):
             continue
         changed[item.name] = {key: change(one) for key, one in value.items()} if isinstance(value, Mapping) else change(value)
     return replace(part, **changed)  # type: ignore[type-var]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import EVERYBODY, FeaturePolicy
 from ..errors import DataError, nearest
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
 from .spec import ModelSpec
@@ -36,11 +37,25 @@ class Layout:
     sources: Mapping[str, Mapping[str, str]]  # source -> its attributes
     impression_attributes: Mapping[str, str]
     widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension
+    withheld: tuple[str, ...] = ()  # sources that a policy withholds: a batch has them without tokens
+    last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
 
     @classmethod
-    def of(cls, spec: ModelSpec, impressions: bool = False) -> Layout:
-        """The arrays that a model reads: for embedding, or with the impressions too."""
-        return cls(spec.sources, spec.impression_attributes if impressions else {}, spec.widths)
+    def of(cls, spec: ModelSpec, impressions: bool = False, segment: str = EVERYBODY) -> Layout:
+        """The arrays that a model reads of a segment's users: for embedding, or with the impressions too."""
+        whole = cls(spec.sources, spec.impression_attributes if impressions else {}, spec.widths)
+        return whole.under(spec.policies.get(segment, FeaturePolicy()))
+
+    def under(self, policy: FeaturePolicy) -> Layout:
+        """What the policy leaves of it."""
+        kept = [source for source in self.sources if policy.sources is None or source in policy.sources]
+        dropped = {source: policy.drop_attributes.get(source, ()) for source in kept}
+        return replace(
+            self,
+            sources={source: {name: kind for name, kind in self.sources[source].items() if name not in dropped[source]} for source in kept},
+            withheld=tuple(source for source in self.sources if source not in kept),
+            last_events={source: last for source, last in policy.max_events.items() if source in kept},
+        )
 
     def columns(self) -> dict[str, str]:
         """Array columns of the sources -> kind: integer and categorical are int64, numeric is floating, text and embedding are wide."""
@@ -80,7 +95,7 @@ def jagged_batch(
     columns: Mapping[str, Jagged],
     layout: Layout,
     vocabulary: Vocabulary,
-    segment: str = "all",
+    segment: str = EVERYBODY,
     with_impressions: bool = False,
 ) -> JaggedBatch:
     """The batch of B users, in their order: user_ids and countries (B,), as_of_ms (B,) int64.
@@ -88,12 +103,14 @@ def jagged_batch(
     Ads share the space of items. A null or unknown id is row 0, a null number NaN. Raises DataError on a missing column, on
     parallel arrays of unequal length, and on times that are not ascending within a user.
     """
-    sources = {}
+    sources = {source: _nothing(len(user_ids)) for source in layout.withheld}
     for source in layout.sources:
         known_at, event_time = (f"{source}__{name}" for name in TIMES)
         kinds = {f"{source}__{ITEM}": "categorical"} | {f"{source}__{name}": kind for name, kind in layout.attributes(source).items()}
         part = _parallel(columns, [known_at, event_time, *kinds], user_ids)
         _require_ascending(part[known_at], known_at, user_ids)
+        if source in layout.last_events:
+            part = _newest(part, part[known_at], _first_reads(columns, as_of_ms, with_impressions), layout.last_events[source])
         rows, numbers = _features(kinds, part, vocabulary)
         words, vectors = (
             {name: _tensor(part[f"{source}__{name}"].values, dtype) for name, its in layout.attributes(source).items() if its == kind}
@@ -107,6 +124,7 @@ def jagged_batch(
             numbers=numbers,
             words=words,
             vectors=vectors,
+            limit=layout.last_events.get(source),
         )
     return JaggedBatch(
         segment=segment,
@@ -116,6 +134,36 @@ def jagged_batch(
         sources=sources,
         impressions=_impressions(columns, layout, vocabulary, user_ids) if with_impressions else None,
     )
+
+
+def _nothing(users: int) -> SourceTokens:
+    """A source that is withheld from so many users."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return SourceTokens(torch.zeros(users + 1, dtype=torch.int64), none, none, {ITEM: none}, {}, limit=0)
+
+
+def _first_reads(columns: Mapping[str, Jagged], as_of_ms: np.ndarray, with_impressions: bool) -> np.ndarray:
+    """(B,) int64: the first moment at which a user's history is read: the first impression, or as_of."""
+    moments = np.array(as_of_ms, np.int64)
+    if with_impressions:
+        shown = columns["time_ms"]
+        some = np.diff(shown.offsets) > 0
+        moments[some] = shown.values[shown.offsets[:-1][some]]
+    return moments
+
+
+def _newest(part: Mapping[str, Jagged], known_at: Jagged, moments: np.ndarray, last: int) -> dict[str, Jagged]:
+    """Parallel columns without the events that a read at the moments (B,) or later, of the last events only, cannot see."""
+    lengths = np.diff(known_at.offsets)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    before = np.bincount(user[known_at.values < moments[user]], minlength=len(lengths))
+    skipped = np.maximum(before - last, 0)
+    kept = np.arange(len(user)) - known_at.offsets[:-1][user] >= skipped[user]
+    offsets = np.concatenate([[0], np.cumsum(lengths - skipped)])
+    return {
+        name: Jagged(offsets, jagged.values[kept], None if jagged.present is None else jagged.present[kept])
+        for name, jagged in part.items()
+    }
 
 
 def _impressions(columns: Mapping[str, Jagged], layout: Layout, vocabulary: Vocabulary, user_ids: Sequence[str]) -> Impressions:

@@ -66,7 +66,7 @@ class Readout(nn.Module):
         assert shown is not None
         users = shown.users()
         raw = self.facts(batch)
-        facts = (raw - self.fact_mean) / self.fact_scale
+        facts = self.standardised(raw)
         context = raw[:, -(self.ad.in_features - encoder.item_vectors.shape[1]) :]
         item = F.embedding(shown.rows[ITEM], encoder.item_vectors, padding_idx=0)
         ad = self.ad(torch.cat([item, context], dim=-1)) + self.account(shown.rows[ACCOUNT])
@@ -83,7 +83,10 @@ class Readout(nn.Module):
         return logits
 
     def facts(self, batch: JaggedBatch) -> Tensor:
-        """(M, facts) of the weights' dtype: per source in order of spec.sources, over the item sources together, then the context."""
+        """(M, facts) of the weights' dtype: per source in order of spec.sources, over the item sources together, then the context.
+
+        NaN where a policy withholds what the fact is of.
+        """
         shown, dtype = batch.impressions, self.fact_mean.dtype
         assert shown is not None
         counted = {source: engagements(self.spec, source, batch.sources[source], shown) for source in self.spec.sources}
@@ -93,9 +96,15 @@ class Readout(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, facts: Tensor) -> None:
-        """Standardise the facts by the mean and spread of these rows (n, facts)."""
-        self.fact_mean.copy_(facts.mean(0))
-        self.fact_scale.copy_(facts.std(0, unbiased=False).clamp(min=1e-3))
+        """Standardise the facts by the mean and spread of these rows (n, facts), NaN left out."""
+        count = (~facts.isnan()).sum(0).clamp(min=1)
+        mean = facts.nansum(0) / count
+        self.fact_mean.copy_(mean)
+        self.fact_scale.copy_(((facts - mean).square().nansum(0) / count).sqrt().clamp(min=1e-3))
+
+    def standardised(self, facts: Tensor) -> Tensor:
+        """(M, facts) with mean 0 and spread 1; what a policy withholds is as the mean, and says nothing."""
+        return torch.where(facts.isnan(), 0, (facts - self.fact_mean) / self.fact_scale)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, 2) calibrated probabilities."""
@@ -129,17 +138,17 @@ class AdAttention(nn.Module):
         key_value, query = self.key_value(states), self.query(self.norm(ad))
         parts = []
         for which in torch.arange(len(users)).split(AD_CHUNK):
-            inputs = key_value, query[which], tokens.known_at_ms, begin[which], end[which], time_ms[which]
+            inputs = key_value, query[which], tokens, begin[which], end[which], time_ms[which]
             parts.append(checkpoint(self._mixed, *inputs, use_reentrant=False) if torch.is_grad_enabled() else self._mixed(*inputs))
         return torch.cat(parts) if parts else ad
 
-    def _mixed(self, key_value: Tensor, query: Tensor, known_at_ms: Tensor, begin: Tensor, end: Tensor, time_ms: Tensor) -> Tensor:
+    def _mixed(self, key_value: Tensor, query: Tensor, tokens: SourceTokens, begin: Tensor, end: Tensor, time_ms: Tensor) -> Tensor:
         """(m, d) of some impressions. What it gathers is made anew on the way back, not kept."""
-        place = end[:, None] - 1 - torch.arange(self.spec.read_back(self.source))  # (m, n), the last one first
+        place = end[:, None] - 1 - torch.arange(self.spec.read_back(self.source, tokens.limit))  # (m, n), the last one first
         there = place >= begin[:, None]
         place = place.clamp(min=0)
         k, v = (part.unflatten(2, (self.heads, -1)) for part in key_value[place].chunk(2, dim=-1))  # (m, n, heads, d / heads)
-        hours = (time_ms[:, None] - known_at_ms[place]).clamp(min=0).to(query.dtype) / HOUR_MS
+        hours = (time_ms[:, None] - tokens.known_at_ms[place]).clamp(min=0).to(query.dtype) / HOUR_MS
         scores = torch.einsum("mhw,mnhw->mhn", query.unflatten(1, (self.heads, -1)), k) / k.shape[-1] ** 0.5
         far = torch.arange(place.shape[1]).to(query.dtype).log1p()
         scores = scores - F.softplus(self.order_slope)[:, None] * far - F.softplus(self.time_slope)[:, None] * hours.log1p()[:, None]
@@ -169,7 +178,8 @@ def shared_names(spec: ModelSpec) -> list[str]:
 def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impressions) -> dict[str, Tensor]:
     """Name -> (M,) float64 over the source's last max_events (and max_days) known before the impression; `recent` is the last 28 days.
 
-    days_since is that since the last event, a year where there is none; same_<space> counts the events with the impression's row.
+    days_since is that since the last event, a year where there is none; same_<space> counts the events with the impression's row. NaN
+    where a policy withholds the source or the attribute.
     """
     users = shown.users()
     reads = reads_of(spec, source, tokens, users, shown.time_ms)
@@ -180,11 +190,19 @@ def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impre
         last = tokens.known_at_ms[(reads.end - 1).clamp(min=0)]
         elapsed = torch.where(seen, (shown.time_ms - last).to(torch.float64) / DAY_MS, elapsed)
     found = {"seen": seen.double(), "count": reads.counts.double(), "count_recent": (reads.end - recent).double(), "days_since": elapsed}
+    unknown = torch.full((len(users),), torch.nan, dtype=torch.float64)
+    if tokens.withheld:
+        return dict.fromkeys(fact_names(spec, source), unknown)
     for name in spec.of_kind(source, "numeric"):
+        if tokens.lacks(name):
+            found |= {f"sum_{name}": unknown, f"sum_{name}_recent": unknown}
+            continue
         running = F.pad(tokens.numbers[name].double().nan_to_num().cumsum(0), (1, 0))
         for when, first in (("", reads.first), ("_recent", recent)):
             found[f"sum_{name}{when}"] = running[reads.end] - running[first]
-    return found | {f"same_{space}": _same(tokens, users, reads, space, shown).double() for space in matched_spaces(spec, source)}
+    for space in matched_spaces(spec, source):
+        found[f"same_{space}"] = unknown if tokens.lacks(space) else _same(tokens, users, reads, space, shown).double()
+    return found
 
 
 def over_item_sources(spec: ModelSpec, counted: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -195,7 +213,9 @@ def over_item_sources(spec: ModelSpec, counted: Mapping[str, Mapping[str, Tensor
     found = {}
     for name in shared_names(spec):
         terms = torch.stack([counted[source][name] for source in spec.item_sources if name in counted[source]])
-        found[name] = terms.amin(0) if name == "days_since" else terms.sum(0)
+        known = ~terms.isnan()
+        least = torch.where(known, terms, torch.inf).amin(0)
+        found[name] = torch.where(known.any(0), least if name == "days_since" else terms.nansum(0), torch.nan)
     return found
 
 

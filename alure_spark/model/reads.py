@@ -39,7 +39,7 @@ def known_ends(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
 def reads_of(spec: ModelSpec, source: str, tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Reads:
     """What each of R reads (user, time_ms), each (R,) int64, may see of the source."""
     end = known_ends(tokens, users, time_ms)
-    first = torch.maximum(end - spec.reach(source), tokens.offsets[users])
+    first = torch.maximum(end - spec.reach(source, tokens.limit), tokens.offsets[users])
     if source in spec.max_days_ms:
         first = torch.maximum(first, known_ends(tokens, users, time_ms - spec.max_days_ms[source]))
     return Reads(first, end)

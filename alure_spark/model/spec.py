@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..config import ModelConfig
+from ..config import FeaturePolicy, ModelConfig
 
 COUNTED_EVENTS = 64  # the frequency encoding counts no further back
 
@@ -24,6 +24,7 @@ class ModelSpec:
     widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension; others are not read
     quantizers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # embedding read as codes -> levels, codes and hidden
     config: ModelConfig = field(default_factory=ModelConfig)
+    policies: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> what is read of its users; not named: everything
 
     @property
     def views(self) -> int:
@@ -56,26 +57,31 @@ class ModelSpec:
         """The impressions' attributes of that kind, in order of name."""
         return sorted(name for name, its_kind in self.impression_attributes.items() if its_kind == kind)
 
-    def reach(self, source: str) -> int:
-        """Events of the source that a read-out may see: never more than the row that serving holds (house rule 4)."""
-        return min(self.config.max_events, self.max_events.get(source, self.config.max_events))
+    def reach(self, source: str, limit: int | None = None) -> int:
+        """Events of the source that a read-out may see: never more than the row that serving holds (house rule 4).
 
-    def token_lookback(self, source: str) -> int:
+        limit: SourceTokens.limit, here and below.
+        """
+        held = min(self.config.max_events, self.max_events.get(source, self.config.max_events))
+        return held if limit is None else min(held, limit)
+
+    def token_lookback(self, source: str, limit: int | None = None) -> int:
         """Earlier events of the source that the encodings of one token may look at: one for its gap, more to count."""
-        counted = min(COUNTED_EVENTS, self.reach(source) // 4) if self.config.frequency_encoding else 0
-        return min(max(counted, 1), self.reach(source) - 1)
+        reach = self.reach(source, limit)
+        counted = min(COUNTED_EVENTS, reach // 4) if self.config.frequency_encoding else 0
+        return max(0, min(max(counted, 1), reach - 1))
 
-    def read_back(self, source: str) -> int:
+    def read_back(self, source: str, limit: int | None = None) -> int:
         """The last states of the source that a read-out may look at, at least one."""
         wanted = max(self.config.read_positions, self.config.ad_attention)
-        return min(wanted, max(1, (self.reach(source) - self.token_lookback(source)) // 2))
+        return min(wanted, max(1, (self.reach(source, limit) - self.token_lookback(source, limit)) // 2))
 
-    def attention_window(self, source: str) -> int:
+    def attention_window(self, source: str, limit: int | None = None) -> int:
         """Tokens that one layer looks back, itself included.
 
         The oldest of the states that are read, all layers from there, and the encodings of the oldest token reach back
         read_back - 1 + layers * (window - 1) + token_lookback tokens: never past reach(source), so that a read-out in a long
         training row equals the one in the row that serving holds.
         """
-        rest = self.reach(source) - self.token_lookback(source) - self.read_back(source)
+        rest = self.reach(source, limit) - self.token_lookback(source, limit) - self.read_back(source, limit)
         return max(1, min(self.config.window, rest // self.config.layers + 1))

@@ -31,28 +31,33 @@ class TokenEmbedding(nn.Module):
 
     def __init__(self, spec: ModelSpec, source: str) -> None:
         super().__init__()
-        config = spec.config
+        config, self.spec, self.source = spec.config, spec, source
         codes = spec.code_spaces(source)
         self.categorical = [*spec.of_kind(source, "categorical"), *codes]
         self.numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
         self.embeddings, self.buckets = given_embeddings(spec, source), config.text_buckets
         self.texts = nn.ModuleDict({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
-        self.lookback = spec.token_lookback(source)
         rows = {name: spec.spaces[name] for name in spec.of_kind(source, "categorical")} | codes
         self.tables = nn.ModuleDict({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
-        self.gap, self.clock, self.frequency = config.gap_encoding and self.lookback > 0, config.clock_encoding, config.frequency_encoding
+        self.gap, self.clock, self.frequency = (
+            config.gap_encoding and spec.token_lookback(source) > 0,
+            config.clock_encoding,
+            config.frequency_encoding,
+        )
         self.project = nn.Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
+        self.item_width, self.widths = spec.views * spec.item_dimension, spec.widths
 
     def forward(self, tokens: SourceTokens, item_vectors: Tensor) -> Tensor:
         """(T, d); item_vectors (rows of space item_id, views * item_dimension)."""
         parts = [*self._content(tokens, item_vectors), *self._encodings(tokens, item_vectors.dtype)]
-        return self._with_tables(self.project(torch.cat(parts, dim=-1)), tokens)
+        x = nn.functional.linear(torch.cat(parts, dim=-1), self._weight(tokens), self.project.bias)
+        return self._with_tables(x, tokens)
 
     def apart(self, tokens: SourceTokens, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """What happened (T, d), and the encodings of when (T, d): together they are the token."""
         content = torch.cat(self._content(tokens, item_vectors), dim=-1)
         encodings = torch.cat([*self._encodings(tokens, item_vectors.dtype), content[:, :0]], dim=-1)
-        of_content, of_time = self.project.weight.split([content.shape[1], encodings.shape[1]], dim=1)
+        of_content, of_time = self._weight(tokens).split([content.shape[1], encodings.shape[1]], dim=1)
         x = nn.functional.linear(content, of_content, self.project.bias)
         return self._with_tables(x, tokens), nn.functional.linear(encodings, of_time)
 
@@ -67,18 +72,34 @@ class TokenEmbedding(nn.Module):
 
     def _content(self, tokens: SourceTokens, item_vectors: Tensor) -> list[Tensor]:
         item = nn.functional.embedding(tokens.rows[ITEM], item_vectors, padding_idx=0)
-        known = [numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric]
-        return [item, *known, *(vectors(tokens.vectors[name], item_vectors.dtype) for name in self.embeddings)]
+        known = [numbers(tokens.numbers[name], item_vectors.dtype) for name in self.numeric if name in tokens.numbers]
+        given = [vectors(tokens.vectors[name], item_vectors.dtype) for name in self.embeddings if name in tokens.vectors]
+        return [item, *known, *given]
+
+    def _weight(self, tokens: SourceTokens) -> Tensor:
+        """(d, numbers): the columns of the projection for what the tokens have; of a dropped attribute nothing is multiplied."""
+        widths = dict.fromkeys(self.numeric, 2) | {name: self.widths[name] + 1 for name in self.embeddings}
+        if not any(map(tokens.lacks, widths)):
+            return self.project.weight
+        pieces, first = [self.project.weight[:, : self.item_width]], self.item_width
+        for name, width in widths.items():
+            pieces += [] if tokens.lacks(name) else [self.project.weight[:, first : first + width]]
+            first += width
+        return torch.cat([*pieces, self.project.weight[:, first:]], dim=1)
 
     def _encodings(self, tokens: SourceTokens, dtype: torch.dtype) -> list[Tensor]:
         found = [gap_encoding(tokens, dtype)] if self.gap else []
         found += [clock_encoding(local_time_ms(tokens), dtype)] if self.clock else []
-        return found + ([frequency_encoding(tokens, self.lookback, dtype)] if self.frequency else [])
+        lookback = self.spec.token_lookback(self.source, tokens.limit)
+        return found + ([frequency_encoding(tokens, lookback, dtype)] if self.frequency else [])
 
     def _with_tables(self, x: Tensor, tokens: SourceTokens) -> Tensor:
         for name in self.categorical:
-            x = x + self.tables[name](tokens.rows[name])
+            if name in tokens.rows:
+                x = x + self.tables[name](tokens.rows[name])
         for name, table in self.texts.items():
+            if name not in tokens.words:
+                continue
             hashes = tokens.words[name]
             rows = torch.where(hashes > 0, hashes % (self.buckets - 1) + 1, 0)
             x = x + nn.functional.embedding_bag(rows, cast(Tensor, table.weight), mode="mean", padding_idx=0)

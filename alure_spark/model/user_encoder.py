@@ -146,8 +146,8 @@ class UserEncoder(nn.Module):
         if self.exchange or self.spec.config.read_positions > 1:
             states = self.states(batch)
             return {
-                source: self._states_before(source, states[source], batch.sources[source].offsets[:-1], batch.sources[source].offsets[1:])
-                for source in self.spec.sources
+                source: self._states_before(source, tokens, states[source], tokens.offsets[:-1], tokens.offsets[1:])
+                for source, tokens in ((source, batch.sources[source]) for source in self.spec.sources)
             }
         streams = self._streams(batch)
         found = [self._read(0, _ends(streams))]
@@ -179,8 +179,9 @@ class UserEncoder(nn.Module):
             return self._whole(self._views(pooled))
         found, known = {}, torch.zeros(len(users), dtype=torch.bool)
         for source in self.spec.sources:
-            end, begin = known_ends(batch.sources[source], users, time_ms), batch.sources[source].offsets[users]
-            found[source] = self._states_before(source, states[source], begin, end)
+            tokens = batch.sources[source]
+            end, begin = known_ends(tokens, users, time_ms), tokens.offsets[users]
+            found[source] = self._states_before(source, tokens, states[source], begin, end)
             known |= end > begin
         return self._combine(pooled, found, known)
 
@@ -188,9 +189,9 @@ class UserEncoder(nn.Module):
         """(R, S): the state at the user's last event of the source known before time_ms."""
         return _state_before(self.nothing[source], states, tokens.offsets[users], known_ends(tokens, users, time_ms))
 
-    def _states_before(self, source: str, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    def _states_before(self, source: str, tokens: SourceTokens, states: Tensor, begin: Tensor, end: Tensor) -> Tensor:
         """(R, P, S): the states at the last P tokens of [begin, end), each (R,), the last one first, `nothing` where there are fewer."""
-        seen = self.spec.read_back(source)
+        seen = self.spec.read_back(source, tokens.limit)
         found = [
             _state_before(self.nothing[source], states, begin if back < seen else end, end - back)
             for back in range(self.spec.config.read_positions)
@@ -249,7 +250,8 @@ class UserEncoder(nn.Module):
                 x, encoding = self.tokens[source](tokens, self.item_vectors), None
             else:
                 x, encoding = self.tokens[source].apart(tokens, self.item_vectors)  # type: ignore[operator]
-            streams[source] = Stream(x[runs.order], Clock(hours, angles, encoding).at(runs.order), runs)
+            window = None if tokens.limit is None else self.spec.attention_window(source, tokens.limit)
+            streams[source] = Stream(x[runs.order], Clock(hours, angles, encoding, window).at(runs.order), runs)
         return streams
 
     def coded(self, tokens: SourceTokens) -> SourceTokens:

@@ -9,11 +9,12 @@ from ..config import TrainingConfig
 from ..model.artifact import Artifact
 from ..model.decode import Layout
 from ..model.readout import HEADS
+from ..model.spec import ModelSpec
 from ..model.vocabulary import Vocabulary
 from .loader import Batches
 from .loop import Calendar, Evaluation, evaluate
 
-Decoding = Callable[[Layout, Vocabulary], Batches]  # the packed rows as a model of that layout and vocabulary reads them
+Decoding = Callable[[ModelSpec, Vocabulary], Batches]  # the packed rows as a model of that spec and vocabulary reads them
 
 
 class Verdict(NamedTuple):
@@ -38,7 +39,7 @@ def judge(
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")
     model, vocabulary = champion.model()
-    old = evaluate(model, decoding(layout, vocabulary), when.validation(), config.objectives)
+    old = evaluate(model, decoding(champion.spec, vocabulary), when.validation(), config.objectives)
     ours, before = found.total(config.objectives), old.total(config.objectives)
     passed = ours <= before + config.gate * abs(before)
     return Verdict(passed, f"{'' if passed else 'not '}champion: validation loss {ours:.4f}, {champion.model_id} has {before:.4f}")

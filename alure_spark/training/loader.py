@@ -10,7 +10,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from ..config import EVERYBODY, TrainingConfig
 from ..errors import ConfigError, DataError, nearest
 from ..model.batch import JaggedBatch, select_users
 from ..model.decode import Jagged, Layout, jagged_batch
+from ..model.spec import ModelSpec
 from ..model.vocabulary import Vocabulary
-from .rows import KINDS, NAMES
+from .rows import KINDS, NAMES, exported
 
 Rows = dict[str, np.ndarray]  # column -> (n,) object of bytes, as_of_ms (n,) int64
 WINDOW = 4  # row groups whose users are mixed; the Loader holds these and one batch, the reader up to 3 more
@@ -176,7 +180,7 @@ class Loader:
         vocabulary: Vocabulary,
         batch_users: int,
         seed: int,
-        segment: str = "all",
+        segment: str = EVERYBODY,
         with_impressions: bool = True,
     ) -> None:
         self.reader, self.layout, self.vocabulary = reader, layout, vocabulary
@@ -186,8 +190,9 @@ class Loader:
         flags = [f"{name}__present" for name, kind in self.kinds.items() if kind == "categorical"]
         self.columns = [*NAMES, "as_of_ms", *self.kinds, *flags]
 
-    def decoding(self, layout: Layout, vocabulary: Vocabulary) -> Loader:
+    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary) -> Loader:
         """The same batches as another model reads them."""
+        layout = Layout.of(spec, self.with_impressions, self.segment)
         return Loader(self.reader, layout, vocabulary, self.batch_users, self.seed, self.segment, self.with_impressions)
 
     @property
@@ -198,7 +203,7 @@ class Loader:
     def steps(self) -> int:
         return -(-self.users // self.batch_users)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[JaggedBatch, None, None]:
         """Row groups are permuted, then the users inside windows of WINDOW row groups."""
 
         def shuffled(n: int, part: int) -> np.ndarray:
@@ -249,6 +254,62 @@ class Loader:
         return jagged_batch(
             user_ids, countries, rows["as_of_ms"], columns, self.layout, self.vocabulary, self.segment, self.with_impressions
         )
+
+
+class Segments:
+    """Batches of several segments, each batch of one: those of a loader per segment, in an order that depends on (seed, epoch) alone."""
+
+    def __init__(self, loaders: Sequence[Loader]) -> None:
+        self.loaders = tuple(loaders)
+
+    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary) -> Segments:
+        """The same batches as another model reads them."""
+        return Segments([loader.decoding(spec, vocabulary) for loader in self.loaders])
+
+    @property
+    def users(self) -> int:
+        return sum(loader.users for loader in self.loaders)
+
+    @property
+    def steps(self) -> int:
+        return sum(loader.steps for loader in self.loaders)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
+        turns = np.repeat(np.arange(len(self.loaders)), [loader.steps for loader in self.loaders])
+        turns = np.random.default_rng([self.loaders[0].seed, epoch, 2]).permutation(turns)
+        done = np.bincount(turns[:start], minlength=len(self.loaders))
+        with ExitStack() as open_readers:
+            each = [
+                open_readers.enter_context(closing(loader.batches(epoch, int(first))))
+                for loader, first in zip(self.loaders, done, strict=True)
+            ]
+            for turn in turns[start:]:
+                yield next(each[turn])
+
+    def in_order(self) -> Iterator[JaggedBatch]:
+        for loader in self.loaders:
+            yield from loader.in_order()
+
+
+@contextmanager
+def segment_loaders(
+    examples: DataFrame, layout: Layout, vocabulary: Vocabulary, training: TrainingConfig, scratch: str, name: str
+) -> Iterator[Segments]:
+    """A loader per segment of the examples, over packed rows below scratch that are deleted at the end (training/rows.exported).
+
+    The packed rows hold all of the layout, so that models of several policies can be judged on them; a reader reads what its policy
+    leaves. Raises as `exported` and `open_reader` do.
+    """
+    names = sorted(row["segment"] for row in examples.select("segment").distinct().collect())
+    with ExitStack() as folders:
+        loaders = []
+        for segment in names or [EVERYBODY]:
+            rows = examples.where(F.col("segment") == segment)
+            place = name if segment == EVERYBODY else f"{name}-{segment}"
+            folder = folders.enter_context(exported(rows, layout, scratch, training.export_rows, place))
+            reader = open_reader(training.reader, folder)
+            loaders.append(Loader(reader, layout, vocabulary, training.batch_users, training.seed, segment))
+        yield Segments(loaders)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

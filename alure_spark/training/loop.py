@@ -133,7 +133,7 @@ def fit_readout(model: UserModel, loader: Batches, everything: bool = False) -> 
         return
     facts = torch.cat(rows)
     model.readout.fit_scale(facts)
-    x = ((facts - model.readout.fact_mean) / model.readout.fact_scale).double().numpy()
+    x = model.readout.standardised(facts).double().numpy()
     y, weight, user = (torch.cat(part).double().numpy() for part in (labels, weights, users))
     usable = np.isfinite(weight) & np.isfinite(x).all(axis=1)  # what is not stops the first step, with a sentence
     x, y, weight, user = x[usable], y[usable], weight[usable], user[usable]

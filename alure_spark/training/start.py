@@ -24,8 +24,8 @@ ABSENT = -30.0  # log weight of an item that tells nothing: everybody had it
 
 
 def layout_of(config: Config) -> Layout:
-    """The arrays that a model of this conf reads, by the feature policy."""
-    streams = config.policy().select(config.streams)
+    """The arrays that a model of this conf reads, by the feature policy of all users."""
+    streams = config.policed_streams
     sources = {name: stream.attributes for name, stream in streams.items()}
     kinds = {name: kind for attributes in sources.values() for name, kind in attributes.items()}
     words = {name: config.model.text_words for name, kind in kinds.items() if kind == "text"}
@@ -35,7 +35,7 @@ def layout_of(config: Config) -> Layout:
 
 def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, SemanticIds] | None = None) -> ModelSpec:
     """The spec of a new model; quantizers: those of model.semantic_ids. Raises DataError when no item is known."""
-    streams = config.policy().select(config.streams)
+    streams = config.policed_streams
     layout = layout_of(config)
     if vocabulary.size(ITEM) < 2:
         raise DataError("the vocabulary has no item: run jobs/build_sequences.py for this as_of first")
@@ -52,6 +52,7 @@ def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, Sem
         widths=layout.widths,
         quantizers={name: quantizer.size for name, quantizer in (quantizers or {}).items()},
         config=config.model,
+        policies=config.segment_policies,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from alure_spark.config import DynamixConfig
-from alure_spark.dynamix.correlation import Sums, correlate, levels, population_of, segment_name, thresholds_of
+from alure_spark.dynamix.correlation import Sums, correlate, levels, population_of, thresholds_of
 from alure_spark.dynamix.segments import populations
 from alure_spark.dynamix.statistics import SUMS
 
@@ -137,5 +137,5 @@ def test_equal_users_are_on_one_side_and_levels_are_above_their_threshold():
     assert levels(corr, (epsilon,)).tolist() == [1, 1, 1, 0, 0, 0], "(9) is about the absolute value, and epsilon itself is passive"
     assert levels(corr, (0.1, 0.2)).tolist() == [2, 2, 2, 0, 1, 0]
     assert thresholds_of(corr, np.ones(6), DynamixConfig(threshold="given", thresholds=(0.3, 0.4))) == (0.3, 0.4)
-    assert [segment_name(level) for level in range(3)] == ["passive", "active", "active_2"]
+    assert DynamixConfig(threshold="given", thresholds=(0.1, 0.5)).segments == ("passive", "active", "active_2")
     assert thresholds_of(np.full(3, np.nan), np.ones(3), CONFIG) == (0.0,)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from alure_spark.config import DynamixConfig
+from alure_spark.config import ALL_SURFACES, DynamixConfig
 from alure_spark.dynamix.correlation import Sums
-from alure_spark.dynamix.statistics import ALL_SURFACES, SUMS, converted, merged, new_statistics
+from alure_spark.dynamix.statistics import SUMS, converted, merged, new_statistics
 from tests import oracle
 
 MINUTE, DAY = 60_000, 86_400_000
