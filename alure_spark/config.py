@@ -519,6 +519,8 @@ class DynamixConfig:
     shrinkage: bool = True  # draw the correlation of users with few impressions towards that of all (empirical Bayes)
     threshold: str = "share"  # share: so that active_share of the impressions are of active users; or given: thresholds
     active_share: float = 0.6667
+    compare_seeds: tuple[int, ...] = (7, 8, 9)  # of models and training, each of which jobs/compare_policies.py tries
+    compare_rounds: int = 5  # in which it times every policy
     thresholds: tuple[float, ...] = ()  # given: |corr| above the n-th makes level n; level 0 is passive, 1 active, 2 active_2, ..
 
     def __post_init__(self) -> None:
@@ -535,6 +537,8 @@ class DynamixConfig:
             ("threshold", self.threshold in ("share", "given"), "share, given"),
             ("active_share", 0 < self.active_share < 1, "between 0 and 1"),
             ("thresholds", rising, "rising numbers, none below 0"),
+            ("compare_seeds", len(self.compare_seeds) > 0, "at least one seed"),
+            ("compare_rounds", self.compare_rounds >= 1, "an integer of at least 1"),
             ("thresholds", enough, "at least one, where dynamix.threshold is given"),
         ):
             _require(good, f"dynamix.{name}", getattr(self, name), allowed)

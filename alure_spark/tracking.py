@@ -94,6 +94,21 @@ class Tracker:
         day = format_time(config.time.as_of_ms)[:10] if config.time.as_of else "no day"
         self.run_id = mlflow.start_run(run_name=f"{config.name}-{job} {day}", tags=tags).info.run_id
 
+    @contextlib.contextmanager
+    def child(self, name: str, config: Config) -> Iterator[Tracker]:
+        """A run of its own below the open one, around the block: what is logged in it is the child's."""
+        parent, above = self.run_id, self.metrics
+        self.metrics = {}
+        tags = {"alure.job": name, "alure.config_hash": config.digest()}
+        self._try("start a child run", lambda mlflow: mlflow.start_run(run_name=name, tags=tags, nested=True))
+        status = "FAILED"
+        try:
+            yield self
+            status = "FINISHED"
+        finally:
+            self._try("end a child run", lambda mlflow: mlflow.end_run(status))
+            self.run_id, self.metrics = parent, above
+
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Parameters; values are cut at 500 characters."""
         clean = {key: str(value)[:500] for key, value in values.items()}

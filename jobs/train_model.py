@@ -7,17 +7,18 @@ later gate compares models that have not seen the split. With training.warm_star
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.baselines.item_vectors import item_views
-from alure_spark.baselines.user_embeddings import collect_histories, item_histories
+from alure_spark.baselines.user_embeddings import collect_histories, item_histories, longest_per_user
 from alure_spark.config import DAY_MS, EVERYBODY, parse_time
 from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
@@ -52,17 +53,13 @@ def train(context: Context, run: JobRun) -> Report:
         return Report(texts={"train_model/skipped.txt": f"embedding.method is {config.embedding.method}: there is no model to train"})
     as_of = config.time.as_of_ms
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= timestamp(as_of)).toPandas()
-    space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
-    vocabulary = Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
+    vocabulary = known_vocabulary(context, run)
     origin = _origin(context) if config.training.warm_start else None
-    quantizers = {name: _quantizer(context, name, origin) for name in config.model.semantic_ids}
+    quantizers = {name: quantizer_of(context, name, origin) for name in config.model.semantic_ids}
     spec = start.spec_of(config, vocabulary, quantizers)
 
     def new_model(before_ms: int | None) -> UserModel:
-        histories = collect_histories(item_histories(examples, spec.item_sources, before_ms), config.embedding)
-        views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
-        return start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users, quantizers)
+        return model_maker(context, examples, spec, vocabulary, quantizers, before_ms)(spec)
 
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
     checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
@@ -111,6 +108,34 @@ def train(context: Context, run: JobRun) -> Report:
     result |= {"best_epoch": learnt.trained.best_epoch + 1, "steps": learnt.trained.steps}
     result |= {"flops_per_user": flops, "parameters": parameters, "warm": float("continues" in learnt.facts)}
     return Report(result, figures, {"train_model/summary.txt": text})
+
+
+def known_vocabulary(context: Context, run: JobRun) -> Vocabulary:
+    """What has a row at as_of."""
+    until = timestamp(context.config.time.as_of_ms)
+    known: pd.DataFrame = run.read("vocabularies").where(F.col("first_seen") <= until).toPandas()
+    space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
+    return Vocabulary.from_arrays(space, hash, row, context.config.vocabulary.hash_buckets)
+
+
+def model_maker(
+    context: Context,
+    examples: DataFrame,
+    spec: ModelSpec,
+    vocabulary: Vocabulary,
+    quantizers: Mapping[str, semantic_ids.SemanticIds],
+    before_ms: int | None,
+) -> Callable[[ModelSpec], UserModel]:
+    """Makes models before training, whose item vectors are of the histories before before_ms (None: of all), factorised once."""
+    config = context.config
+    histories = longest_per_user(item_histories(examples, spec.item_sources, before_ms))
+    collected = collect_histories(histories, config.embedding)
+    views = item_views(collected, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
+
+    def new(its: ModelSpec) -> UserModel:
+        return start.new_model(its, vocabulary, views.items, list(views.vectors), views.idf, views.users, quantizers)
+
+    return new
 
 
 def _anew(
@@ -169,7 +194,7 @@ def _origin(context: Context) -> Artifact | None:
     return None
 
 
-def _quantizer(context: Context, attribute: str, origin: Artifact | None) -> semantic_ids.SemanticIds:
+def quantizer_of(context: Context, attribute: str, origin: Artifact | None) -> semantic_ids.SemanticIds:
     """The registered quantiser of the attribute; a model that goes on keeps its own, so that no code moves.
 
     Raises TrackingError where there is none, ConfigError where it is of another length.

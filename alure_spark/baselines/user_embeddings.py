@@ -43,6 +43,12 @@ def item_histories(user_sequences: DataFrame, sources: Sequence[str], before_ms:
     return user_sequences.select("user_id", "country", "as_of", items.alias("items"))
 
 
+def longest_per_user(histories: DataFrame) -> DataFrame:
+    """One of the rows of item_histories per user: training_examples has one per segment, and they all end at as_of."""
+    size = F.struct(F.size("items"), "items")
+    return histories.groupBy("user_id").agg(*(F.max_by(name, size).alias(name) for name in ("country", "as_of", "items")))
+
+
 def distinct_items(sources: Sequence[str]) -> Column:
     """INT: how many distinct known items a row of user_sequences holds over the sources."""
     return F.size(F.array_distinct(F.array_compact(F.concat(*[F.col(f"{source}__item_id") for source in sources]))))

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..config import DAY_MS, HOUR_MS, DynamixConfig
@@ -114,6 +114,45 @@ def segments(correlated: DataFrame, begins_at: dict[str, tuple[float, ...]], con
         F.timestamp_millis("piece.end").alias("valid_to"),
         timestamp(as_of_ms).alias("as_of"),
     )
+
+
+SWITCHES = ("newly known", "no longer known", "threshold moved", "new impressions", "population moved")
+
+
+def switches(
+    now: DataFrame, then: DataFrame, begins_now: dict[str, tuple[float, ...]], begins_then: dict[str, tuple[float, ...]]
+) -> DataFrame:
+    """One row per user, surface and part of the day that both correlations hold: switched BOOLEAN, and why (one of SWITCHES) or null.
+
+    The threshold moved: what was known then would be on today's level, too, under today's threshold. Where it would not, the user's own
+    impressions changed, or, with the same ones, what all users draw the user towards.
+    """
+
+    def level(corr: Column, begins: dict[str, tuple[float, ...]]) -> Column:
+        per_surface: Column = F.lit(0)
+        for surface, thresholds_at in begins.items():
+            above = sum(((F.coalesce(F.abs(corr), F.lit(0.0)) > begin).cast("int") for begin in thresholds_at), start=F.lit(0))
+            per_surface = F.when(F.col("surface") == surface, above).otherwise(per_surface)
+        return per_surface
+
+    facts = ("corr", "n_1", "n_0")
+    keys = ("user_id", "surface", "window")
+    one, other = (
+        frame.select(*keys, *(F.col(fact).alias(f"{fact}_{when}") for fact in facts)) for frame, when in ((now, "now"), (then, "then"))
+    )
+    both = one.join(other, list(keys))
+    corr_now, corr_then = F.col("corr_now"), F.col("corr_then")
+    today = level(corr_now, begins_now)
+    same = (F.col("n_1_now") == F.col("n_1_then")) & (F.col("n_0_now") == F.col("n_0_then"))
+    reason = (
+        F.when(corr_then.isNull(), SWITCHES[0])
+        .when(corr_now.isNull(), SWITCHES[1])
+        .when(level(corr_then, begins_now) == today, SWITCHES[2])
+        .when(~same, SWITCHES[3])
+        .otherwise(SWITCHES[4])
+    )
+    switched = today != level(corr_then, begins_then)
+    return both.select(*keys, switched.alias("switched"), F.when(switched, reason).alias("why"))
 
 
 def _surfaces(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:

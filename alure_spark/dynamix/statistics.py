@@ -8,7 +8,7 @@ by itself finds what a run over everything finds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,28 @@ def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | Non
     Reads what was known since s and the buffer before `since`, and counts it at once. Cost: one shuffle by user, into tasks of some
     EVENTS_PER_TASK; all events of a user are in one.
     """
+
+    def sums(rows: pa.Table) -> pa.Table:
+        return _sums(rows, config, since_ms, as_of_ms)
+
+    return _by_user(events, config, since_ms, as_of_ms, sums, SCHEMA)
+
+
+def labelled_dwell(events: DataFrame, config: DynamixConfig, as_of_ms: int) -> DataFrame:
+    """One row per impression that entered before as_of, its dwell in bounds: user_id, log_dwell, converted (C of equation 1)."""
+
+    def labelled(rows: pa.Table) -> pa.Table:
+        _, _, dwell, label, chosen = _labelled(rows, config, None, as_of_ms)
+        good = (dwell >= config.dwell_min_ms) & (dwell <= config.dwell_max_ms)
+        return pa.table({"user_id": chosen["user_id"].filter(pa.array(good)), "log_dwell": np.log(dwell[good]), "converted": label[good]})
+
+    return _by_user(events, config, None, as_of_ms, labelled, "user_id string, log_dwell double, converted boolean")
+
+
+def _by_user(
+    events: DataFrame, config: DynamixConfig, since_ms: int | None, as_of_ms: int, work: Callable[[pa.Table], pa.Table], schema: str
+) -> DataFrame:
+    """What the work makes of tables of impressions and conversions that hold all events of their users."""
     known = F.unix_millis("known_at")
     conversion = F.col("source").isin(list(config.conversion_sources))
     impression = (F.col("source") == config.impression_source) & F.col("dwell_ms").isNotNull()
@@ -67,15 +89,16 @@ def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | Non
     def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         held = [batch for batch in batches if batch.num_rows]
         if held:
-            yield from _sums(pa.Table.from_batches(held).combine_chunks(), config, since_ms, as_of_ms).to_batches()
+            yield from work(pa.Table.from_batches(held).combine_chunks()).to_batches()
 
-    return rows.repartition(max(1, round(rows.count() / EVENTS_PER_TASK)), "user_id").mapInArrow(add, SCHEMA)
+    return rows.repartition(max(1, round(rows.count() / EVENTS_PER_TASK)), "user_id").mapInArrow(add, schema)
 
 
-def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> pa.Table:
-    """Events of some users (a conversion has no dwell_ms) -> rows of SCHEMA."""
-    user = rows.column("user_id").combine_chunks().dictionary_encode()
-    code = user.indices.to_numpy().astype(np.int64)
+def _labelled(
+    rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, pa.Table]:
+    """Of the impressions that entered in [since, as_of): code of the user (by first row), time, dwell and C, and their rows."""
+    code = rows.column("user_id").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     time = rows.column("time_ms").to_numpy()
     shown = rows.column("dwell_ms").is_valid().to_numpy()
     enters = time + config.window_ms
@@ -83,10 +106,15 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
     if since_ms is not None:
         counts &= enters >= since_ms
     label = converted(code[counts], time[counts], code[~shown], time[~shown], config)
-
     chosen = rows.filter(pa.array(counts))
-    code, time = code[counts], time[counts]
-    dwell, offset = (chosen.column(name).to_numpy() for name in ("dwell_ms", "utc_offset_minutes"))
+    return code[counts], time[counts], chosen.column("dwell_ms").to_numpy(), label, chosen
+
+
+def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> pa.Table:
+    """Events of some users (a conversion has no dwell_ms) -> rows of SCHEMA."""
+    code, time, dwell, label, chosen = _labelled(rows, config, since_ms, as_of_ms)
+    users = rows.column("user_id").combine_chunks().dictionary_encode().dictionary
+    offset = chosen.column("utc_offset_minutes").to_numpy()
     surface = chosen.column("surface").combine_chunks().dictionary_encode()
     hours = 24 // config.day_windows
     part = (time + offset * 60_000) % DAY_MS // (hours * HOUR_MS)
@@ -103,7 +131,7 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
 
     columns = {}
     which = key[order][starts]
-    columns["user_id"] = user.dictionary.take(pa.array(which // (surfaces * config.day_windows)))
+    columns["user_id"] = users.take(pa.array(which // (surfaces * config.day_windows)))
     columns["surface"] = surface.dictionary.take(pa.array(which // config.day_windows % surfaces))
     begins = which % config.day_windows * hours
     columns["window"] = pa.array([f"{begin:02d}-{begin + hours:02d}" for begin in begins.tolist()], pa.string())

@@ -190,10 +190,10 @@ class Loader:
         flags = [f"{name}__present" for name, kind in self.kinds.items() if kind == "categorical"]
         self.columns = [*NAMES, "as_of_ms", *self.kinds, *flags]
 
-    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary) -> Loader:
-        """The same batches as another model reads them."""
-        layout = Layout.of(spec, self.with_impressions, self.segment)
-        return Loader(self.reader, layout, vocabulary, self.batch_users, self.seed, self.segment, self.with_impressions)
+    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary, seed: int | None = None) -> Loader:
+        """The same batches as another model reads them; with another seed, in another order."""
+        layout, seed = Layout.of(spec, self.with_impressions, self.segment), self.seed if seed is None else seed
+        return Loader(self.reader, layout, vocabulary, self.batch_users, seed, self.segment, self.with_impressions)
 
     @property
     def users(self) -> int:
@@ -262,9 +262,13 @@ class Segments:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = tuple(loaders)
 
-    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary) -> Segments:
-        """The same batches as another model reads them."""
-        return Segments([loader.decoding(spec, vocabulary) for loader in self.loaders])
+    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary, seed: int | None = None) -> Segments:
+        """The same batches as another model reads them; with another seed, in another order."""
+        return Segments([loader.decoding(spec, vocabulary, seed) for loader in self.loaders])
+
+    def only(self, segment: str) -> Segments:
+        """The batches of one segment."""
+        return Segments([loader for loader in self.loaders if loader.segment == segment])
 
     @property
     def users(self) -> int:

@@ -86,6 +86,7 @@ class Evaluation:
     labels: np.ndarray  # (M, 2) float64
     weights: np.ndarray  # (M,) float64
     users: np.ndarray  # (M,) object
+    segments: np.ndarray  # (M,) object: the user's when it was shown
 
     def total(self, objectives: ObjectiveConfig) -> float:
         return sum(getattr(objectives, name) * loss for name, loss in self.losses.items())
@@ -218,7 +219,7 @@ def _epochs(
         torch.set_num_threads(config.threads)
     if not warm:
         fit_readout(model, loader, everything=not when.holds_back)
-    optimizer = _optimizer(model, config)
+    optimizer = optimizer_of(model, config)
     state = _State()
     if checkpoint is not None and checkpoint.is_file():
         state = _restore(checkpoint, model, optimizer)
@@ -234,7 +235,8 @@ def _epochs(
             losses = model.losses(batch, moments, config.objectives, processes=processes)
             whole = {name: processes.total(loss) for name, loss in losses.items()}
             if losses:
-                _step(model, optimizer, losses, whole, config, processes, f"epoch {state.epoch + 1}, step {state.step + 1}")
+                where = f"epoch {state.epoch + 1}, step {state.step + 1}"
+                optimise(optimizer, losses, whole, config, where, processes)
                 state.add(whole)
             state.step += 1
             if observe is not None:
@@ -256,7 +258,7 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
     contrastive = replace(objectives, click=0.0, conversion=0.0)
     labelled = bool(objectives.click or objectives.conversion)
     sums: dict[str, list[float]] = {}
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for batch in loader.in_order():
         states = model.encoder.states(batch)
         for name, loss in model.losses(batch, moments, contrastive, states).items():
@@ -266,7 +268,8 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
         if labelled and batch.impressions is not None:
             parts.append(_judged(model, batch, states))
     losses = {name: value / count for name, (value, count) in sums.items()}
-    logits, labels, weights, users = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _no_impressions()
+    joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions()
+    logits, labels, weights, users, segments = joined
     if weights.sum() > 0:
         for column, head in enumerate(HEADS):
             if getattr(objectives, head):
@@ -277,7 +280,7 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
             "the validation split is empty: no impression and no later item in the last labels.validation_days before as_of; "
             "raise labels.validation_days"
         )
-    return Evaluation(losses, logits, labels, weights, users)
+    return Evaluation(losses, logits, labels, weights, users, segments)
 
 
 def calibrate(model: UserModel, found: Evaluation) -> None:
@@ -358,7 +361,7 @@ class _State:
         return self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= patience
 
 
-def _optimizer(model: UserModel, config: TrainingConfig) -> torch.optim.Optimizer:
+def optimizer_of(model: UserModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW; item tables learn slower or not at all, what weighs events faster, and only matrices decay."""
     shares = {"items": config.item_learning_rate_share, "pooling": config.pooling_learning_rate_share, "matrices": 1.0, "rest": 1.0}
     kinds: dict[str, list[torch.nn.Parameter]] = {kind: [] for kind in shares}
@@ -380,16 +383,18 @@ def _optimizer(model: UserModel, config: TrainingConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(groups)
 
 
-def _step(
-    model: UserModel,
+def optimise(
     optimizer: torch.optim.Optimizer,
     losses: Mapping[str, Tensor],
     whole: Mapping[str, Tensor],
     config: TrainingConfig,
-    processes: Alone,
-    where: str,
+    where: str = "a step",
+    processes: Alone = ALONE,
 ) -> None:
-    """losses: this process's parts; whole: their sums over the processes, on which all of them decide alike."""
+    """One step. losses: this process's parts; whole: their sums over the processes, on which all of them decide alike.
+
+    Raises TrainingError on a loss or gradient that is not finite.
+    """
     broken = [name for name, loss in whole.items() if not loss.isfinite()]
     if broken:
         raise TrainingError(f"the loss of {', '.join(broken)} is not finite at {where}: lower training.learning_rate or look at the inputs")
@@ -420,19 +425,19 @@ def _step_seed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
 
-def _judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(logits, labels, weights, users) of the batch's validation impressions."""
+def _judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
+    """(logits, labels, weights, users, segments) of the batch's validation impressions."""
     shown = batch.impressions
     assert shown is not None
     kept = shown.validation
     logits = model.readout(batch, states, model.encoder)[kept].double().numpy()
     labels = torch.stack([shown.click, shown.conversion], dim=-1)[kept].double().numpy()
     users = np.array(batch.user_ids, object)[shown.users()[kept].numpy()]
-    return logits, labels, shown.weight[kept].double().numpy(), users
+    return logits, labels, shown.weight[kept].double().numpy(), users, np.full(len(users), batch.segment, object)
 
 
-def _no_impressions() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, object)
+def _no_impressions() -> list[np.ndarray]:
+    return [np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, object), np.zeros(0, object)]
 
 
 def _save(path: Path, model: UserModel, optimizer: torch.optim.Optimizer, state: _State) -> None:

@@ -121,11 +121,11 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
             .write.mode("append")
             .partitionBy("bucket")
             .options(**WRITING)
-            .parquet(_for_spark(path))
+            .parquet(for_spark(path))
         )
         yield path
 
 
-def _for_spark(path: str) -> str:
+def for_spark(path: str) -> str:
     """Spark takes a bare path for one of the cluster's default file system; volumes of Unity Catalog are only named that way."""
     return path if path.startswith("/Volumes/") else f"file://{path}"

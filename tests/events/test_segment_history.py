@@ -59,7 +59,8 @@ def test_each_impression_is_in_the_segment_that_held_when_it_was_shown(spark, ma
         for name in set(names):
             wanted[user, name] = [place for place, its in enumerate(names) if its == name and row["time_ms"]]
     assert set(found) == set(wanted)
-    assert len({user for user, _ in found}) < len(found) and {segment for _, segment in found} == {"passive", "active", "active_2"}
+    assert len({user for user, _ in found}) < len(found)
+    assert {segment for _, segment in found} == {"passive", "active", "active_2"}
     for (user, segment), places in wanted.items():
         mine, all_of_user = found[user, segment], whole[user]
         for name in ("impression_id", "time_ms", "ad_id", "click", "conversion", "weight", "split", "label_age_ms"):
@@ -73,11 +74,12 @@ def test_each_impression_is_in_the_segment_that_held_when_it_was_shown(spark, ma
 
 
 def test_what_becomes_known_of_segments_later_changes_no_row(spark, made):
-    _, clean, named, rows = made
+    _, clean, named, _rows = made
     first = min(row["time_ms"][0] for row in training_examples(clean, STREAMS, LABELS, AS_OF).where("size(time_ms) > 0").collect())
     late = named.where(F.unix_millis("valid_from") > AS_OF).withColumn("segment", F.lit("active_9"))
     early = named.where(F.unix_millis("valid_from") <= AS_OF)
-    assert late.count() and first < AS_OF
+    assert late.count()
+    assert first < AS_OF
     one, two = (
         {tuple(map(str, row)) for row in training_examples(clean, STREAMS, LABELS, AS_OF, segments=given).collect()}
         for given in (named, early.unionByName(late))

@@ -155,8 +155,10 @@ def test_what_a_policy_withholds_need_not_be_there_to_be_decoded():
     lists = {"view__known_at_ms": [[1, 2], [3]], "view__event_time_ms": [[1, 2], [3]], "view__item_id": [[5, 6], [5]]}
     batch = decoded(layout, lists | {"view__category_id": [[5, 5], [5]]})
     assert set(batch.sources) == {"view", "click"}
-    assert batch.sources["view"].lacks("value") and not batch.sources["view"].lacks("category_id")
-    assert batch.sources["click"].withheld and batch.sources["click"].lengths.tolist() == [0, 0]
+    assert batch.sources["view"].lacks("value")
+    assert not batch.sources["view"].lacks("category_id")
+    assert batch.sources["click"].withheld
+    assert batch.sources["click"].lengths.tolist() == [0, 0]
     with pytest.raises(DataError, match="view__category_id"):
         decoded(layout, lists)
 
@@ -165,7 +167,8 @@ def test_of_the_last_events_those_stay_that_the_first_impression_or_as_of_sees()
     layout = Layout({"view": {}}, {}).under(FeaturePolicy(max_events={"view": 2}))
     lists = {name: [[10, 20, 30, 40, 40, 50, 100], [5]] for name in ("view__known_at_ms", "view__event_time_ms", "view__item_id")}
     serving = decoded(layout, lists).sources["view"]
-    assert serving.known_at_ms.tolist() == [40, 50, 100, 5] and serving.limit == 2  # 100 is not before as_of: refused later, not here
+    assert serving.known_at_ms.tolist() == [40, 50, 100, 5]
+    assert serving.limit == 2
     shown = {name: [[40, 60], []] for name in ("time_ms", "ad_id", "account_id", "click", "conversion", "label_age_ms", "weight", "split")}
     training = decoded(layout, lists | shown, with_impressions=True).sources["view"]
     assert training.known_at_ms.tolist() == [20, 30, 40, 40, 50, 100, 5]  # two before the impression at 40

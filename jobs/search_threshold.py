@@ -1,0 +1,87 @@
+"""training_examples, dwell_correlations, the registered model -> where active begins, by the largest gap in normalized entropy.
+
+Users are told apart by their correlation at the last as_of before the validation split, and judged on it by the twin of the model that has
+not seen it. No table is written: what is found goes into the conf as dynamix.threshold=given and dynamix.thresholds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
+from alure_spark.errors import ConfigError, DataError, TrackingError
+from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.model.artifact import read_validated
+from alure_spark.model.decode import Layout
+from alure_spark.model.readout import HEADS
+from alure_spark.model.user_model import Moments
+from alure_spark.plots import curves
+from alure_spark.training import loop
+from alure_spark.training.loader import segment_loaders
+from alure_spark.training.thresholds import ne_gap
+from jobs.command import Context, Job, Report
+
+
+def search(context: Context, run: JobRun) -> Report:
+    config, as_of = context.config, context.config.time.as_of_ms
+    if config.dynamix.day_windows != 1:
+        raise ConfigError(f"dynamix.day_windows is {config.dynamix.day_windows}; allowed here: 1, a user has one correlation")
+    registered = context.tracker.find_model(config.model_name, config.embedding.model)
+    if registered is None:
+        raise TrackingError(f"MLflow at {config.tracking.uri} has no model {config.model_name}: run jobs/train_model.py first")
+    artifact = read_validated(Path(registered.folder), registered.digest)
+    model, vocabulary = artifact.model()
+    border = as_of - int(config.labels.validation_days * DAY_MS)
+    known = _sizes(run, border)
+    layout = Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
+    examples = run.read("training_examples").where(as_of_scope(as_of))
+    with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, f"threshold-{run.run_id}") as packed:
+        loader = packed.decoding(artifact.spec, vocabulary)
+        judged = loop.evaluate(model, loader, Moments(border, as_of, border, validation=True), config.training.objectives)
+    probabilities, size = loop.probabilities(model, judged), np.array([known.get(user, 0.0) for user in judged.users])
+    metrics: dict[str, float | None] = {}
+    figures, texts = {}, [f"{artifact.model_id}, correlations as of the last run at or before {format_time(border)}"]
+    for column, head in enumerate(HEADS):
+        if not judged.has_both(column):
+            continue
+        found = ne_gap(size, judged.labels[:, column], probabilities[:, column], judged.weights, judged.users)
+        metrics |= {f"{head}.epsilon": found.epsilon, f"{head}.gap": found.gap} | {
+            f"{head}.gap_{end}": getattr(found.interval, end) for end in ("low", "high")
+        }
+        epsilon = found.curve["epsilon"].to_numpy()
+        lines = {name: (epsilon, found.curve[name].to_numpy()) for name in ("ne_active", "ne_passive")}
+        figures[f"search_threshold/{head}.png"] = curves(lines, "epsilon, of |corr|", f"{head}: normalized entropy")
+        texts.append(
+            f"{head}: --set dynamix.threshold=given --set dynamix.thresholds=[{found.epsilon:.4f}]   gap {found.gap:+.4f} "
+            f"({found.interval.low:+.4f} to {found.interval.high:+.4f})\n{found.curve.to_string(index=False, float_format='%.4f')}"
+        )
+    return Report(metrics, figures, {"search_threshold/curves.txt": "\n\n".join(texts)})
+
+
+def _sizes(run: JobRun, border_ms: int) -> dict[str, float]:
+    """User -> |corr| at the newest as_of at or before the border. Raises DataError where there is none."""
+    before = run.read("dwell_correlations").where(F.col("surface") == ALL_SURFACES).where(F.col("as_of") <= timestamp(border_ms))
+    last = before.agg(F.max("as_of")).collect()[0][0]
+    if last is None:
+        raise DataError(
+            f"dwell_correlations has nothing at or before {format_time(border_ms)}, where validation begins: run jobs/correlate_dwell.py "
+            "for the days before it (--from DAY --to DAY)"
+        )
+    rows = before.where(F.col("as_of") == F.lit(last)).where("corr IS NOT NULL").select("user_id", F.abs("corr").alias("size"))
+    return {row["user_id"]: row["size"] for row in rows.collect()}
+
+
+JOB = Job(
+    "search_threshold",
+    "the threshold of active users at which normalized entropy differs most between the segments",
+    ("training_examples", "dwell_correlations"),
+    (),
+    lambda config: as_of_scope(config.time.as_of_ms),
+    search,
+)
+
+if __name__ == "__main__":
+    JOB.main()
