@@ -292,6 +292,26 @@ def dwell_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *ratio_lines(result)])
 
 
+def policies_text(result: dict[str, Any]) -> str:
+    """DynamiX's Tables 2 and 3: a row per experiment and segment, percent with intervals."""
+    lines = [
+        "| experiment | against | segment | NE gain, click | NE gain, conversion | training throughput | inference throughput |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = []
+        for measure in ("click", "conversion", "training", "inference"):
+            gain, low, high = (row[f"{measure}_{figure}"] for figure in ("gain", "low", "high"))
+            digits = 2 if measure in ("click", "conversion") else 1
+            if gain is None or gain == low == high == 0:
+                cells.append("-" if gain is None else "0")
+            else:
+                cells.append(f"{100 * gain:+.{digits}f} % ({100 * low:+.{digits}f} to {100 * high:+.{digits}f})")
+        lines.append(f"| {row['experiment']} | {row['against']} | {row['segment']} | {' | '.join(cells)} |")
+    counts = ", ".join(f"{name} {count:,.0f}" for name, count in result["size"]["impressions"].items())
+    return "\n".join([*lines, "", f"Impressions by segment: {counts}."])
+
+
 def real_dwell_text(result: dict[str, Any]) -> str:
     """One row per set and kind of user."""
     lines = ["| set | users | impressions | converted | corr | standard error | |", "|---|---|---|---|---|---|---|"]
@@ -498,7 +518,7 @@ def main() -> None:
         "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
         "knn_graph": knn_graph_text, "kmeans": kmeans_text, "retrieval": retrieval_text, "graph_scale": graph_scale_text,
-        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "real_dwell": real_dwell_text,
+        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "policies": policies_text, "real_dwell": real_dwell_text,
     }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():

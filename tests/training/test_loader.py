@@ -17,11 +17,13 @@ import torch
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
+from alure_spark.config import FeaturePolicy, TrainingConfig
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.model.decode import Layout, country_hash
+from alure_spark.model.spec import ModelSpec
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import loader as loader_module
-from alure_spark.training.loader import Loader, open_reader
+from alure_spark.training.loader import Loader, open_reader, segment_loaders
 from alure_spark.training.rows import exported, pack
 from tests import oracle
 
@@ -396,3 +398,48 @@ def test_more_bytes_than_an_arrow_column_holds_are_refused(monkeypatch):
     names = {name: pa.array(["a"]) for name in ("user_id", "country", "segment")}
     with pytest.raises(DataError, match="'x' has 8 bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch"):
         pack(pa.RecordBatch.from_pydict({**names, "x": pa.array([[1]]), "as_of_ms": [0]}), {"x": "integer"}, {})
+
+
+@pytest.fixture(scope="module")
+def told_apart(examples, tmp_path_factory):
+    """A loader per segment."""
+    rows = examples.withColumn("segment", F.when(F.pmod(F.hash("user_id"), F.lit(3)) == 0, "passive").otherwise("active"))
+    training = TrainingConfig(reader="pyarrow", export_rows=40, batch_users=32, seed=5)
+    with segment_loaders(rows, LAYOUT, VOCABULARY, training, str(tmp_path_factory.mktemp("segments")), "x") as packed:
+        yield packed
+
+
+def test_batches_are_of_one_segment_and_every_user_comes_once(examples, told_apart):
+    everybody = Counter(row["user_id"] for row in examples.select("user_id").collect())
+    for make in (lambda: told_apart.batches(0), lambda: told_apart.in_order()):
+        assert Counter(order(make())) == everybody
+    assert [loader.segment for loader in told_apart.loaders] == ["active", "passive"]
+    turns = ["".join(batch.segment[0] for batch in told_apart.batches(epoch)) for epoch in range(4)]
+    assert len(turns[0]) == told_apart.steps
+    assert len(set(turns)) > 1, "segments come in another order"
+    assert turns[0] == "".join(batch.segment[0] for batch in told_apart.batches(0))
+    assert {batch.segment for batch in told_apart.only("passive").in_order()} == {"passive"}
+    assert told_apart.users == sum(everybody.values())
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 6, 9])
+def test_segments_can_be_started_at_k_too(told_apart, start):
+    whole, tail = list(told_apart.batches(2)), list(told_apart.batches(2, start=start))
+    assert len(tail) == len(whole) - start
+    for one, other in zip(whole[start:], tail, strict=True):
+        equal(one, other)
+
+
+def test_a_reader_is_asked_for_nothing_that_the_policy_of_its_segment_drops(told_apart):
+    policy = FeaturePolicy(sources=("view",), drop_attributes={"view": ("value",)})
+    spec = ModelSpec(
+        LAYOUT.sources, ("view",), dict.fromkeys(("item_id", "account_id"), 30), LAYOUT.impression_attributes, widths=LAYOUT.widths,
+        policies={"passive": policy},
+    )  # fmt: skip
+    active, passive = told_apart.decoding(spec, VOCABULARY).loaders
+    dropped = set(active.columns) - set(passive.columns)
+    assert dropped == {name for name in active.columns if name.startswith(("click__", "silent__"))} | {"view__value"}
+    batch = next(passive.in_order())
+    assert batch.sources["click"].withheld
+    assert batch.sources["view"].lacks("value")
+    assert not next(active.in_order()).sources["view"].lacks("value")
