@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from scipy.stats import spearmanr
 
 from alure_spark.config import DynamixConfig, build, load
-from alure_spark.dynamix.segments import segments
+from alure_spark.dynamix.segments import segments, switches
 from alure_spark.errors import ConfigError, LakeError
 from alure_spark.lake import as_of_scope
 from alure_spark.sources.synthetic.options import WorldOptions
@@ -72,7 +72,10 @@ def test_days_add_up_to_one_run_and_a_day_run_twice_is_the_same(world, tmp_path)
     for as_of in (*days, *days[1:]):
         context = do(stepwise, as_of)
         assert context.tracker.metrics["correlate_dwell.outliers"] >= 0
-    assert 0 <= context.tracker.metrics["correlate_dwell.switched_share"] < 0.9
+    metrics = context.tracker.metrics
+    assert 0 <= metrics["correlate_dwell.switched_share"] < 0.9
+    reasons = [value for key, value in metrics.items() if key.startswith("correlate_dwell.switched.")]
+    assert sum(reasons) == pytest.approx(metrics["correlate_dwell.switched_share"])
     once = do(whole, LAST)
     scope = as_of_scope(once.config.time.as_of_ms)
     for table in ("dwell_correlations", "user_segments"):
@@ -100,6 +103,35 @@ def test_a_part_of_the_day_holds_where_the_user_lives(spark):
     }
     all_day = segments(correlated.withColumn("window", F.lit("00-24")), {"ALL": (0.5,)}, DynamixConfig(valid_hours=6), 0).collect()
     assert {(row["valid_from"], row["valid_to"]) for row in all_day} == {(datetime(1970, 1, 1), datetime(1970, 1, 1, 6))}
+
+
+def test_why_users_switched_is_said_of_each(spark):
+    """corr, n_1, n_0 then and now; the threshold went from .4 to .5."""
+    then_and_now = {
+        "new": ((None, 0, 5), (0.9, 2, 5)),
+        "gone": ((0.9, 2, 5), (None, 0, 5)),
+        "border": ((0.45, 3, 5), (0.46, 4, 5)),
+        "border_left_alone": ((0.45, 3, 5), (0.45, 3, 5)),
+        "own": ((0.1, 3, 5), (-0.8, 4, 5)),
+        "others": ((0.6, 3, 5), (0.3, 3, 5)),
+        "stays": ((0.6, 3, 5), (0.7, 9, 5)),
+        "never": ((None, 0, 5), (None, 0, 6)),
+        "at_the_border": ((0.4, 1, 1), (0.5, 1, 2)),
+    }
+    schema = "user_id string, surface string, window string, corr double, n_1 long, n_0 long"
+    then, now = (
+        spark.createDataFrame(
+            [(user, "ALL", "00-24", *pair[place]) for user, pair in then_and_now.items()] + [(extra, "ALL", "00-24", 0.9, 1, 1)], schema
+        )
+        for place, extra in ((0, "left"), (1, "came"))
+    )
+    rows = switches(now, then, {"ALL": (0.5,)}, {"ALL": (0.4,)}).collect()
+    assert {row["user_id"]: row["why"] for row in rows if row["switched"]} == {
+        "new": "newly known", "gone": "no longer known", "border": "threshold moved", "border_left_alone": "threshold moved",
+        "own": "new impressions", "others": "population moved",
+    }  # fmt: skip
+    assert {row["user_id"] for row in rows if not row["switched"]} == {"stays", "never", "at_the_border"}
+    assert all(row["why"] is None for row in rows if not row["switched"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import ALL_SURFACES, DynamixConfig
 from alure_spark.dynamix.correlation import Sums
-from alure_spark.dynamix.statistics import SUMS, converted, merged, new_statistics
+from alure_spark.dynamix.statistics import SUMS, converted, labelled_dwell, merged, new_statistics
 from tests import oracle
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -115,6 +115,18 @@ def test_sums_are_those_of_a_plain_loop(spark, windows):
     sums, outliers = expected_sums(rows, as_of, config)
     assert as_dict(statistics) == dict(sums)
     assert {(r["user_id"], r["surface"], r["window"]): r["outliers"] for r in statistics.where("outliers > 0").collect()} == dict(outliers)
+
+
+def test_labelled_dwell_is_of_the_impressions_that_are_summed(spark):
+    events, rows = frame(spark, oracle.cases_of(log, 200))
+    as_of = START + 17 * MINUTE
+    found = sorted((row["user_id"], row["log_dwell"], row["converted"]) for row in labelled_dwell(events, CONFIG, as_of).collect())
+    shown = [row for row in rows if row["source"] == "ad_impression" and row["dwell"] is not None and row["ms"] + 300_000 < as_of]
+    expected = sorted(
+        (row["user_id"], math.log(row["dwell"]), loop_converted(rows, row)) for row in shown if 250 <= row["dwell"] <= 100_000
+    )
+    assert [(user, flag) for user, _, flag in found] == [(user, flag) for user, _, flag in expected]
+    assert np.allclose([x for _, x, _ in found], [x for _, x, _ in expected])
 
 
 @pytest.mark.parametrize("cuts", [(), (3,), (1, 2, 9, 9.5, 16), (5.5, 5.75, 12)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
-from alure_spark.config import InferenceConfig
+from alure_spark.config import FeaturePolicy, InferenceConfig
 from alure_spark.errors import DataError
 from alure_spark.inference.export import UserEmbedder
 from alure_spark.inference.pyfunc import _load_pyfunc
@@ -54,6 +56,24 @@ def test_country_and_as_of_are_optional_and_the_index_stays(folder, frame, expec
 def test_python_lists_with_none_are_read_like_arrays_with_nulls(folder, rows, frame, expected):
     listed = pd.DataFrame(rows.to_pylist())
     np.testing.assert_allclose(np.array(_load_pyfunc(str(folder)).predict(listed)["embedding"].tolist()), expected, rtol=0, atol=2e-6)
+
+
+def test_each_segment_is_read_as_its_policy_says(artifact, rows, frame, tmp_path):
+    drop = FeaturePolicy(drop_attributes={"purchase": ("value", "title")}, sources=("purchase", "visit"))
+    policed = replace(artifact, spec=replace(artifact.spec, policies={"passive": drop}))
+    assert policed.digest != artifact.digest
+    folder = policed.write(tmp_path / "model")
+    model, plain = _load_pyfunc(str(folder)), UserEmbedder(Artifact.read(folder), InferenceConfig())
+    as_of = np.full(rows.num_rows, AS_OF_MS)
+    by_segment = {name: plain.embed_rows(rows, as_of, name) for name in ("passive", "active")}
+    assert np.abs(by_segment["passive"] - by_segment["active"]).max() > 0.01
+    names = np.where(np.arange(len(frame)) % 3 == 0, "passive", "active")
+    found = np.array(model.predict(frame.assign(segment=names))["embedding"].tolist())
+    np.testing.assert_allclose(
+        found, np.where((names == "passive")[:, None], by_segment["passive"], by_segment["active"]), rtol=0, atol=2e-6
+    )
+    with pytest.raises(DataError, match="give each row its 'segment'"):
+        model.predict(frame)
 
 
 @pytest.mark.parametrize(
