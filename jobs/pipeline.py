@@ -1,15 +1,18 @@
 """The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part.
 
 --from-day DAY --to-day DAY run it for every day in turn, each as time.as_of and in an MLflow run of its own: with ingest.batch_days,
-labels.days and training.warm_start that is a model which goes on learning day after day.
+labels.days and training.warm_start that is a model which goes on learning day after day. Where the conf has policies or experiments for
+segments, jobs/correlate_dwell.py runs before the sequences are built.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
+from alure_spark.config import load
 from alure_spark.errors import ConfigError, nearest
-from jobs import build_graph, build_sequences, embed_users, evaluate, ingest_events, retrieve_ads, train_model
+from jobs import build_graph, build_sequences, correlate_dwell, embed_users, evaluate, ingest_events, retrieve_ads, train_model
 from jobs.command import Job, argument_parser, days_between, guarded, run_options
 
 STAGES = {
@@ -18,8 +21,11 @@ STAGES = {
 }
 
 
-def stages(first: str = "", last: str = "") -> list[Job]:
-    """The jobs from the first to the last stage, both included. Raises ConfigError on an unknown or reversed pair."""
+def stages(first: str = "", last: str = "", segmented: bool = False) -> list[Job]:
+    """The jobs from the first to the last stage, both included; with segments, correlate_dwell before build_sequences.
+
+    Raises ConfigError on an unknown or reversed pair.
+    """
     names = list(STAGES)
     for name in (first, last):
         if name and name not in names:
@@ -27,7 +33,10 @@ def stages(first: str = "", last: str = "") -> list[Job]:
     start, end = names.index(first or names[0]), names.index(last or names[-1])
     if start > end:
         raise ConfigError(f"--from {first} comes after --to {last}; the order is {', '.join(names)}")
-    return [STAGES[name] for name in names[start : end + 1]]
+    chosen = [STAGES[name] for name in names[start : end + 1]]
+    if segmented and build_sequences.JOB in chosen:
+        chosen.insert(chosen.index(build_sequences.JOB), correlate_dwell.JOB)
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", dest="last", default="", metavar="STAGE", help="last stage")
     parser.add_argument("--from-day", default="", metavar="TIME", help="run for every day from here, each as time.as_of")
     parser.add_argument("--to-day", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
-    guarded(
-        lambda options: run_options(options, stages(options.first, options.last), "pipeline", days_between(options, "from_day", "to_day")),
-        parser.parse_args(arguments),
-    )
+
+    def run(options: argparse.Namespace) -> None:
+        jobs = stages(options.first, options.last, load(options.conf, options.set).segmented)
+        run_options(options, jobs, "pipeline", days_between(options, "from_day", "to_day"))
+
+    guarded(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from alure_spark.events.segment_history import in_segments
 from alure_spark.model.artifact import Artifact
 from jobs import build_sequences, compare_policies, correlate_dwell, embed_users, ingest_events, search_threshold, train_model
 from jobs.command import open_context, run_jobs
+from jobs.pipeline import stages
 from tests.conftest import ROOT, overrides
 
 WORLD = ("source.options.users=150", "source.options.ads_per_organic=1", "source.options.events_per_user=40", "training.epochs=1")
@@ -115,6 +116,13 @@ def test_a_policy_for_a_segment_that_nobody_is_in_stops_before_anything_is_publi
         do(tmp_path, build_sequences, settings=settings)
     context.lake.refresh()
     assert context.lake.published_versions() == before
+
+
+def test_the_pipeline_computes_segments_where_the_conf_has_policies_for_them():
+    plain, segmented = stages(), stages(segmented=True)
+    assert [job.name for job in segmented][:3] == ["ingest_events", "correlate_dwell", "build_sequences"]
+    assert [job for job in segmented if job.name != "correlate_dwell"] == plain
+    assert stages("train_model", segmented=True) == stages("train_model")
 
 
 @pytest.mark.parametrize(
