@@ -518,7 +518,8 @@ def main() -> None:
         "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
         "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
         "knn_graph": knn_graph_text, "kmeans": kmeans_text, "retrieval": retrieval_text, "graph_scale": graph_scale_text,
-        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "policies": policies_text, "real_dwell": real_dwell_text,
+        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "real_dwell": real_dwell_text,
+        "policies": policies_text,
     }  # fmt: skip
     for name, words in tables.items():
         if (RESULTS / f"{name}.json").exists():
