@@ -3,7 +3,7 @@
     python -m benchmarks.policies
 
 conf/dynamix.yml, job by job as a user runs them: segments of three weeks, rows told apart by the segment at each impression, and every
-experiment of the conf with three seeds (jobs/compare_policies.py). Intervals: NE gain over users, throughput over the rounds of timing.
+experiment of the conf with three seeds (jobs/compare_policies.py). Intervals: NE gain over users and seeds, throughput over the rounds of timing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FIGURES = ("gain", "low", "high")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--users", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=16)
     options = parser.parse_args(arguments)
     settings = [f"source.options.users={options.users}", f"dynamix.compare_rounds={options.rounds}"]
     with tempfile.TemporaryDirectory(prefix="policies_") as folder:

@@ -96,11 +96,12 @@ class Readout(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, facts: Tensor) -> None:
-        """Standardise the facts by the mean and spread of these rows (n, facts), NaN left out."""
-        count = (~facts.isnan()).sum(0).clamp(min=1)
-        mean = facts.nansum(0) / count
+        """Standardise the facts by the mean and spread of these rows (n, facts), NaN left out; one that no row knows stays as it is."""
+        count = (~facts.isnan()).sum(0)
+        mean = facts.nansum(0) / count.clamp(min=1)
+        spread = ((facts - mean).square().nansum(0) / count.clamp(min=1)).sqrt().clamp(min=1e-3)
         self.fact_mean.copy_(mean)
-        self.fact_scale.copy_(((facts - mean).square().nansum(0) / count).sqrt().clamp(min=1e-3))
+        self.fact_scale.copy_(torch.where(count > 0, spread, 1))
 
     def standardised(self, facts: Tensor) -> Tensor:
         """(M, facts) with mean 0 and spread 1; what a policy withholds is as the mean, and says nothing."""

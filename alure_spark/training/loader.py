@@ -212,7 +212,7 @@ class Loader:
         order = shuffled(self.reader.row_groups, 0).tolist()
         yield from self._cut(order, lambda n, window: shuffled(n, 1 + window), start)
 
-    def in_order(self) -> Iterator[JaggedBatch]:
+    def in_order(self) -> Generator[JaggedBatch, None, None]:
         """By bucket, hash and id."""
         yield from self._cut(list(range(self.reader.row_groups)), lambda n, window: np.arange(n), 0)
 
@@ -291,8 +291,12 @@ class Segments:
                 yield next(each[turn])
 
     def in_order(self) -> Iterator[JaggedBatch]:
-        for loader in self.loaders:
-            yield from loader.in_order()
+        """The segments in turn, each as often as it has batches: the first ones, which what is fitted looks at, are of all of them."""
+        places = [(step / loader.steps, number) for number, loader in enumerate(self.loaders) for step in range(loader.steps)]
+        with ExitStack() as open_readers:
+            each = [open_readers.enter_context(closing(loader.in_order())) for loader in self.loaders]
+            for _, number in sorted(places):
+                yield next(each[number])
 
 
 @contextmanager

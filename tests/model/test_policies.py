@@ -99,6 +99,9 @@ def test_facts_are_scaled_by_those_that_are_known():
     assert_close(model.readout.fact_mean, facts.nanmean(0), 1e-5)
     assert_close(model.readout.fact_scale[0], facts[1::2, 0].std(unbiased=False), 1e-5)
     assert model.readout.standardised(facts)[::2, 0].eq(0).all()
+    facts[:, 1] = torch.nan  # nobody in the sample is of a segment that knows it: others are not blown up
+    model.readout.fit_scale(facts)
+    assert (model.readout.fact_mean[1], model.readout.fact_scale[1]) == (0, 1)
 
 
 def test_a_withheld_source_is_one_without_events_and_exchanges_nothing():

@@ -420,6 +420,7 @@ def test_batches_are_of_one_segment_and_every_user_comes_once(examples, told_apa
     assert turns[0] == "".join(batch.segment[0] for batch in told_apart.batches(0))
     assert {batch.segment for batch in told_apart.only("passive").in_order()} == {"passive"}
     assert told_apart.users == sum(everybody.values())
+    assert "".join(batch.segment[0] for batch in told_apart.in_order()).startswith(("apa", "aap")), "what is fitted on the first sees both"
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 6, 9])
