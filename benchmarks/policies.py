@@ -3,7 +3,7 @@
     python -m benchmarks.policies
 
 conf/dynamix.yml, job by job as a user runs them: segments of three weeks, rows told apart by the segment at each impression, and every
-experiment of the conf with three seeds (jobs/compare_policies.py). Intervals: NE gain over users and seeds, throughput over the rounds of timing.
+experiment of the conf with three seeds (jobs/compare_policies.py). Intervals: NE gain over users and seeds, throughput over the rounds.
 """
 
 from __future__ import annotations
