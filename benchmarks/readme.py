@@ -320,6 +320,8 @@ def real_dwell_text(result: dict[str, Any]) -> str:
         if "with_corr" in row:
             sure = f"{row['beyond_two_errors']} beyond two errors, {row['of_these_positive']} of these above 0"
             more = f"medians of {row['with_corr']} users; {sure}"
+        if "rank_correlation" in row:
+            more = f"rank correlation with the planted slope {row['rank_correlation']:.2f}, {row['with_truth']} users"
         numbers = f"{row['impressions']:,} | {row['converted']:,} | {row['corr']:.2f} | {row['std_error']:.2f}"
         lines.append(f"| {row['set']} | {row['users']} | {numbers} | {more} |")
     return "\n".join(lines)

@@ -5,6 +5,7 @@
 online_shoppers (UCI): 12,330 sessions, dwell = time on product pages, converted = bought. A session is an impression; all visitors of one
 kind are one user, since sessions do not say whose they are. ebnerd (Ekstra Bladet, sample): 44 users, an impression = an article that was
 read, dwell = read time, a conversion = an article that was scrolled to its end within the window; ingested and correlated by the jobs.
+synthetic: a world whose slopes are planted: the rank correlation of corr with the true slope, by how many impressions users have.
 """
 
 from __future__ import annotations
@@ -16,14 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
-from alure_spark.config import load
+from alure_spark.config import build, load
 from alure_spark.dynamix.correlation import Sums, correlate
+from alure_spark.sources.synthetic.options import WorldOptions
+from alure_spark.sources.synthetic.truth import truth_users
 from benchmarks import contract
 from jobs import correlate_dwell, ingest_events
 from jobs.command import open_context, run_jobs
 
 SECONDS, VISITOR, BOUGHT = 5, 15, 17  # columns of the file, which has no header
+# A conversion counts however late it comes, so that the planted slope is what is measured.
+WORLD = (
+    "source.options.users=600", "source.options.events_per_user=600", "source.options.ads_per_organic=1", "source.options.days=14",
+    "time.as_of=2025-01-19T00:00:00Z", "dynamix.conversion_sources=[conversion]", "dynamix.window_seconds=3600",
+)  # fmt: skip
 CONF = """
 name: ebnerd
 source:
@@ -84,6 +93,29 @@ def of_newspaper(source: Path, folder: Path) -> list[contract.Row]:
     return rows
 
 
+def of_world(folder: Path) -> list[contract.Row]:
+    """One row per third of the users by impressions: how well their correlations order them by the slope that was planted."""
+    context = open_context(load("conf/test.yml", [*WORLD, *contract.places(str(folder))]))
+    run_jobs(context, [ingest_events.JOB, correlate_dwell.JOB], "benchmark_real_dwell")
+    slopes = truth_users(context.spark, build(WorldOptions, context.config.source.options, "source.options")).select(
+        "user_id", "dwell_slope"
+    )
+    found = context.lake.read("dwell_correlations").where("surface = 'ALL' AND corr IS NOT NULL")
+    known = pd.DataFrame(found.join(slopes, "user_id").toPandas())
+    known["impressions"] = known["n_1"] + known["n_0"]
+    third = pd.qcut(known["impressions"].rank(method="first"), 3, labels=["fewest", "middle", "most"])
+    rows: list[contract.Row] = []
+    for name, some in [("all", known), *known.groupby(third, observed=True)]:
+        row: contract.Row = {
+            "set": "synthetic",
+            "users": f"{name} impressions" if len(rows) else "all",
+            "impressions": int(some["impressions"].sum()),
+        }
+        row |= {"converted": int(some["n_1"].sum()), "corr": float(some["corr"].median()), "std_error": float(some["std_error"].median())}
+        rows.append(row | {"rank_correlation": float(spearmanr(some["corr"], some["dwell_slope"]).statistic), "with_truth": len(some)})
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--online-shoppers", type=Path, required=True)
@@ -92,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = of_shop(options.online_shoppers)
     with tempfile.TemporaryDirectory(prefix="real_dwell_") as folder:
         rows += of_newspaper(options.ebnerd.absolute(), Path(folder))
+    with tempfile.TemporaryDirectory(prefix="real_dwell_") as folder:
+        rows += of_world(Path(folder))
     contract.publish("real_dwell", {}, rows, {})
 
 
