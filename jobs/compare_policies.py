@@ -39,6 +39,7 @@ from jobs.command import Context, Job, Report
 from jobs.train_model import known_vocabulary, model_maker, quantizer_of
 
 TIMED_USERS = 20_000  # of a segment, whose embedding is timed at most
+INFERENCE_ROUNDS = 4  # per round of training steps, which take some fifteen times as long
 
 
 def compare(context: Context, run: JobRun) -> Report:
@@ -134,7 +135,7 @@ def _inference(
             columns = ["user_id", *Layout.of(spec, segment=cell.segment).columns()]
             readers[cell] = columns, partial(_embed, embedder, as_of, cell.segment)
         works = policies.reading_works(readers, files, config.inference.batch_users)
-        seconds, users = policies.timed_rounds(works, config.dynamix.compare_rounds, config.training.seed)
+        seconds, users = policies.timed_rounds(works, INFERENCE_ROUNDS * config.dynamix.compare_rounds, config.training.seed)
     kept = {key: cell for key, cell in cells.items() if cell in works}
     return policies.speeds("inference", seconds, users, kept, against)
 
