@@ -28,10 +28,10 @@ from jobs import correlate_dwell, ingest_events
 from jobs.command import open_context, run_jobs
 
 SECONDS, VISITOR, BOUGHT = 5, 15, 17  # columns of the file, which has no header
-# A conversion counts however late it comes, so that the planted slope is what is measured.
+# Conversions come within seconds, so that the window holds them and little else: the planted slope is what is measured.
 WORLD = (
     "source.options.users=600", "source.options.events_per_user=600", "source.options.ads_per_organic=1", "source.options.days=14",
-    "time.as_of=2025-01-19T00:00:00Z", "dynamix.conversion_sources=[conversion]", "dynamix.window_seconds=3600",
+    "time.as_of=2025-01-19T00:00:00Z", "source.options.conversion_delay=false", "dynamix.conversion_sources=[conversion]",
 )  # fmt: skip
 CONF = """
 name: ebnerd
