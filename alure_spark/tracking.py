@@ -68,12 +68,10 @@ class Tracker:
         self._try("start a run", lambda mlflow: self._start(mlflow, job, config))
         self._try("log the configuration", lambda mlflow: mlflow.log_dict(as_dict(config), "config.json"))
         self.log_params(_flat({key: value for key, value in as_dict(config).items() if key not in ("streams", "spark", "tracking")}))
-        status = "FAILED"
         try:
-            yield self
-            status = "FINISHED"
+            with self._ended("end the run"):
+                yield self
         finally:
-            self._try("end the run", lambda mlflow: mlflow.end_run(status))
             self.run_id = ""
 
     def _start(self, mlflow: Any, job: str, config: Config) -> None:
@@ -101,13 +99,21 @@ class Tracker:
         self.metrics = {}
         tags = {"alure.job": name, "alure.config_hash": config.digest()}
         self._try("start a child run", lambda mlflow: mlflow.start_run(run_name=name, tags=tags, nested=True))
+        try:
+            with self._ended("end a child run"):
+                yield self
+        finally:
+            self.run_id, self.metrics = parent, above
+
+    @contextlib.contextmanager
+    def _ended(self, what: str) -> Iterator[None]:
+        """Ends the innermost run after the block, as failed where the block fails."""
         status = "FAILED"
         try:
-            yield self
+            yield
             status = "FINISHED"
         finally:
-            self._try("end a child run", lambda mlflow: mlflow.end_run(status))
-            self.run_id, self.metrics = parent, above
+            self._try(what, lambda mlflow: mlflow.end_run(status))
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Parameters; values are cut at 500 characters."""

@@ -28,7 +28,7 @@ def judge(context: Context, run: JobRun) -> Report:
         raise TrackingError(f"MLflow at {config.tracking.uri} has no model {config.model_name}: run jobs/train_model.py first")
     artifact = read_validated(Path(registered.folder), registered.digest)
     model, vocabulary = artifact.model()
-    layout = Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
+    layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
     border = as_of - int(config.labels.validation_days * DAY_MS)
     name = f"importance-{run.run_id}"

@@ -36,7 +36,7 @@ def search(context: Context, run: JobRun) -> Report:
     model, vocabulary = artifact.model()
     border = as_of - int(config.labels.validation_days * DAY_MS)
     known = _sizes(run, border)
-    layout = Layout(artifact.spec.sources, artifact.spec.impression_attributes, artifact.spec.widths)
+    layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
     with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, f"threshold-{run.run_id}") as packed:
         loader = packed.decoding(artifact.spec, vocabulary)

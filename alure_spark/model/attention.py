@@ -96,7 +96,7 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, clock: Clock, blocks: Blocks, asking: Tensor | None = None) -> Tensor:
         """x (T, d) and the clock of the blocks' tokens -> (T, d); asking (T, d) is what queries and keys are made of, else x."""
         order, time = self._slopes()
-        window = self.window if clock.window is None else min(self.window, clock.window)
+        window = self._seen(clock)
         near = _near(order, max(length for _, length in blocks), window, x.dtype)
         sizes, mixed = [users * length for users, length in blocks], []
         projected = self.inputs(x) if asking is None else torch.cat([self._projected(asking, 0, 2), self._projected(x, 2, 3)], dim=-1)
@@ -131,7 +131,7 @@ class CausalAttention(nn.Module):
         for (users, length), rows, key, hours, asked in zip(
             blocks, x.split(sizes), keys.split(sizes), clock.hours.split(sizes), query.split([users for users, _ in blocks]), strict=True
         ):
-            seen = min(length, self.window if clock.window is None else min(self.window, clock.window))
+            seen = min(length, self._seen(clock))
             rows, key, hours = (part.view(users, length, -1)[:, -seen:] for part in (rows, key, hours))
             if clock.angles is None:
                 scores = torch.bmm(asked, key.transpose(1, 2))  # (users, heads, seen)
@@ -144,6 +144,10 @@ class CausalAttention(nn.Module):
             picked.append(torch.bmm(scores.softmax(dim=-1), rows))
         mixed = torch.matmul(torch.cat(picked).transpose(0, 1), w_v.view(self.heads, -1, d).transpose(1, 2))  # (heads, U, d / heads)
         return self.output(mixed.transpose(0, 1).reshape(len(ends), d) + b_v)
+
+    def _seen(self, clock: Clock) -> int:
+        """Tokens that attention looks back, itself included."""
+        return self.window if clock.window is None else min(self.window, clock.window)
 
     def _projected(self, x: Tensor, first: int, end: int) -> Tensor:
         """x (n, d) by some of the matrices of queries (0), keys (1) and values (2): (n, (end - first) * d)."""

@@ -89,7 +89,7 @@ class Judged:
 
 def reads_alike(spec: ModelSpec, one: Policies, other: Policies, segments: Iterable[str]) -> bool:
     """Whether both policies leave the same of every segment."""
-    whole = Layout(spec.sources, {}, spec.widths)
+    whole = Layout.of(spec)
     return all(whole.under(one.get(name, FeaturePolicy())) == whole.under(other.get(name, FeaturePolicy())) for name in segments)
 
 
