@@ -5,12 +5,9 @@ Judged on the validation split of time.as_of, by the twin of the model that has 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from alure_spark.config import DAY_MS
-from alure_spark.errors import TrackingError
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
@@ -19,14 +16,13 @@ from alure_spark.plots import bars
 from alure_spark.training.importance import attribute_importance
 from alure_spark.training.loader import segment_loaders
 from jobs.command import Context, Job, Report
+from jobs.embed_users import registered
 
 
 def judge(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
-    registered = context.tracker.find_model(config.model_name, config.embedding.model)
-    if registered is None:
-        raise TrackingError(f"MLflow at {config.tracking.uri} has no model {config.model_name}: run jobs/train_model.py first")
-    artifact = read_validated(Path(registered.folder), registered.digest)
+    version = registered(context)
+    artifact = read_validated(version.folder, version.digest)
     model, vocabulary = artifact.model()
     layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
@@ -34,8 +30,8 @@ def judge(context: Context, run: JobRun) -> Report:
     name = f"importance-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, name) as packed:
         loader = packed.decoding(artifact.spec, vocabulary)
-        found = attribute_importance(model, loader, Moments(border, as_of, border, validation=True))
-    table = pd.DataFrame([vars(one) for one in found])
+        judged = attribute_importance(model, loader, Moments(border, as_of, border, validation=True))
+    table = pd.DataFrame([vars(one) for one in judged])
     figures = {}
     for head, rows in table.groupby("head", sort=False) if len(table) else ():
         named = [f"{row.source}.{row.attribute}" for row in rows.itertuples()]

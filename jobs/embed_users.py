@@ -13,6 +13,7 @@ from alure_spark.events.sequences import select_features
 from alure_spark.inference import table
 from alure_spark.lake import JobRun, as_of_scope, latest_rows, timestamp
 from alure_spark.model.artifact import Artifact
+from alure_spark.tracking import ModelVersion
 from jobs.command import Context, Job, Report
 
 
@@ -73,6 +74,12 @@ def _by_segment(context: Context, run: JobRun, due: DataFrame, artifact: Artifac
 
 def champion(context: Context) -> Artifact:
     """The registered model that embedding.model names, its digest checked. Raises TrackingError where there is none."""
+    found = registered(context)
+    return Artifact.read(found.folder, found.digest)
+
+
+def registered(context: Context) -> ModelVersion:
+    """Where the registered model lies that embedding.model names. Raises TrackingError where there is none."""
     config: Config = context.config
     found = context.tracker.find_model(config.model_name, config.embedding.model)
     if found is None:
@@ -80,7 +87,7 @@ def champion(context: Context) -> Artifact:
             f"MLflow at {config.tracking.uri} has no model {config.model_name} with alias or version '{config.embedding.model}': "
             "run jobs/train_model.py first"
         )
-    return Artifact.read(found.folder, found.digest)
+    return found
 
 
 def explain_memory(context: Context) -> str:

@@ -6,13 +6,11 @@ not seen it. No table is written: what is found goes into the conf as dynamix.th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from pyspark.sql import functions as F
 
 from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
-from alure_spark.errors import ConfigError, DataError, TrackingError
+from alure_spark.errors import ConfigError, DataError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
@@ -23,16 +21,15 @@ from alure_spark.training import loop
 from alure_spark.training.loader import segment_loaders
 from alure_spark.training.thresholds import ne_gap
 from jobs.command import Context, Job, Report
+from jobs.embed_users import registered
 
 
 def search(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
     if config.dynamix.day_windows != 1:
         raise ConfigError(f"dynamix.day_windows is {config.dynamix.day_windows}; allowed here: 1, a user has one correlation")
-    registered = context.tracker.find_model(config.model_name, config.embedding.model)
-    if registered is None:
-        raise TrackingError(f"MLflow at {config.tracking.uri} has no model {config.model_name}: run jobs/train_model.py first")
-    artifact = read_validated(Path(registered.folder), registered.digest)
+    version = registered(context)
+    artifact = read_validated(version.folder, version.digest)
     model, vocabulary = artifact.model()
     border = as_of - int(config.labels.validation_days * DAY_MS)
     known = _sizes(run, border)
