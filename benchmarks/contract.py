@@ -74,7 +74,8 @@ def places(folder: str) -> list[str]:
 def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
     """Fills seconds_wall, seconds_cpu and peak_mb (resident, sampled) of the block, over this process and all its children.
 
-    seconds_cpu and peak_mb are None where there is no /proc.
+    seconds_cpu counts whole ticks of the clock, and one at least, so that a rate of a very short block is a low bound and no division
+    by zero. seconds_cpu and peak_mb are None where there is no /proc.
     """
     first = _tree()
     last, peak, stop = {key: cpu for key, (cpu, _) in first.items()}, [0.0], threading.Event()
@@ -100,7 +101,7 @@ def measured(row: Row, interval_s: float = 0.1) -> Iterator[Row]:
         watcher.join()
         look()
         spent = sum(cpu - first.get(key, (0.0, 0.0))[0] for key, cpu in last.items())
-        row["seconds_cpu"], row["peak_mb"] = (spent, peak[0]) if last else (None, None)
+        row["seconds_cpu"], row["peak_mb"] = (max(spent, 1 / _ticks_per_second()), peak[0]) if last else (None, None)
 
 
 def event_log(folder: str) -> dict[str, str]:
@@ -119,16 +120,20 @@ def shuffled_bytes(folder: Path) -> int:
     return sum(int(found[1]) for line in tasks if (found := written.search(line)))
 
 
+def _ticks_per_second() -> int:
+    return os.sysconf("SC_CLK_TCK")
+
+
 def _tree() -> dict[tuple[int, int], tuple[float, float]]:
     """(pid, start tick) -> (CPU seconds, resident MB) of this process and its living descendants; empty where there is no /proc."""
     processes: dict[int, tuple[int, int, float, float]] = {}
-    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    ticks, page = _ticks_per_second(), os.sysconf("SC_PAGE_SIZE")
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
-        cpu, resident = sum(map(int, fields[11:13])) / tick, int(fields[21]) * page / 2**20
+        cpu, resident = sum(map(int, fields[11:13])) / ticks, int(fields[21]) * page / 2**20
         processes[int(entry.parent.name)] = (int(fields[1]), int(fields[19]), cpu, resident)
     family, found = [os.getpid()] if processes else [], {}
     while family:

@@ -316,7 +316,7 @@ def measure(roads: Sequence[Road], repetitions: int) -> tuple[list[contract.Row]
             seen[road.name].append(row)
     rows, rates = [], {}
     for name, found in seen.items():
-        rates[name] = [row["users"] / max(row["seconds_cpu"] or row["seconds_wall"], 1e-2) for row in found]
+        rates[name] = [row["users"] / (row["seconds_cpu"] or row["seconds_wall"]) for row in found]
         middle = {
             key: statistics.median([row[key] for row in found if row[key] is not None] or [0.0])
             for key in ("seconds_cpu", "seconds_wall", "peak_mb")

@@ -19,7 +19,7 @@ def test_the_cpu_of_children_counts_also_when_they_end_meanwhile():
     again = {}
     with contract.measured(again):
         pass
-    assert 0 <= again["seconds_cpu"] < 0.5, "what ended before is not counted again"
+    assert 0 < again["seconds_cpu"] < 0.5, "what ended before is not counted again, and a short block costs a tick"
 
 
 def test_a_result_file_holds_what_the_contract_asks(tmp_path, capsys):
