@@ -25,7 +25,7 @@ FIGURES = ("gain", "low", "high")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=32)
     options = parser.parse_args(arguments)
     settings = [f"source.options.users={options.users}", f"dynamix.compare_rounds={options.rounds}"]
     with tempfile.TemporaryDirectory(prefix="policies_") as folder:
