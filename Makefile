@@ -1,6 +1,8 @@
 # make demo | test | test-full: each creates .venv when it is missing, installs the pinned packages and checks Java.
 PYTHON ?= python3.11
 VENV := .venv
+# Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one.
+WORKERS ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
@@ -10,10 +12,10 @@ demo: $(STAMP) java
 	$(RUN) -m jobs.pipeline --conf conf/demo.yml
 
 test: $(STAMP) java lint
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-full: $(STAMP) java lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -32,8 +32,8 @@ setup(
         "petastorm": ["petastorm==0.13.1"],
         "benchmarks": ["implicit", "onnx", "onnxruntime", "duckdb", "polars", "igraph"],
         "dev": [
-            "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars", "igraph", "networkx",
-            "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
+            "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars", "igraph",
+            "networkx", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
         ],
     },
 )  # fmt: skip
