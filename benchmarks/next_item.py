@@ -21,7 +21,7 @@ import functools
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     users = np.unique(frame["user_id"])
     training = dataclasses.replace(TRAINING, epochs=options.epochs or TRAINING.epochs)
     if options.scaling:
-        contract.publish("scaling", size | {"seeds": options.seeds}, scaling(frame, users, training, options), {}, options.results)
+        for rows in scaling(frame, users, training, options):  # an hour in all: what a size found is published before the next one starts
+            contract.publish("scaling", size | {"seeds": options.seeds}, rows, {}, options.results)
         return
     roads = ("ours", *options.peers)
     ranks: dict[str, list[np.ndarray]] = {road: [] for road in roads}
@@ -220,10 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         contract.publish("next_item", size | {"seeds": options.seeds[: len(ranks["ours"])]}, rows, {}, options.results)
 
 
-def scaling(frame: pd.DataFrame, users: np.ndarray, training: TrainingConfig, options: argparse.Namespace) -> list[contract.Row]:
-    """One row per size of the model, minus the model as it is."""
+def scaling(frame: pd.DataFrame, users: np.ndarray, training: TrainingConfig, options: argparse.Namespace) -> Iterator[list[contract.Row]]:
+    """The rows so far after each size of the model, minus the model as it is."""
     usual: list[np.ndarray] = []
-    rows = []
+    rows: list[contract.Row] = []
     for size, dials in SCALING.items():
         config = dataclasses.replace(MODEL, **dials)  # type: ignore[arg-type]
         ranks, costs = [], []
@@ -235,8 +236,7 @@ def scaling(frame: pd.DataFrame, users: np.ndarray, training: TrainingConfig, op
         usual = usual or ranks
         row = summary(size, ranks, costs) | {"mflop_per_user": operations / 1e6}
         rows.append(row if ranks is usual else row | gap("minus_usual", ranks, usual, users, options.resamples))
-        print(contract.table(rows[-1:]), flush=True)
-    return rows
+        yield rows
 
 
 def summary(road: str, ranks: list[np.ndarray], costs: list[contract.Row]) -> contract.Row:

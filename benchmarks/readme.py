@@ -392,7 +392,7 @@ def scaling_text(result: dict[str, Any]) -> str:
         lines.append(
             f"| {row['road']} | {row['mflop_per_user']:,.1f} | {row['hr']:.4f} | {row['ndcg']:.4f} | {gap} | {row['seconds_cpu']:,.0f} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Seeds: {', '.join(map(str, result['size']['seeds']))}."])
 
 
 def speed_text(results: list[dict[str, Any]]) -> str:
