@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
+from alure_spark.arrow import matrix_column
 from alure_spark.config import DAY_MS, Config, format_time, load
 from alure_spark.lake import Lake, as_of_scope
 from alure_spark.tables import table
 from benchmarks import contract
-from benchmarks.knn_graph import COMMUNITIES, community_vectors, list_column, user_ids
+from benchmarks.knn_graph import COMMUNITIES, community_vectors, user_ids
 from benchmarks.pagerank import follow_graph
 from jobs import build_graph, retrieve_ads
 from jobs.command import open_context, run_jobs
@@ -53,7 +54,7 @@ def write_world(folder: Path, users: int) -> None:
     country = np.repeat(list(SHARES), [round(share * users) for share in SHARES.values()])
     folder.mkdir(parents=True)
     made = {"user_id": pa.array(ids), "country": pa.array(country)}
-    pq.write_table(pa.table(made | {"embedding": list_column(vectors)}), folder / "user_embeddings.parquet", row_group_size=20_000)
+    pq.write_table(pa.table(made | {"embedding": matrix_column(vectors)}), folder / "user_embeddings.parquet", row_group_size=20_000)
     pq.write_table(pa.table(made | {"community": community}), folder / "communities.parquet")
 
     here = np.flatnonzero(country == FOLLOWING)[: users // 10]

@@ -23,12 +23,13 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark.arrow import matrix_column
 from alure_spark.config import GraphConfig, SparkConfig
 from alure_spark.graph.kmeans import assign_clusters, collect_centroids, fit_centroids
 from alure_spark.graph.search import nearest
 from alure_spark.session import get_session
 from benchmarks import contract
-from benchmarks.knn_graph import community_vectors, list_column, user_ids
+from benchmarks.knn_graph import community_vectors, user_ids
 
 CONFIG = GraphConfig()
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spark = get_session(SparkConfig(master="local[2]"), "benchmark_kmeans")
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(
-            pa.table({"user_id": user_ids(options.users), "embedding": list_column(vectors)}),
+            pa.table({"user_id": user_ids(options.users), "embedding": matrix_column(vectors)}),
             f"{folder}/users.parquet",
             row_group_size=20_000,
         )

@@ -26,8 +26,8 @@ from faiss.contrib.big_batch_search import big_batch_search
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from alure_spark.arrow import matrix_column
 from alure_spark.config import GraphConfig, SparkConfig
-from alure_spark.graph.arrays import ragged
 from alure_spark.graph.edges import similarity_edges
 from alure_spark.graph.kmeans import fit_country
 from alure_spark.graph.search import nearest, neighbours
@@ -51,11 +51,6 @@ def community_vectors(users: int, skew: float, seed: int) -> tuple[np.ndarray, n
     vectors = (middle[community] + NOISE * random.standard_normal((users, D))).astype(np.float32)
     faiss.normalize_L2(vectors)
     return vectors, community
-
-
-def list_column(vectors: np.ndarray) -> pa.ListArray:
-    """(N, d) as a column of N lists."""
-    return ragged(vectors.ravel(), np.full(len(vectors), vectors.shape[1]))
 
 
 def user_ids(users: int) -> np.ndarray:
@@ -128,7 +123,7 @@ def in_spark(spark: SparkSession, vectors: np.ndarray, centroids: np.ndarray, ev
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "units").mkdir()
         cluster = nearest(vectors, centroids, 1)[1][:, 0].astype(np.int32)
-        table = pa.table({"user_id": user_ids(len(vectors)), "embedding": list_column(vectors)})
+        table = pa.table({"user_id": user_ids(len(vectors)), "embedding": matrix_column(vectors)})
         pq.write_table(table, f"{folder}/users.parquet", row_group_size=20_000)
         named = (F.lit("A").alias("country"), F.timestamp_millis(F.lit(0)).alias("as_of"))
         users = spark.read.parquet(f"{folder}/users.parquet").select("*", *named)

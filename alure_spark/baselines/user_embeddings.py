@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from ..arrow import matrix_column
 from ..boundary import known_before
 from ..config import EmbeddingConfig
 from ..errors import DataError, nearest
@@ -102,12 +102,9 @@ def embed_users(histories: DataFrame, model: ItemVectors, config: EmbeddingConfi
             vectors = embed(offsets(lists.value_lengths().to_numpy()), lists.flatten().to_numpy(), model)
             known = vectors.any(axis=1)
             kept = batch.filter(pa.array(known))
-            borders = pa.array(np.arange(kept.num_rows + 1, dtype=np.int32) * vectors.shape[1])
-            embedding = pa.ListArray.from_arrays(borders, pa.array(vectors[known].ravel()))
-            columns = [kept.column(name) for name in ("user_id", "country", "as_of")]
-            yield pa.RecordBatch.from_arrays(
-                [*columns, pa.array([model_id] * kept.num_rows, pa.string()), embedding], names=list(USER_EMBEDDINGS.column_names)
-            )
+            given = [kept.column(name) for name in ("user_id", "country", "as_of")]
+            made = [pa.array([model_id] * kept.num_rows, pa.string()), matrix_column(vectors[known])]
+            yield pa.RecordBatch.from_arrays([*given, *made], names=list(USER_EMBEDDINGS.column_names))
 
     return _with_enough_items(histories, config).mapInArrow(rim, USER_EMBEDDINGS.ddl())
 

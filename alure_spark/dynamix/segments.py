@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from ..arrow import by_value
 from ..config import DAY_MS, HOUR_MS, DynamixConfig
 from ..lake import timestamp
 from .correlation import MICRO, Correlations, Population, Sums, common_law, correlate, levels, thresholds_of
@@ -45,7 +46,7 @@ def correlations(statistics: DataFrame, common: dict[str, Population | None]) ->
 
     def correlated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for surface, rows in _surfaces(batch):
+            for surface, rows in by_value(batch, "surface"):
                 found = correlate(sums_of(rows), common.get(surface))
                 values = (getattr(found, one.name) for one in fields(Correlations))
                 columns = (pa.array(np.where(np.isfinite(one), one, np.nan), from_pandas=True) for one in values)
@@ -82,7 +83,7 @@ def segments(correlated: DataFrame, begins_at: dict[str, tuple[float, ...]], con
 
     def name(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for surface, rows in _surfaces(batch):
+            for surface, rows in by_value(batch, "surface"):
                 level = levels(rows.column("corr").to_numpy(zero_copy_only=False), begins_at[surface])
                 named = pa.array([names[one] for one in level], pa.string())
                 given = [rows.column(column) for column in ("user_id", "surface", "window", "utc_offset_minutes")]
@@ -153,14 +154,6 @@ def switches(
     )
     switched = today != level(corr_then, begins_then)
     return both.select(*keys, switched.alias("switched"), F.when(switched, reason).alias("why"))
-
-
-def _surfaces(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The batch cut by its column `surface`."""
-    encoded = batch.column("surface").dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    for code, surface in enumerate(encoded.dictionary.to_pylist()):
-        yield surface, batch.filter(pa.array(codes == code))
 
 
 _NAMED = ["user_id", "surface", "window", "utc_offset_minutes", "segment"]

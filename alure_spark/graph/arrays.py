@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import faiss
 import numpy as np
 import pyarrow as pa
 
+from ..arrow import list_column
 from ..errors import DataError
 
 FOUND = "array<struct<distance: double, dst_user_id: string>>"  # distance = -weight, so that Spark's own order is best first
@@ -16,14 +15,6 @@ FOUND = "array<struct<distance: double, dst_user_id: string>>"  # distance = -we
 def worker_threads() -> None:
     """One faiss thread per task: Spark already runs a task per core (and two threads halved small products)."""
     faiss.omp_set_num_threads(1)
-
-
-def countries(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The batch cut by its column `country`; rows keep their order within a country."""
-    encoded = batch.column("country").dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    for code, country in enumerate(encoded.dictionary.to_pylist()):
-        yield country, batch if len(encoded.dictionary) == 1 else batch.take(pa.array(np.flatnonzero(codes == code)))
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -44,20 +35,8 @@ def matrix(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return batch.column(name).flatten().to_numpy(zero_copy_only=False).reshape(len(lengths), -1 if len(lengths) else 0)
 
 
-def ragged(values: np.ndarray | pa.Array, counts: np.ndarray) -> pa.ListArray:
-    """A list column from all values in a row and the length of each list."""
-    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32)), pa.array(values))
-
-
-def packed(values: np.ndarray) -> pa.BinaryArray:
-    """(rows, length) as a column of raw bytes, one value per row: Spark moves them as one piece, a list number by number."""
-    rows, width = len(values), values.shape[1] * values.itemsize
-    offsets = pa.py_buffer(np.arange(rows + 1, dtype=np.int32) * width)
-    return pa.Array.from_buffers(pa.binary(), rows, [None, offsets, pa.py_buffer(np.ascontiguousarray(values))])
-
-
 def unpacked(batch: pa.RecordBatch, name: str, kind: type[np.generic]) -> np.ndarray:
-    """A column made by `packed`, all rows equally long, as (rows, length) of that dtype."""
+    """A column made by `bytes_column`, all rows equally long, as (rows, length) of that dtype."""
     column = batch.column(name)
     if not len(column):
         return np.empty((0, 0), kind)
@@ -70,4 +49,4 @@ def found_column(row: np.ndarray, dst_user_id: np.ndarray, weight: np.ndarray, r
     """Neighbours of `rows` users as a column of type FOUND; `row` (M,) ascending says whose neighbour each is."""
     # 0.0 - weight, since -0.0 and 0.0 would be different keys of a sort.
     pairs = pa.StructArray.from_arrays([pa.array(0.0 - weight), pa.array(dst_user_id, pa.string())], ["distance", "dst_user_id"])
-    return ragged(pairs, np.bincount(row, minlength=rows))
+    return list_column(pairs, np.bincount(row, minlength=rows))

@@ -17,10 +17,11 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..arrow import by_value, bytes_column, list_column
 from ..config import GraphConfig
 from ..errors import DataError
 from ..tables import GRAPH_BITS
-from .arrays import FOUND, column, countries, found_column, matrix, one_batch, packed, ragged, unpacked, worker_threads
+from .arrays import FOUND, column, found_column, matrix, one_batch, unpacked, worker_threads
 from .kmeans import collect_centroids, collect_sizes
 from .search import choose_road, nearest, neighbours
 from .units import keep, kept, unfinished, unit_name
@@ -104,7 +105,7 @@ def similarity_edges(
     def route(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         worker_threads()
         for batch in batches:
-            for country, some in countries(batch):
+            for country, some in by_value(batch, "country"):
                 yield _routed(routes, country, some)
 
     salted = embeddings.select("user_id", "country", "as_of", "embedding", F.xxhash64("user_id").alias("salt"))
@@ -206,11 +207,12 @@ def _routed(routes: dict[str, Route], country: str, users: pa.RecordBatch) -> pa
     vectors = matrix(users, "embedding")
     own, lists, block, blocks, counts = visits(route, vectors, salt)
     values = {name: users.column(name) for name in ("user_id", "country", "as_of")}
-    values |= {"vector": packed(vectors), "own_list": packed(own.astype(np.int32)[:, None]), "lists": packed(lists.astype(np.int32))}
+    packed = {"vector": vectors, "own_list": own.astype(np.int32), "lists": lists.astype(np.int32)}
+    values |= {name: bytes_column(numbers, name) for name, numbers in packed.items()}
     values |= {
         "base_blocks": _ints(np.full(len(vectors), route.base_blocks)),
         "block": _ints(block),
-        "blocks": ragged(blocks.astype(np.int32), counts),
+        "blocks": list_column(blocks.astype(np.int32), counts),
     }
     values |= {"query_block": _ints(salt % route.query_blocks), "query_blocks": _ints(np.full(len(vectors), route.query_blocks))}
     return pa.RecordBatch.from_pydict(values)

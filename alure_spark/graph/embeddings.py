@@ -11,9 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from ..arrow import matrix_column
 from ..errors import DataError
 from ..lake import latest_rows, timestamp
-from .arrays import ragged
 
 
 def current_embeddings(user_embeddings: DataFrame, as_of_ms: int) -> DataFrame:
@@ -82,7 +82,7 @@ def _judged(batch: pa.RecordBatch, dimension: int) -> tuple[pa.Array, pa.Array]:
         reasons[batch.column(name).is_null().to_numpy(zero_copy_only=False)] = "user_id, country or as_of is null"
     good = pa.array(reasons[fits], pa.string()).is_null().to_numpy(zero_copy_only=False)
     scaled = vectors[good] / np.sqrt(square[good])[:, None]
-    unit = ragged(scaled.astype(np.float32).ravel(), np.full(int(good.sum()), dimension))
+    unit = matrix_column(scaled.astype(np.float32))
     # Good rows from `unit`, in their order; refused ones as they came.
     order = np.arange(len(batch)) + len(unit)
     order[fits[good]] = np.arange(len(unit))

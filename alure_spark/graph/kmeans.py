@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..arrow import by_value, matrix_column
 from ..config import GraphConfig
 from ..errors import DataError
-from .arrays import column, countries, matrix, one_batch, ragged, worker_threads
+from .arrays import column, matrix, one_batch, worker_threads
 from .search import cluster_count, nearest
 
 FITTED = "country string, as_of timestamp, cluster_id int, centroid array<float>, rounds int, similarity double, warm boolean, drift double"
@@ -69,7 +70,7 @@ def fit_centroids(embeddings: DataFrame, config: GraphConfig, earlier: Mapping[s
         drift = 1.0 - float((centroids * known[country]).sum(axis=1).mean()) if found.warm else None
         as_of = pa.array([pc.max(batch.column("as_of"))] * k, batch.column("as_of").type)
         ids = pa.array(np.arange(k, dtype=np.int32))
-        vectors = ragged(centroids.ravel(), np.full(k, centroids.shape[1]))
+        vectors = matrix_column(centroids)
         facts = ((found.rounds, pa.int32()), (found.similarity, pa.float64()), (found.warm, pa.bool_()), (drift, pa.float64()))
         columns = [pa.array([country] * k), as_of, ids, vectors, *(pa.array([fact] * k, kind) for fact, kind in facts)]
         return pa.Table.from_arrays(columns, names=_names(FITTED))
@@ -88,7 +89,7 @@ def assign_clusters(embeddings: DataFrame, fitted: DataFrame) -> DataFrame:
     def assign(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         worker_threads()
         for batch in batches:
-            for country, users in countries(batch):
+            for country, users in by_value(batch, "country"):
                 if country not in centroids:
                     raise DataError(f"country {country!r} has no centroids: fit them on the same embeddings")
                 _, cluster = nearest(matrix(users, "embedding"), centroids[country], 1)

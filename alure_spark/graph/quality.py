@@ -11,8 +11,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..arrow import by_value
 from ..config import GraphConfig
-from .arrays import FOUND, column, countries, found_column, matrix, worker_threads
+from .arrays import FOUND, column, found_column, matrix, worker_threads
 from .edges import best_found
 from .kmeans import collect_centroids, collect_sizes
 from .search import neighbours
@@ -43,7 +44,7 @@ def exact_neighbours(sample: DataFrame, embeddings: DataFrame, k2: int) -> DataF
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         worker_threads()
         for batch in batches:
-            for country, users in countries(batch):
+            for country, users in by_value(batch, "country"):
                 if country in asked:
                     yield _search_some(country, *asked[country], users, k2)
 

@@ -18,6 +18,7 @@ import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..arrow import matrix_column
 from ..config import EVERYBODY, ROTARY_PAIRS, InferenceConfig
 from ..errors import DataError, nearest
 from ..lake import timestamp
@@ -82,11 +83,10 @@ def embedded(rows: pa.RecordBatch, embedder: UserEmbedder, model_id: str, as_of_
     vectors = embedder.embed_rows(rows, np.full(rows.num_rows, as_of_ms), segment)
     known = vectors.any(axis=1)
     kept = rows.select(["user_id", "country"]).filter(pa.array(known))
-    borders = pa.array(np.arange(kept.num_rows + 1, dtype=np.int32) * embedder.dimension)
     as_of = pa.scalar(as_of_ms * 1000, pa.timestamp("us", "UTC"))
     columns = [
         kept.column("user_id"), kept.column("country"), pa.repeat(as_of, kept.num_rows), pa.repeat(model_id, kept.num_rows),
-        pa.ListArray.from_arrays(borders, pa.array(vectors[known].ravel())),
+        matrix_column(vectors[known]),
     ]  # fmt: skip
     return pa.RecordBatch.from_arrays(columns, names=list(USER_EMBEDDINGS.column_names))
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from ..arrow import bytes_column, list_column
 from ..boundary import known_before
 from ..config import DAY_MS, HOUR_MS, RetrievalConfig
 from ..lake import UNITS, in_units
@@ -119,7 +120,7 @@ def _encoded(batch: pa.RecordBatch, index: AdIndex) -> pa.RecordBatch:
     user = np.repeat(np.arange(len(batch)), pc.list_value_length(engaged).to_numpy(zero_copy_only=False))
     kept = codes >= 0
     counts = np.bincount(user[kept], minlength=len(batch))
-    columns = [batch.column("user_id"), _as_bytes(codes[kept], counts), _as_bytes(strengths[kept], counts)]
+    columns = [batch.column("user_id"), bytes_column(codes[kept], "codes", counts), bytes_column(strengths[kept], "strengths", counts)]
     return pa.RecordBatch.from_arrays(columns, names=[name.split()[0] for name in PROFILE.split(", ")])
 
 
@@ -150,22 +151,12 @@ def _retrieved(rows: pa.Table, index: AdIndex, config: RetrievalConfig, as_of_ms
         "reason": REASONS.take(pa.array(found.kinds)),
     }
     as_of = pa.array(np.full(len(users), as_of_ms * 1000), pa.timestamp("us", tz="UTC"))
-    columns = [users, countries.combine_chunks(), as_of, *(_lists(values, counts) for values in lists.values())]
+    columns = [users, countries.combine_chunks(), as_of, *(list_column(values, counts) for values in lists.values())]
     return pa.table(columns, names=["user_id", "country", "as_of", *lists])
 
 
-def _lists(values: np.ndarray | pa.Array, counts: np.ndarray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32)), pa.array(values))
-
-
-def _as_bytes(values: np.ndarray, counts: np.ndarray) -> pa.BinaryArray:
-    """Raw bytes per row, of counts[row] values each."""
-    offsets = np.r_[0, np.cumsum(counts)].astype(np.int32) * values.itemsize
-    return pa.Array.from_buffers(pa.binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))])
-
-
 def _from_bytes(column: pa.ChunkedArray, kind: type[np.generic]) -> tuple[np.ndarray, np.ndarray]:
-    """(row of each value, values) of a column made by _as_bytes; null holds none."""
+    """(row of each value, values) of a column made by bytes_column; null holds none."""
     lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy() // np.dtype(kind).itemsize
     return np.repeat(np.arange(len(lengths)), lengths), np.frombuffer(b"".join(column.drop_null().to_pylist()), kind)
 

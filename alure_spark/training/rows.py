@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..arrow import bytes_column
 from ..errors import DataError, nearest
 from ..lake import scratch_folder
 from ..model.wide import TYPES, wide_values
@@ -31,7 +32,6 @@ KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f
     kind: dtype.str for kind, dtype in TYPES.items()
 }
 NAMES = ("user_id", "country", "segment")  # UTF-8
-BINARY_LIMIT = 2**31 - 1  # bytes of one Arrow BINARY column in one batch
 # A bucket is one file of one row group; hashed ids do not repeat enough for dictionaries.
 WRITING: dict[str, int | str] = {"maxRecordsPerFile": 0, "parquet.block.size": 2**31 - 1, "parquet.enable.dictionary": "false"}
 
@@ -70,12 +70,12 @@ def pack(batch: pa.RecordBatch, kinds: Mapping[str, str], widths: Mapping[str, i
         lists = batch.column(name)
         lengths, values = pc.fill_null(lists.value_lengths(), 0).to_numpy(), lists.flatten()
         if kind == "categorical":
-            columns[f"{name}__present"] = _bytes(lengths, values.is_valid().cast(pa.uint8()).to_numpy(), name)
+            columns[f"{name}__present"] = bytes_column(values.is_valid().cast(pa.uint8()).to_numpy(), name, lengths)
             values = pc.fill_null(values, 0)
         elif kind == "numeric":
             values = pc.fill_null(values, float("nan"))
         elif kind in TYPES:
-            columns[name] = _bytes(lengths, wide_values(values, kind, widths[name], name), name)
+            columns[name] = bytes_column(wide_values(values, kind, widths[name], name), name, lengths)
             continue
         elif values.null_count:
             row = np.repeat(np.arange(len(lengths)), lengths)[values.is_null().to_numpy(zero_copy_only=False)][0]
@@ -84,17 +84,9 @@ def pack(batch: pa.RecordBatch, kinds: Mapping[str, str], widths: Mapping[str, i
             )
         if name == "split":
             values = pc.equal(values, "validation").cast(pa.uint8())
-        columns[name] = _bytes(lengths, values.to_numpy().astype(KINDS[kind], copy=False), name)
+        columns[name] = bytes_column(values.to_numpy().astype(KINDS[kind], copy=False), name, lengths)
     names = [*NAMES, *_binary_columns(kinds)]
     return pa.RecordBatch.from_arrays([*(columns[name] for name in names), batch.column("as_of_ms")], names=[*names, "as_of_ms"])
-
-
-def _bytes(lengths: np.ndarray, values: np.ndarray, name: str) -> pa.Array:
-    """(B,) BINARY: the values (sum of lengths, ...) of each row, their memory taken as it is."""
-    if values.nbytes > BINARY_LIMIT:
-        raise DataError(f"'{name}' has {values.nbytes:,} bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch")
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) * values.itemsize * math.prod(values.shape[1:])
-    return pa.Array.from_buffers(pa.binary(), len(lengths), [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(values)])
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
+from alure_spark.arrow import bytes_column
 from alure_spark.config import GraphConfig
 from alure_spark.errors import DataError
 from alure_spark.graph import units
-from alure_spark.graph.arrays import packed, unpacked
+from alure_spark.graph.arrays import unpacked
 from alure_spark.graph.edges import similarity_edges
 from alure_spark.graph.follows import pagerank_edges
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
@@ -110,7 +111,7 @@ def test_a_folder_outlives_a_failure_and_only_serves_the_same_inputs(tmp_path):
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_packed_rows_come_back(kind):
     values = np.arange(35, dtype=kind).reshape(7, 5)
-    batch = pa.RecordBatch.from_pydict({"x": packed(values)})
+    batch = pa.RecordBatch.from_pydict({"x": bytes_column(values, "x")})
     assert (unpacked(batch, "x", kind) == values).all()
     assert (unpacked(batch.slice(2, 3), "x", kind) == values[2:5]).all()
     assert (unpacked(batch.filter(pa.array([True, False] * 3 + [True])), "x", kind) == values[::2]).all()

@@ -394,7 +394,7 @@ def test_packing_honours_slices_and_null_arrays():
 
 
 def test_more_bytes_than_an_arrow_column_holds_are_refused(monkeypatch):
-    monkeypatch.setattr("alure_spark.training.rows.BINARY_LIMIT", 7)
+    monkeypatch.setattr("alure_spark.arrow.BINARY_LIMIT", 7)
     names = {name: pa.array(["a"]) for name in ("user_id", "country", "segment")}
     with pytest.raises(DataError, match="'x' has 8 bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch"):
         pack(pa.RecordBatch.from_pydict({**names, "x": pa.array([[1]]), "as_of_ms": [0]}), {"x": "integer"}, {})
