@@ -9,7 +9,7 @@ without new events keeps the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -129,14 +129,20 @@ class UserEncoder(nn.Module):
         self.item_vectors[0] = 0
         self.item_weight.copy_(item_weight)
 
-    def states(self, batch: JaggedBatch) -> dict[str, Tensor]:
-        """source -> (T, S): what is known of the user at each event, in the order of the batch; S is spec.state_width."""
-        streams = self._streams(batch)
+    def states(self, batch: JaggedBatch, sources: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """source -> (T, S): what is known of the user at each event, in the order of the batch; S is spec.state_width.
+
+        Of these sources, else of all. Raises ValueError for a part of them where each reads the others (model.exchange).
+        """
+        wanted = tuple(self.spec.sources if sources is None else sources)
+        if self.exchange and len(wanted) < len(self.spec.sources):
+            raise ValueError(f"with model.exchange the states of {', '.join(wanted)} take those of all sources")
+        streams = self._streams(batch, wanted)
         found = [self._read(0, {source: stream.x for source, stream in streams.items()})]
         for depth in range(len(self.layers)):
             streams = self._layer(depth, batch, streams)
             found.append(self._read(depth + 1, {source: stream.x for source, stream in streams.items()}))
-        return {source: _beside(found, source)[streams[source].runs.place] for source in self.spec.sources}
+        return {source: _beside(found, source)[streams[source].runs.place] for source in wanted}
 
     def last_states(self, batch: JaggedBatch) -> dict[str, Tensor]:
         """source -> (B, P, S): the states at each user's last P = read_positions events, the last one first.
@@ -149,7 +155,7 @@ class UserEncoder(nn.Module):
                 source: self._states_before(source, tokens, states[source], tokens.offsets[:-1], tokens.offsets[1:])
                 for source, tokens in ((source, batch.sources[source]) for source in self.spec.sources)
             }
-        streams = self._streams(batch)
+        streams = self._streams(batch, self.spec.sources)
         found = [self._read(0, _ends(streams))]
         for depth in range(len(self.layers) - 1):
             streams = self._layer(depth, batch, streams)
@@ -238,10 +244,10 @@ class UserEncoder(nn.Module):
         """(R, views, item_dimension) unit rows -> (R, views * item_dimension) unit rows; each view counts as much as training found."""
         return _unit((views * self.view_scale.exp()[:, None]).flatten(1))
 
-    def _streams(self, batch: JaggedBatch) -> dict[str, Stream]:
+    def _streams(self, batch: JaggedBatch, sources: Iterable[str]) -> dict[str, Stream]:
         """The tokens of each source before the first layer."""
         streams, dtype = {}, self.item_vectors.dtype
-        for source in self.spec.sources:
+        for source in sources:
             tokens = self.coded(batch.sources[source])
             runs, began = Runs.of(tokens.offsets), tokens.event_time_ms[tokens.offsets[tokens.users()]]
             hours = (tokens.event_time_ms - began).to(dtype) / HOUR_MS

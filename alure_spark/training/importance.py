@@ -6,7 +6,7 @@ of their event is gone; the model is not trained again. DynamiX (section 4.1) re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from . import loop
-from .loader import Batches, ChangedBatches
+from .loader import Batches
 from .metrics import cluster_bootstrap, normalized_entropy
 
 KINDS = ("categorical", "numeric", "text", "embedding")
@@ -36,25 +36,38 @@ class Importance:
     high: float
 
 
-class Exchanged(ChangedBatches):
-    """The batches with one attribute of one source exchanged among the events of a batch, by (seed, batch)."""
+def exchanged(batch: JaggedBatch, source: str, attribute: str, seed: int) -> JaggedBatch:
+    """The batch with one attribute of one source exchanged among its events, by (seed, batch)."""
+    tokens = batch.sources[source]
+    first = int.from_bytes(batch.user_ids[0].encode()[-8:], "little") if len(batch) else 0
+    order = torch.from_numpy(np.random.default_rng([seed, first, len(batch)]).permutation(len(tokens.known_at_ms)))
 
-    def __init__(self, loader: Batches, source: str, attribute: str, seed: int) -> None:
-        super().__init__(loader)
-        self.source, self.attribute, self.seed = source, attribute, seed
+    def mixed(part: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: values[order] if name == attribute else values for name, values in part.items()}
 
-    def changed(self, batch: JaggedBatch) -> JaggedBatch:
-        tokens = batch.sources[self.source]
-        first = int.from_bytes(batch.user_ids[0].encode()[-8:], "little") if len(batch) else 0
-        order = torch.from_numpy(np.random.default_rng([self.seed, first, len(batch)]).permutation(len(tokens.known_at_ms)))
+    dealt = replace(
+        tokens, rows=mixed(tokens.rows), numbers=mixed(tokens.numbers), words=mixed(tokens.words), vectors=mixed(tokens.vectors)
+    )
+    return replace(batch, sources={**batch.sources, source: dealt})
 
-        def mixed(part: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {name: values[order] if name == self.attribute else values for name, values in part.items()}
 
-        exchanged = replace(
-            tokens, rows=mixed(tokens.rows), numbers=mixed(tokens.numbers), words=mixed(tokens.words), vectors=mixed(tokens.vectors)
-        )
-        return replace(batch, sources={**batch.sources, self.source: exchanged})
+@torch.no_grad()
+def _without(
+    model: UserModel, loader: Batches, source: str, attributes: Sequence[str], seeds: Sequence[int]
+) -> dict[str, list[np.ndarray]]:
+    """Attribute -> per seed (M, 2) probabilities at the validation impressions. The other sources are encoded once per batch."""
+    moved = model.spec.sources if model.spec.config.exchange else (source,)
+    logits: dict[tuple[str, int], list[np.ndarray]] = {(attribute, seed): [] for attribute in attributes for seed in seeds}
+    for batch in loader.in_order():
+        states = model.encoder.states(batch)
+        for (attribute, seed), parts in logits.items():
+            mixed = exchanged(batch, source, attribute, seed)
+            parts.append(loop.judged(model, mixed, states | model.encoder.states(mixed, moved))[0])
+
+    def probabilities(parts: list[np.ndarray]) -> np.ndarray:
+        return model.readout.probabilities(torch.from_numpy(np.concatenate(parts))).numpy()  # type: ignore[no-any-return]
+
+    return {attribute: [probabilities(logits[attribute, seed]) for seed in seeds] for attribute in attributes}
 
 
 def attribute_importance(
@@ -62,30 +75,32 @@ def attribute_importance(
 ) -> list[Importance]:
     """Of every attribute that the model reads, for each head with labels of both classes; the attribute that tells most first.
 
-    moments: those of the validation split (loop.Calendar.validation). One evaluation per attribute and seed. Raises DataError where
-    there is nothing to judge by.
+    moments: those of the validation split (loop.Calendar.validation). Costs the read-out and one source's encoding per attribute and seed
+    (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is nothing to
+    judge by.
     """
     objectives = ObjectiveConfig(click=1.0, conversion=1.0, neighbour=0.0, next_item=0.0)
     whole = loop.evaluate(model, loader, moments, objectives)
     plain = loop.probabilities(model, whole)
     found = []
     for source in model.spec.sources:
-        for attribute in (name for kind in KINDS for name in model.spec.of_kind(source, kind)):
-            mixed = []
-            for seed in seeds:
-                again = loop.evaluate(model, Exchanged(loader, source, attribute, seed), moments, objectives)
-                mixed.append(loop.probabilities(model, again))
+        attributes = [name for kind in KINDS for name in model.spec.of_kind(source, kind)]
+        for attribute, mixed in (_without(model, loader, source, attributes, seeds) if attributes else {}).items():
             for column, head in enumerate(HEADS):
                 if not whole.has_both(column):
                     continue
-                labels, weights = whole.labels[:, column], whole.weights
-
-                def lost(of: np.ndarray, labels: np.ndarray = labels, weights: np.ndarray = weights, column: int = column) -> float:
-                    with_it = normalized_entropy(labels, plain[:, column], weights * of)
-                    without = [normalized_entropy(labels, one[:, column], weights * of) for one in mixed]  # noqa: B023, called at once
-                    return float(np.mean(without)) - with_it
-
+                lost = _ne_lost(whole, column, plain, mixed)
                 interval = cluster_bootstrap(lost, whole.users, resamples)
-                ne = normalized_entropy(labels, plain[:, column], weights)
-                found.append(Importance(source, attribute, head, ne, lost(np.ones(len(labels))), interval.low, interval.high))
+                ne = normalized_entropy(whole.labels[:, column], plain[:, column], whole.weights)
+                found.append(Importance(source, attribute, head, ne, lost(np.ones(len(plain))), interval.low, interval.high))
     return sorted(found, key=lambda one: (HEADS.index(one.head), -one.ne_loss, one.source, one.attribute))
+
+
+def _ne_lost(whole: loop.Evaluation, column: int, plain: np.ndarray, mixed: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+    """Weights (M,) of a draw -> mean over the seeds of NE with the attribute exchanged minus NE."""
+
+    def lost(drawn: np.ndarray) -> float:
+        with_it, *without = (normalized_entropy(whole.labels[:, column], p[:, column], whole.weights * drawn) for p in (plain, *mixed))
+        return float(np.mean(without)) - with_it
+
+    return lost

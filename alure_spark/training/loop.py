@@ -266,7 +266,7 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
             mean[0] += float(loss) * len(batch)
             mean[1] += len(batch)
         if labelled and batch.impressions is not None:
-            parts.append(_judged(model, batch, states))
+            parts.append(judged(model, batch, states))
     losses = {name: value / count for name, (value, count) in sums.items()}
     joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions()
     logits, labels, weights, users, segments = joined
@@ -425,7 +425,7 @@ def _step_seed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])
 
 
-def _judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
+def judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
     """(logits, labels, weights, users, segments) of the batch's validation impressions."""
     shown = batch.impressions
     assert shown is not None

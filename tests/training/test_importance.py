@@ -11,8 +11,9 @@ import torch
 from alure_spark.errors import DataError
 from alure_spark.model.user_model import Moments, UserModel
 from alure_spark.training import loop
-from alure_spark.training.importance import Exchanged, attribute_importance
+from alure_spark.training.importance import attribute_importance, exchanged
 from alure_spark.training.loader import MemoryLoader
+from alure_spark.training.metrics import normalized_entropy
 from tests.training import test_loop as small
 
 SPEC = replace(
@@ -54,7 +55,8 @@ def test_the_attribute_that_tells_is_worth_most_and_the_others_nothing(learnt):
 
 def test_only_the_attribute_is_exchanged_and_only_among_its_events(learnt):
     _, loader, _ = learnt
-    plain, mixed = (next(one.in_order()) for one in (loader, Exchanged(loader, "view", "taste", 7)))
+    plain = next(loader.in_order())
+    mixed = exchanged(plain, "view", "taste", 7)
     before, after = plain.sources["view"], mixed.sources["view"]
     assert not torch.equal(before.rows["taste"], after.rows["taste"])
     assert torch.equal(before.rows["taste"].sort().values, after.rows["taste"].sort().values)
@@ -62,10 +64,37 @@ def test_only_the_attribute_is_exchanged_and_only_among_its_events(learnt):
         assert torch.equal(before.rows[name], after.rows[name])
     assert torch.equal(before.numbers["price"], after.numbers["price"])
     assert torch.equal(before.known_at_ms, after.known_at_ms)
-    again = next(Exchanged(loader, "view", "taste", 7).in_order()).sources["view"]
+    again = exchanged(plain, "view", "taste", 7).sources["view"]
     assert torch.equal(after.rows["taste"], again.rows["taste"])
-    other = next(Exchanged(loader, "view", "taste", 8).in_order()).sources["view"]
+    other = exchanged(plain, "view", "taste", 8).sources["view"]
     assert not torch.equal(after.rows["taste"], other.rows["taste"])
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_what_is_lost_is_that_of_a_model_run_on_the_exchanged_batches(exchange):
+    """Only the attribute's source is encoded again, unless sources read each other: the same as running the whole model each time."""
+    spec = replace(SPEC, config=replace(SPEC.config, exchange=exchange))
+    model, loader = UserModel(spec), MemoryLoader(world(), 32, 3)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(weights.numel())))
+    moments = Moments(small.BORDER, small.END, small.BORDER, validation=True)
+    (found,) = (one for one in attribute_importance(model, loader, moments, seeds=(7, 8), resamples=2) if one.attribute == "taste")
+    whole = loop.evaluate(model, loader, moments, small.LONG.objectives)
+
+    def ne(batches):
+        logits = torch.cat(
+            [model.readout(batch, model.encoder.states(batch), model.encoder)[batch.impressions.validation] for batch in batches]
+        )
+        return normalized_entropy(whole.labels[:, 0], model.readout.probabilities(logits.double())[:, 0].detach().numpy(), whole.weights)
+
+    model.eval()
+    seeds = [ne([exchanged(batch, "view", "taste", seed) for batch in loader.in_order()]) for seed in (7, 8)]
+    assert found.ne_loss == pytest.approx(np.mean(seeds) - ne(loader.in_order()), abs=1e-6)
+    assert abs(found.ne_loss) > 1e-4
+    if exchange:
+        with pytest.raises(ValueError, match="states of view take those of all sources"):
+            model.encoder.states(next(loader.in_order()), ["view"])
 
 
 def test_without_a_validation_split_there_is_nothing_to_judge_by(learnt):
