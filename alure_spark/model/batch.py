@@ -67,6 +67,11 @@ class Impressions:
         """(M,) int64: to whom it was shown."""
         return torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets[1:] - self.offsets[:-1])
 
+    def select(self, kept: Tensor) -> Impressions:
+        """Those of kept (M,) bool, of as many users as before."""
+        counts = torch.bincount(self.users()[kept], minlength=len(self.offsets) - 1)
+        return replace(_map_tensors(self, lambda tensor: tensor[kept]), offsets=offsets_of(counts))
+
 
 @dataclass(frozen=True)
 class JaggedBatch:

@@ -427,13 +427,12 @@ def _step_seed(seed: int, epoch: int, step: int) -> int:
 
 def judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
     """(logits, labels, weights, users, segments) of the batch's validation impressions."""
-    shown = batch.impressions
-    assert shown is not None
-    kept = shown.validation
-    logits = model.readout(batch, states, model.encoder)[kept].double().numpy()
-    labels = torch.stack([shown.click, shown.conversion], dim=-1)[kept].double().numpy()
-    users = np.array(batch.user_ids, object)[shown.users()[kept].numpy()]
-    return logits, labels, shown.weight[kept].double().numpy(), users, np.full(len(users), batch.segment, object)
+    assert batch.impressions is not None
+    shown = batch.impressions.select(batch.impressions.validation)
+    logits = model.readout(replace(batch, impressions=shown), states, model.encoder).double().numpy()
+    labels = torch.stack([shown.click, shown.conversion], dim=-1).double().numpy()
+    users = np.array(batch.user_ids, object)[shown.users().numpy()]
+    return logits, labels, shown.weight.double().numpy(), users, np.full(len(users), batch.segment, object)
 
 
 def _no_impressions() -> list[np.ndarray]:

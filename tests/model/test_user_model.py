@@ -310,6 +310,22 @@ def test_facts_are_standardised_and_probabilities_calibrated():
     assert_close(model.readout.probabilities(logits), torch.tensor([[0.5, 0.5]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("more", [{}, {"ad_attention": 5}], ids=str)
+@pytest.mark.parametrize("wanted", ["some", "those of one user", "none"])
+def test_some_impressions_are_read_out_as_all_are(wanted, more):
+    spec = spec_of(**more)
+    model, batch = model_of(spec), random_batch(spec, 6, 12, impressions=6)
+    shown, states = batch.impressions, model.encoder.states(batch)
+    drawn = torch.rand(len(shown.time_ms), generator=torch.Generator().manual_seed(3)) < 0.5
+    kept = {"some": drawn, "those of one user": shown.users() == shown.users()[-1], "none": torch.zeros_like(drawn)}[wanted]
+    some = shown.select(kept)
+    assert some.users().tolist() == shown.users()[kept].tolist()
+    assert some.click.tolist() == shown.click[kept].tolist()
+    assert len(some.offsets) == len(shown.offsets)
+    whole = model.readout(batch, states, model.encoder)
+    assert_close(model.readout(replace(batch, impressions=some), states, model.encoder), whole[kept], 1e-8)
+
+
 def test_the_ad_attends_to_the_last_states_before_it():
     """By a loop over impressions and heads."""
     spec = spec_of(ad_attention=4, max_events=20)
