@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from alure_spark.model.batch import ACCOUNT, ITEM, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.model.batch import ACCOUNT, ITEM, JaggedBatch, SourceTokens, offsets_of, ranges
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
@@ -136,6 +136,15 @@ def batch_of(frame: pd.DataFrame, held_out: int, border_ms: int) -> tuple[Jagged
     return batch, row[ends - held_out]
 
 
+def latest(batch: JaggedBatch, events: int) -> JaggedBatch:
+    """The last events of every user, which is all that serving holds."""
+    tokens = batch.sources[SOURCE]
+    lengths = tokens.lengths.clamp(max=events)
+    kept = ranges(tokens.offsets[1:] - lengths, lengths)
+    cut = SourceTokens(offsets_of(lengths), tokens.known_at_ms[kept], tokens.event_time_ms[kept], {ITEM: tokens.rows[ITEM][kept]}, {})
+    return dataclasses.replace(batch, sources={SOURCE: cut})
+
+
 def started(frame: pd.DataFrame, border_ms: int, config: ModelConfig) -> UserModel:
     """The user model before training, its item vectors those of the training ratings' factorisations, as in the pipeline."""
     learnt, _ = batch_of(frame, 2, border_ms)
@@ -155,8 +164,9 @@ def ours(frame: pd.DataFrame, seed: int, config: ModelConfig, training: Training
     model = started(frame, border, dataclasses.replace(config, seed=seed))
     when = loop.Calendar((border - 1,), border, border + 1)
     found = loop.train(model, MemoryLoader(known, training.batch_users, seed), when, dataclasses.replace(training, seed=seed))
+    served = latest(known, config.max_events)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        scores = torch.cat([found.model.next_item_scores(part, SOURCE) for part in MemoryLoader(known, 256, seed).in_order()])
+        scores = torch.cat([found.model.next_item_scores(part, SOURCE) for part in MemoryLoader(served, 256, seed).in_order()])
     mine = scores[torch.arange(len(target)), torch.from_numpy(target)]
     ranks = (scores > mine[:, None]).sum(dim=1) + 1
     return dict(zip(known.user_ids, ranks.tolist(), strict=True)), counter.get_total_flops() / len(target)
