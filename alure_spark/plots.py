@@ -28,7 +28,7 @@ def bars(values: Mapping[str, float], errors: Mapping[str, tuple[float, float]],
     spread = np.array([errors.get(name, (values[name], values[name])) for name in names]).T
     colours = ["#ff725c" if name == highlight else "#4269d0" for name in names]
     axes.barh(names, heights, xerr=np.abs(spread - heights) if errors else None, color=colours, capsize=3)
-    for place, (height, end) in enumerate(zip(heights, np.maximum(spread.max(axis=0, initial=0.0), 0.0), strict=True)):
+    for place, (height, end) in enumerate(zip(heights, spread.max(axis=0, initial=0.0), strict=True)):
         # Beside the bar and its interval: inside, a small bar hides it.
         axes.annotate(f"{height:z.4f}", (end, place), xytext=(5, 0), textcoords="offset points", va="center", color="#222222")
     axes.margins(x=0.15)

@@ -4,7 +4,8 @@
 
 10^7 impressions and 10^6 conversions of users whose activity is lognormal, from one Parquet file, two cores. The recipe joins each user's
 impressions with the conversions in [t - 60 s, t + 300 s]. Before anything is published, all sums of both roads are asserted to be equal.
-day: only the impressions that entered on the last of 30 days.
+day: only the impressions that entered on the last of 30 days. carried alone: read, shuffled by user and handed to Python, and nothing
+made of them; what is left of ours are the sums.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
 from alure_spark.config import DAY_MS, DynamixConfig, SparkConfig
-from alure_spark.dynamix.statistics import SUMS, new_statistics
+from alure_spark.dynamix.statistics import SUMS, by_user, new_statistics
 from alure_spark.session import get_session
 from benchmarks import contract
 from benchmarks.knn_graph import user_ids
@@ -30,6 +31,7 @@ DAYS, CONVERSIONS_SHARE = 30, 0.1
 START_MS = 1_735_689_600_000
 END_MS = START_MS + DAYS * DAY_MS + 3_600_000  # every window is settled
 CONFIG = DynamixConfig()
+CARRIED = "user_id string, surface string, time_ms long, dwell_ms long, utc_offset_minutes int"
 GOOD = f"dwell_ms BETWEEN {CONFIG.dwell_min_ms} AND {CONFIG.dwell_max_ms}"
 RECIPE = f"""
 WITH impressions AS (
@@ -103,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "ours": write("ours", lambda: new_statistics(events, CONFIG, None, END_MS)),
             "self-join": write("self-join", lambda: spark.sql(RECIPE)),
             "day": write("day", lambda: new_statistics(events, CONFIG, day, END_MS)),
+            "carried alone": write("carried", lambda: by_user(events, CONFIG, None, END_MS, lambda rows: rows.slice(0, 0), CARRIED)),
         }
         rows: dict[str, list[contract.Row]] = {road: [] for road in roads}
         for repetition in range(options.repetitions + 1):  # the first warms the JVM up and is not counted
@@ -117,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ratios = {
         "vs_self_join": contract.spread((spent["self-join"] / spent["ours"]).tolist()),
         "day_cost": contract.spread((spent["day"] / spent["ours"]).tolist()),
+        "carried_share": contract.spread((spent["carried alone"] / spent["ours"]).tolist()),
     }
     size = {"impressions": options.impressions, "users": options.users, "repetitions": options.repetitions}
     contract.publish("dwell", size, [contract.middle(measured) for measured in rows.values()], ratios, options.results)

@@ -39,6 +39,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from alure_spark.arrow import matrix_column
 from alure_spark.config import InferenceConfig, ModelConfig, SparkConfig
 from alure_spark.inference.export import UserEmbedder
 from alure_spark.inference.table import embed_table
@@ -193,9 +194,7 @@ def without_model(table: DataFrame, dimension: int) -> DataFrame:
 
     def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for rows in batches:
-            vectors = pa.ListArray.from_arrays(
-                np.arange(rows.num_rows + 1, dtype=np.int32) * dimension, pa.array(np.full(rows.num_rows * dimension, 0.1, np.float32))
-            )
+            vectors = matrix_column(np.full((rows.num_rows, dimension), 0.1, np.float32))
             as_of = pa.repeat(pa.scalar(AS_OF_MS * 1000, pa.timestamp("us", "UTC")), rows.num_rows)
             columns = [rows.column("user_id"), rows.column("country"), as_of, pa.repeat("none", rows.num_rows), vectors]
             yield pa.RecordBatch.from_arrays(columns, names=list(USER_EMBEDDINGS.column_names))

@@ -54,7 +54,7 @@ def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | Non
     def sums(rows: pa.Table) -> pa.Table:
         return _sums(rows, config, since_ms, as_of_ms)
 
-    return _by_user(events, config, since_ms, as_of_ms, sums, SCHEMA)
+    return by_user(events, config, since_ms, as_of_ms, sums, SCHEMA)
 
 
 def labelled_dwell(events: DataFrame, config: DynamixConfig, as_of_ms: int) -> DataFrame:
@@ -65,10 +65,10 @@ def labelled_dwell(events: DataFrame, config: DynamixConfig, as_of_ms: int) -> D
         good = (dwell >= config.dwell_min_ms) & (dwell <= config.dwell_max_ms)
         return pa.table({"user_id": chosen["user_id"].filter(pa.array(good)), "log_dwell": np.log(dwell[good]), "converted": label[good]})
 
-    return _by_user(events, config, None, as_of_ms, labelled, "user_id string, log_dwell double, converted boolean")
+    return by_user(events, config, None, as_of_ms, labelled, "user_id string, log_dwell double, converted boolean")
 
 
-def _by_user(
+def by_user(
     events: DataFrame, config: DynamixConfig, since_ms: int | None, as_of_ms: int, work: Callable[[pa.Table], pa.Table], schema: str
 ) -> DataFrame:
     """What the work makes of tables of impressions and conversions that hold all events of their users."""

@@ -122,13 +122,12 @@ def fit_readout(model: UserModel, loader: Batches, everything: bool = False) -> 
     """
     rows, labels, weights, users, known = [], [], [], [], 0
     for _, batch in zip(range(SAMPLED_BATCHES), loader.in_order(), strict=False):
-        shown = batch.impressions
-        if shown is not None:
-            kept = ~shown.validation | everything
-            rows.append(model.readout.facts(batch)[kept])
-            labels.append(torch.stack([shown.click, shown.conversion], dim=-1)[kept])
-            weights.append(shown.weight[kept])
-            users.append(shown.users()[kept] + known)
+        if batch.impressions is not None:
+            shown = batch.impressions.select(~batch.impressions.validation | everything)
+            rows.append(model.readout.facts(replace(batch, impressions=shown)))
+            labels.append(torch.stack([shown.click, shown.conversion], dim=-1))
+            weights.append(shown.weight)
+            users.append(shown.users() + known)
         known += len(batch.user_ids)
     if not rows or sum(map(len, rows)) < 2:
         return
