@@ -752,7 +752,7 @@ def parse_time(text: str, path: str = "time") -> int:
 def format_time(epoch_ms: int) -> str:
     """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it.
 
-    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)', which is no literal.
+    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)'.
     """
     try:
         moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)

@@ -108,7 +108,7 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
     """Aggregate over rows of `matched_responses`: a struct of the fields of ResponseCounts for one label."""
     mine, none = F.col("source") == source, F.col("event_hash").isNull() & ~F.col("ambiguous")
     hit = mine & answers(source, window_hours, skew_ms)
-    just_early = none & F.coalesce(F.col("early_ms") <= HINT_MS, F.lit(False))
+    early, just_early = (none & F.coalesce(test, F.lit(False)) for test in (F.col("early_ms") > 0, F.col("early_ms") <= HINT_MS))
     older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + int(window_hours * HOUR_MS))
     conditions = {
         "responses": mine,
@@ -118,6 +118,7 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
         "ambiguous": mine & F.col("ambiguous"),
         "older": mine & older,
         "matched_nothing": mine & none & ~older,
+        "early": mine & early & ~older,
         "just_early": mine & just_early,
     }
     return F.struct(*(F.count_if(condition).alias(name) for name, condition in conditions.items()))
@@ -140,7 +141,8 @@ class ResponseCounts:
     ambiguous: int  # the id stands on several ads, of which the response names none
     older: int  # no impression within labels.days; it may be an earlier one
     matched_nothing: int
-    just_early: int  # of those: earlier than the impression they name by at most a minute
+    early: int  # of those: earlier than the impression that they name
+    just_early: int  # of those: by at most a minute
 
     def sentence(self, label: str, source: str) -> str:
         parts = [f"{self.matched:,} of {self.responses:,} responses label an impression as {label}"]
@@ -153,8 +155,8 @@ class ResponseCounts:
         if self.older:
             parts.append(f"{self.older:,} may answer an impression from before labels.days")
         if self.matched_nothing:
-            early = f", {self.just_early:,} of them because they are earlier than theirs by at most a minute" if self.just_early else ""
-            hint = " (clocks that differ: set labels.clock_skew_seconds)" if self.just_early else ""
+            early = f", {self.early:,} of them earlier than the one they name" if self.early else ""
+            hint = f" ({self.just_early:,} by at most a minute: set labels.clock_skew_seconds)" if self.just_early else ""
             parts.append(f"{self.matched_nothing:,} matched no impression{early}{hint}")
         return f"{source}: {'; '.join(parts)}"
 

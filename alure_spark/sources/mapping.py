@@ -73,7 +73,7 @@ def canonical(
 ) -> tuple[DataFrame, DataFrame | None, DataFrame | None, DataFrame]:
     """(events, ads, follows, tables); columns that a table does not map are null. Raises DataError naming table and expression.
 
-    tables: one row per mapped table, shaped as preflight.TableCounts; it costs a pass over the columns of `where` and of the times.
+    tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over the columns of `where` and of the times.
     """
     parts = (options.events, options.ads, options.follows)
     mapped = [[_mapped(spark, item, options.root, batch) for item in items] for items in parts]
@@ -134,7 +134,8 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
             ) from error
         columns.append(F.expr(expression).alias(column))
     known = _known_ms(frame, expressions) if batch is not None and "source" in expressions else None  # ads and follows are of no batch
-    return frame.select(*columns), _counts(given, name, item.where, within, known, batch)
+    told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
+    return frame.select(*columns), _counts(given, frame, item.where, known, batch).withColumns(told)
 
 
 def _known_ms(frame: DataFrame, expressions: Mapping[str, str]) -> Column | None:
@@ -150,14 +151,17 @@ def _known_ms(frame: DataFrame, expressions: Mapping[str, str]) -> Column | None
     return F.unix_millis(F.greatest(*times, F.lit(None).cast("timestamp"))) if times else None
 
 
-def _counts(given: DataFrame, name: str, where: str, batch_where: str, known_ms: Column | None, batch: tuple[int, int] | None) -> DataFrame:
-    """One row on a table of which batch_where left `given`, shaped as preflight.TableCounts."""
-    condition = F.expr(where) if where else F.lit(True)
-    taken = F.coalesce(condition, F.lit(False))
-    counted = {"read": F.lit(True), "taken": taken, "unknown": condition.isNull()}
-    if batch is not None and known_ms is not None:
-        counted["known"] = taken & known_ms.between(batch[0], batch[1] - 1)
-    said = {"name": F.lit(name), "where": F.lit(where), "batch_where": F.lit(batch_where)}
-    columns = [*said, *counted, *({"known"} - set(counted))]
-    row = given.agg(*(F.count_if(one).alias(column) for column, one in counted.items())).withColumns(said)
-    return row.select(*(F.lit(None).cast("bigint").alias(column) if column not in row.columns else column for column in columns))
+def _counts(given: DataFrame, frame: DataFrame, where: str, known_ms: Column | None, batch: tuple[int, int] | None) -> DataFrame:
+    """One row: of the rows that batch_where left (`given`) how many `where` takes (`frame`), for how many it is null, the batch's.
+
+    By filters, as the load itself: a condition with a subquery is allowed nowhere else.
+    """
+    of_batch = known_ms is not None and batch is not None
+    inside = known_ms.between(batch[0], batch[1] - 1) if known_ms is not None and batch is not None else F.lit(False)
+    rows = frame.select(F.lit("taken").alias("what"), inside.alias("inside"))
+    if where:
+        for what, of in (("read", given), ("unknown", given.where(f"({where}) IS NULL"))):
+            rows = rows.union(of.select(F.lit(what), F.lit(False)))
+    read, taken, unknown = (F.count_if(F.col("what") == what).alias(what) for what in ("read", "taken", "unknown"))
+    known = F.count_if("inside") if of_batch else F.lit(None).cast("bigint")
+    return rows.agg(read if where else taken.alias("read"), taken, unknown, known.alias("known"))
