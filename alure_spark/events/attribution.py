@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from ..config import HOUR_MS, LabelConfig
@@ -84,7 +84,7 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
     walk = walk.select("*", several_ads.alias("_several_ads"), F.when(several_ads, F.col("ad_id")).otherwise(first_ad).alias("_ad"))
     of_thread, of_ad = Window.partitionBy("user_id", "impression_id", "_ad"), Window.partitionBy("user_id", "ad_id")
 
-    def so_far(of: Window) -> Window:
+    def so_far(of: WindowSpec) -> WindowSpec:
         return of.orderBy("_t", "_is_response", "_shown.event_hash").rowsBetween(Window.unboundedPreceding, 0)
 
     walk = walk.select(
