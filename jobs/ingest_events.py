@@ -2,7 +2,8 @@
 
 The whole log replaces the tables; with `ingest.batch_days` a run takes what became known in the days before time.as_of and adds it:
 `ingest_events --from DAY --to DAY` does so day by day, also for a day that was missed. A batch that comes twice changes nothing.
-`--dry-run` says what the load looks like; a load that is off against the last one, or of which nothing is left, is refused unless `--force`.
+`--dry-run` says what the load looks like; a load that is off against the last one, or that has an empty table, is refused unless
+`--force`.
 """
 
 from __future__ import annotations
