@@ -26,6 +26,7 @@ T = TypeVar("T")
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 YEAR_MS = 365.2425 * DAY_MS
+EARLIEST_MS = -62_104_060_800_000  # 0002-01-01: where "so many days before as_of" would begin earlier, it begins here
 ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
 
@@ -176,7 +177,7 @@ class LabelConfig:
 
     def first_ms(self, as_of_ms: int) -> int | None:
         """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""
-        return as_of_ms - round(self.days * DAY_MS) if self.days else None
+        return max(as_of_ms - round(self.days * DAY_MS), EARLIEST_MS) if self.days else None
 
     @property
     def responses(self) -> tuple[tuple[str, str, float], ...]:
@@ -752,7 +753,7 @@ def parse_time(text: str, path: str = "time") -> int:
 def format_time(epoch_ms: int) -> str:
     """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it.
 
-    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)', which is no literal.
+    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)'.
     """
     try:
         moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark.attribution import count_responses
 from alure_spark.config import EVERYBODY, format_time, parse_time
 from alure_spark.errors import DataError
-from alure_spark.events import attribution, examples, vocabularies
+from alure_spark.events import examples, vocabularies
 from alure_spark.events.sequences import SHARED_HASH, Grouping, heavy_users, touched_sequences, user_sequences
 from alure_spark.lake import JobRun, Lake, as_of_scope, timestamp
 from jobs.command import Context, Job, Report
@@ -46,7 +47,7 @@ def build(context: Context, run: JobRun) -> Report:
 
     too_heavy = heavy if start == since else heavy_users(events, as_of, start)
     light = events.where(~F.col("user_id").isin(list(too_heavy))) if too_heavy else events
-    responses = attribution.matched_responses(light, config.labels, as_of, first_ms).persist()  # read for the labels and for the counts
+    responses = examples.matched_responses(light, config.labels, as_of, first_ms).persist()  # read for the labels and for the counts
 
     def labelled(grouping: Grouping) -> DataFrame:
         before = None if start is None else (run.read("user_sequences"), start)
@@ -55,7 +56,7 @@ def build(context: Context, run: JobRun) -> Report:
         )
 
     _written(run, "training_examples", labelled, too_heavy, scope)
-    counted = attribution.count_responses(responses, config.labels, first_ms)
+    counted = count_responses(responses, config.labels, first_ms)
     responses.unpersist()
     metrics: dict[str, float | None] = {"users": users, "rebuilt": float(since is None), "users_too_heavy_to_train": len(too_heavy)}
     totals = lake.read("training_examples", run.outputs["training_examples"]).where(scope).selectExpr(

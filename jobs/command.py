@@ -125,7 +125,7 @@ def argument_parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one value (repeatable)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and written, and write nothing")
     parser.add_argument("--explain-memory", action="store_true", help="say what a worker will hold in memory, and write nothing")
-    parser.add_argument("--force", action="store_true", help="take a load of events that is off against the last one")
+    parser.add_argument("--force", action="store_true", help="take a load of events that is off against the last one, or empty")
     parser.add_argument("--against", default="", metavar="RUN", help="compare the evaluation with that of an earlier run (MLflow run id)")
     return parser
 

@@ -2,7 +2,8 @@
 
 The whole log replaces the tables; with `ingest.batch_days` a run takes what became known in the days before time.as_of and adds it:
 `ingest_events --from DAY --to DAY` does so day by day, also for a day that was missed. A batch that comes twice changes nothing.
-`--dry-run` says what the load looks like; a load that is off against the last one is refused unless `--force`.
+`--dry-run` says what the load looks like; a load that is off against the last one, or that has an empty table, is refused unless
+`--force`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from alure_spark import sources
-from alure_spark.config import DAY_MS, format_time, parse_time
+from alure_spark.config import DAY_MS, EARLIEST_MS, format_time, parse_time
 from alure_spark.errors import DataError
 from alure_spark.events import batches, clean, identity, preflight
 from alure_spark.events.dwell import MINUTE_MS
@@ -96,8 +97,8 @@ def _sentences(per_reason: list[Row]) -> list[str]:
 
 def _batch(context: Context) -> tuple[int, int] | None:
     """[from, to) in epoch ms of known_at, or None for the whole log."""
-    days = context.config.ingest.batch_days
-    return (context.config.time.as_of_ms - int(days * DAY_MS), context.config.time.as_of_ms) if days else None
+    days, end = context.config.ingest.batch_days, context.config.time
+    return (max(end.as_of_ms - int(days * DAY_MS), EARLIEST_MS), end.as_of_ms) if days else None
 
 
 def plan(context: Context) -> str:

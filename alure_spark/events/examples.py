@@ -9,11 +9,12 @@ from operator import and_
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from ..attribution import answers, given, matched
 from ..boundary import known_before
 from ..config import DAY_MS, EVERYBODY, LabelConfig, StreamConfig
-from .attribution import answers, matched_responses, shown_impressions
+from .clean import id_hash
 from .segment_history import segment_at, segment_periods
-from .sequences import PLAIN, Grouping, as_of_column, continued, fields_of, first_kept, histories
+from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 SHARES = 1_000_000  # down-sampling draws by hash, in millionths
 
@@ -147,6 +148,41 @@ def labelled_impressions(
     per_impression = responses.where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(*answered)
     joined = shown.join(per_impression, ["user_id", "event_hash"], "left")
     return joined.withColumns({label: F.coalesce(label, F.lit(0)) for label in hits})
+
+
+def shown_impressions(
+    events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}, first_ms: int | None = None
+) -> DataFrame:
+    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id.
+
+    And `impression__<name>` for each of `attributes` (name -> kind). impression_id is the event's id where the log has none. With
+    first_ms, impressions that happened before it are left out, and events known before it not read.
+    """
+    known = known_events(events, as_of_ms, first_ms).where(F.col("source") == labels.impression_source)
+    if first_ms is not None:
+        known = known.where(F.unix_millis("event_time") >= first_ms)
+    return known.select(
+        "user_id", "event_hash", F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
+        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
+        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
+    )  # fmt: skip
+
+
+def matched_responses(events: DataFrame, labels: LabelConfig, as_of_ms: int, first_ms: int | None = None) -> DataFrame:
+    """One row per response known before as_of: source, known_at_ms, and what `matched` says of it.
+
+    With first_ms, only impressions since then and responses since then (or to one of these impressions); which ads an id stands on is
+    told by the impressions since then. One shuffle of impressions and responses by user.
+    """
+    skew_ms = labels.clock_skew_ms
+    since_ms = None if first_ms is None else first_ms - skew_ms
+    known = known_events(events, as_of_ms, since_ms).where(F.col("source").isin(labels.click_source, labels.conversion_source))
+    responses = known.select(
+        "user_id", "source", given("impression_id").alias("impression_id"), F.col("item_hash").alias("ad_id"),
+        F.unix_millis("event_time").alias("response_ms"), F.unix_millis("known_at").alias("known_at_ms"),
+    )  # fmt: skip
+    found = matched(shown_impressions(events, labels, as_of_ms, {}, first_ms), responses, skew_ms)
+    return found if first_ms is None else found.where((F.col("response_ms") >= first_ms) | F.col("event_hash").isNotNull())
 
 
 def _known_later(rows: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig) -> DataFrame:

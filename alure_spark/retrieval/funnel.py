@@ -20,10 +20,10 @@ from pyspark.sql import functions as F
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
+from ..attribution import given, matched
 from ..boundary import known_before
 from ..config import LabelConfig
 from ..errors import DataError
-from ..events.attribution import given, matched
 
 PRIOR = 50.0  # impressions that a rate of few impressions is drawn with towards the rate of all
 Lists = Mapping[str, Sequence[str]]  # user -> ads, best first

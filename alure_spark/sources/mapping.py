@@ -73,7 +73,7 @@ def canonical(
 ) -> tuple[DataFrame, DataFrame | None, DataFrame | None, DataFrame]:
     """(events, ads, follows, tables); columns that a table does not map are null. Raises DataError naming table and expression.
 
-    tables: one row per mapped table, shaped as preflight.TableCounts; it costs a pass over the columns of `where` and of the times.
+    tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over the columns of `where` and of the times.
     """
     parts = (options.events, options.ads, options.follows)
     mapped = [[_mapped(spark, item, options.root, batch) for item in items] for items in parts]
@@ -110,9 +110,8 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
     """The rows of one table in canonical columns, and their counts."""
     name = item.table or (item.path if item.path.startswith("/") or "://" in item.path or not root else f"{root.rstrip('/')}/{item.path}")
-    conditions = [filled(item.batch_where, name, batch)] if item.batch_where and batch is not None else []
-    within = conditions[0] if conditions else ""
-    where = " AND ".join(f"({one})" for one in (item.where, within) if one)
+    within = filled(item.batch_where, name, batch) if item.batch_where and batch is not None else ""
+    where = f"({item.where}) AND ({within})" if item.where and within else item.where or within
     try:
         given = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
         given = given.where(within) if within else given
@@ -133,31 +132,33 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
                 f"the table has {', '.join(frame.columns)}"
             ) from error
         columns.append(F.expr(expression).alias(column))
-    known = _known_ms(frame, expressions) if batch is not None and "source" in expressions else None  # ads and follows are of no batch
-    return frame.select(*columns), _counts(given, name, item.where, within, known, batch)
+    told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
+    return frame.select(*columns), _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
 
 
-def _known_ms(frame: DataFrame, expressions: Mapping[str, str]) -> Column | None:
-    """When the events of a table were known, epoch ms; None where its times are of no type that ingestion takes."""
-    times = []
-    for column in ("event_time", "arrival_time"):
-        if column in expressions:
-            time = F.expr(expressions[column])
-            kind = frame.select(time).schema[0].dataType
-            if not isinstance(kind, T.TimestampType | T.TimestampNTZType | T.DateType | T.StringType):
-                return None
-            times.append(F.try_to_timestamp(time) if isinstance(kind, T.StringType) else time.cast("timestamp"))
-    return F.unix_millis(F.greatest(*times, F.lit(None).cast("timestamp"))) if times else None
+def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int, int] | None) -> Column | None:
+    """Whether an event is known in the batch; None for a whole load, for ads and follows, and for times that ingestion does not take."""
+    if batch is None or "source" not in expressions:
+        return None
+    times: list[Column] = [F.lit(None).cast("timestamp")] * 2
+    for place, column in enumerate(column for column in ("event_time", "arrival_time") if column in expressions):
+        time = F.expr(expressions[column])
+        kind = frame.select(time).schema[0].dataType
+        if not isinstance(kind, T.TimestampType | T.TimestampNTZType | T.DateType | T.StringType):
+            return None
+        times[place] = F.try_to_timestamp(time) if isinstance(kind, T.StringType) else time.cast("timestamp")
+    return F.unix_millis(F.greatest(*times)).between(batch[0], batch[1] - 1)
 
 
-def _counts(given: DataFrame, name: str, where: str, batch_where: str, known_ms: Column | None, batch: tuple[int, int] | None) -> DataFrame:
-    """One row on a table of which batch_where left `given`, shaped as preflight.TableCounts."""
-    condition = F.expr(where) if where else F.lit(True)
-    taken = F.coalesce(condition, F.lit(False))
-    counted = {"read": F.lit(True), "taken": taken, "unknown": condition.isNull()}
-    if batch is not None and known_ms is not None:
-        counted["known"] = taken & known_ms.between(batch[0], batch[1] - 1)
-    said = {"name": F.lit(name), "where": F.lit(where), "batch_where": F.lit(batch_where)}
-    columns = [*said, *counted, *({"known"} - set(counted))]
-    row = given.agg(*(F.count_if(one).alias(column) for column, one in counted.items())).withColumns(said)
-    return row.select(*(F.lit(None).cast("bigint").alias(column) if column not in row.columns else column for column in columns))
+def _counts(given: DataFrame, frame: DataFrame, where: str, of_batch: Column | None) -> DataFrame:
+    """One row: of the rows that batch_where left (`given`) how many `where` takes (`frame`), for how many it is null, the batch's.
+
+    By filters, as the load itself: a condition with a subquery is allowed nowhere else.
+    """
+    rows = frame.select(F.lit("taken").alias("what"), (F.lit(None).cast("boolean") if of_batch is None else of_batch).alias("of_batch"))
+    if where:
+        for what, of in (("read", given), ("unknown", given.where(f"({where}) IS NULL"))):
+            rows = rows.union(of.select(F.lit(what), F.lit(None).cast("boolean")))
+    read, taken, unknown = (F.count_if(F.col("what") == what).alias(what) for what in ("read", "taken", "unknown"))
+    known = F.lit(None).cast("bigint") if of_batch is None else F.count_if("of_batch")
+    return rows.agg(read if where else taken.alias("read"), taken, unknown, known.alias("known"))

@@ -99,5 +99,5 @@ def test_a_table_of_which_nothing_is_left_says_which_condition_did_it(spark, fol
 
 
 def test_a_condition_that_fails_on_a_row_ends_in_one_sentence(spark, folder):
-    with pytest.raises(DataError, match="the rows of source.options cannot be counted: .*look at path, where, batch_where"):
+    with pytest.raises(DataError, match="the rows of source.options cannot be counted: .*look at path, where and batch_where"):
         counted(spark, folder, where="CAST(kind AS INT) = 1")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
+from alure_spark.attribution import ResponseCounts, count_responses, counts
 from alure_spark.boundary import known_before
 from alure_spark.config import LabelConfig, StreamConfig
 from alure_spark.errors import ConfigError
-from alure_spark.events.attribution import count_responses, matched_responses
-from alure_spark.events.examples import labelled_impressions, training_examples
+from alure_spark.events.examples import labelled_impressions, matched_responses, training_examples
 from alure_spark.events.sequences import user_sequences
 from alure_spark.lake import content_hash
 from tests import oracle
@@ -76,7 +76,7 @@ def frame(spark, events):
 
 @pytest.fixture(scope="module")
 def world(spark):
-    events = made(oracle.cases_of(st.lists(event, max_size=12), 400))
+    events = made(oracle.cases_of(st.lists(event, max_size=12), 300))
     return events, frame(spark, events)
 
 
@@ -135,7 +135,7 @@ def test_no_response_is_history_of_the_impression_it_answers_and_the_rows_are_th
                 seen = sorted(when for when in expected.elements() if when < moment and (not stream.max_days or when >= moment - 20))
                 stored = [when for when in known_at if known_before(when, moment)]
                 assert stored[len(stored) - len(seen[-stream.max_events :]) :] == seen[-stream.max_events :]
-    assert early > 50
+    assert early > 10
     since = labels.first_ms(AS_OF) - labels.clock_skew_ms
     unread, before = clean.where(F.unix_millis("known_at") >= since), user_sequences(clean, STREAMS, since)
     again = training_examples(unread, STREAMS, labels, AS_OF, {"value": "numeric"}, (before, since))
@@ -143,10 +143,10 @@ def test_no_response_is_history_of_the_impression_it_answers_and_the_rows_are_th
     rows.unpersist()
 
 
-def case(rows):
+def case(rows, user="u"):
     """(source, ms, ad, impression_id) of one user -> events."""
     return [
-        {"event_id": f"e{place}", "user_id": "u", "source": source, "event_time": START + ms, "arrival_time": None, "item_id": ad,
+        {"event_id": f"{user}/{place}", "user_id": user, "source": source, "event_time": START + ms, "arrival_time": None, "item_id": ad,
          "impression_id": named, "value": place}
         for place, (source, ms, ad, named) in enumerate(rows)
     ]  # fmt: skip
@@ -156,30 +156,41 @@ SLOTS = [("ad_impression", 1, ad, "request") for ad in "abc"]
 CAMPAIGN = [("ad_impression", 1, "campaign:4", "u/4")]
 
 
-@pytest.mark.parametrize(
-    ("log", "labels", "clicks", "told"),
-    [
-        pytest.param([*SLOTS, ("ad_click", 2, "b", "request")], LABELS, [0, 1, 0], "1 of 1", id="the ad decides"),
-        pytest.param([*SLOTS, ("ad_click", 2, "z", "request")], LABELS, [0, 0, 0], "1 name an id of several ads", id="no such ad"),
-        pytest.param([*CAMPAIGN, ("ad_click", 2, "coupon", "u/4")], LABELS, [1], "1 of 1", id="the id alone decides"),
-        pytest.param(
-            [("ad_impression", 1, "a", "r"), ("ad_impression", 3, "a", "r"), ("ad_click", 4, "a", "r")], LABELS, [0, 1],
-            "1 of these name an id under which the ad was shown several times", id="shown twice under one id: the last one",
-        ),
-        pytest.param([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], LABELS, [0], "set labels.clock_skew_sec", id="a clock behind"),
-        pytest.param([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], SKEWED, [1], "1 of 1", id="a skew is set"),
-        pytest.param([("ad_impression", 1, "a", ""), ("ad_click", 2, "b", "")], LABELS, [0], "1 matched no impression", id="empty ids"),
-        pytest.param([("ad_impression", 1, "a", ""), ("ad_click", 2, "a", "")], LABELS, [1], "1 of 1", id="last touch"),
-        pytest.param([("ad_impression", 1, "a", "r"), ("ad_click", 0, "a", None)], SKEWED, [0], "1 matched no", id="no skew"),
-        pytest.param([("ad_impression", 1, "a", "r"), ("ad_click", 12, "a", "r")], LABELS, [0], "came after labels.click", id="too late"),
-    ],
-)  # fmt: skip
-def test_what_a_click_labels_and_what_is_said_of_it(spark, log, labels, clicks, told):
-    clean = frame(spark, case(log))
-    rows = labelled_impressions(clean, labels, AS_OF).orderBy("time_ms", "ad_id").collect()
-    ads = {row["item_hash"]: row["item_id"] for row in clean.collect()}
-    assert [row["click"] for row in sorted(rows, key=lambda row: (row["time_ms"], ads[row["ad_id"]]))] == clicks
-    assert told in count_responses(matched_responses(clean, labels, AS_OF), labels)["click"].sentence("click", "ad_click")
+CASES = {  # log, clicks of its impressions as they are listed, what is said
+    "the ad decides": ([*SLOTS, ("ad_click", 2, "b", "request")], [0, 1, 0], "1 of 1"),
+    "no such ad": ([*SLOTS, ("ad_click", 2, "z", "request")], [0, 0, 0], "1 name an id of several ads and none of these ads"),
+    "the id alone decides": ([*CAMPAIGN, ("ad_click", 2, "coupon", "u/4")], [1], "1 of 1"),
+    "shown twice under one id": (
+        [("ad_impression", 1, "a", "r"), ("ad_impression", 3, "a", "r"), ("ad_click", 4, "a", "r")], [0, 1],
+        "1 of these name an id under which the ad was shown several times",
+    ),
+    "a clock behind": ([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], [0], "1 by at most a minute: set labels.clock_skew_seconds"),
+    "empty ids": ([("ad_impression", 1, "a", ""), ("ad_click", 2, "b", "")], [0], "1 matched no impression"),
+    "last touch": ([("ad_impression", 1, "a", ""), ("ad_click", 2, "a", "")], [1], "1 of 1"),
+    "early last touch": ([("ad_impression", 1, "a", "r"), ("ad_click", 0, "a", None)], [0], "1 matched no impression"),
+    "too late": ([("ad_impression", 1, "a", "r"), ("ad_click", 12, "a", "r")], [0], "1 came after labels.click_window_hours"),
+    "of another user": ([("ad_impression", 1, "a", "mine"), ("ad_click", 2, "a", "request")], [0], "1 matched no impression"),
+}  # fmt: skip
+WITH_SKEW = {
+    "a clock behind": ([1], "1 of 1"),
+    "early last touch": ([0], "1 matched no impression"),
+    "the ad decides": ([0, 1, 0], "1 of 1"),
+}
+
+
+def test_what_a_click_labels_and_what_is_said_of_it(spark):
+    """One user per case, so that the ids of the cases are ids of other users, too."""
+    events = [row for name, (log, _, _) in CASES.items() for row in case(log, name)]
+    clean = frame(spark, events)
+    for labels, cases in ((LABELS, {name: one[1:] for name, one in CASES.items()}), (SKEWED, WITH_SKEW)):
+        found = {row["event_hash"]: row["click"] for row in labelled_impressions(clean, labels, AS_OF).collect()}
+        per_user = matched_responses(clean, labels, AS_OF).groupBy("user_id")
+        asked = counts("ad_click", labels.click_window_hours, labels.clock_skew_ms).alias("n")
+        told = {row["user_id"]: ResponseCounts(**row["n"].asDict()) for row in per_user.agg(asked).collect()}
+        for name, (clicks, sentence) in cases.items():
+            mine = [row["hash"] for row in events if row["user_id"] == name and row["source"] == "ad_impression"]
+            assert [found[one] for one in mine] == clicks, name
+            assert sentence in told[name].sentence("click", "ad_click"), name
 
 
 def test_a_response_whose_impression_may_be_older_than_the_days_of_the_examples_is_not_called_unmatched(spark):

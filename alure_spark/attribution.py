@@ -1,57 +1,19 @@
 """Which impression a response (a click, a conversion) belongs to, and how many responses belong to none.
 
-Enters: clean events. Leaves: one row per response, with at most one impression: labels, the funnel and the report of
+Enters: impressions and responses. Leaves: one row per response, with at most one impression: labels, the funnel and the report of
 `build_sequences` all read the same answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from ..config import HOUR_MS, LabelConfig
-from .clean import id_hash
-from .sequences import attribute, known_events
+from .config import HOUR_MS, LabelConfig
 
 HINT_MS = 60_000  # a response that is earlier than its impression by at most so much is taken for one of a clock that is behind
-
-
-def shown_impressions(
-    events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}, first_ms: int | None = None
-) -> DataFrame:
-    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id.
-
-    And `impression__<name>` for each of `attributes` (name -> kind). impression_id is the event's id where the log has none. With
-    first_ms, impressions that happened before it are left out, and events known before it not read.
-    """
-    known = known_events(events, as_of_ms, first_ms).where(F.col("source") == labels.impression_source)
-    if first_ms is not None:
-        known = known.where(F.unix_millis("event_time") >= first_ms)
-    return known.select(
-        "user_id", "event_hash", F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
-        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
-        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
-    )  # fmt: skip
-
-
-def matched_responses(events: DataFrame, labels: LabelConfig, as_of_ms: int, first_ms: int | None = None) -> DataFrame:
-    """One row per response known before as_of: source, known_at_ms, and what `matched` says of it.
-
-    With first_ms, only impressions since then and responses since then (or to one of these impressions); which ads an id stands on is
-    told by the impressions since then. One shuffle of impressions and responses by user.
-    """
-    skew_ms = labels.clock_skew_ms
-    since_ms = None if first_ms is None else first_ms - skew_ms
-    known = known_events(events, as_of_ms, since_ms).where(F.col("source").isin(labels.click_source, labels.conversion_source))
-    responses = known.select(
-        "user_id", "source", given("impression_id").alias("impression_id"), F.col("item_hash").alias("ad_id"),
-        F.unix_millis("event_time").alias("response_ms"), F.unix_millis("known_at").alias("known_at_ms"),
-    )  # fmt: skip
-    found = matched(shown_impressions(events, labels, as_of_ms, {}, first_ms), responses, skew_ms)
-    return found if first_ms is None else found.where((F.col("response_ms") >= first_ms) | F.col("event_hash").isNotNull())
 
 
 def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFrame:
@@ -84,7 +46,7 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
     walk = walk.select("*", several_ads.alias("_several_ads"), F.when(several_ads, F.col("ad_id")).otherwise(first_ad).alias("_ad"))
     of_thread, of_ad = Window.partitionBy("user_id", "impression_id", "_ad"), Window.partitionBy("user_id", "ad_id")
 
-    def so_far(of: Window) -> Window:
+    def so_far(of: WindowSpec) -> WindowSpec:
         return of.orderBy("_t", "_is_response", "_shown.event_hash").rowsBetween(Window.unboundedPreceding, 0)
 
     walk = walk.select(
@@ -105,10 +67,10 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
 
 
 def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | None = None) -> Column:
-    """Aggregate over rows of `matched_responses`: a struct of the fields of ResponseCounts for one label."""
+    """Aggregate over rows of `matched` with their source: a struct of the fields of ResponseCounts for one label."""
     mine, none = F.col("source") == source, F.col("event_hash").isNull() & ~F.col("ambiguous")
     hit = mine & answers(source, window_hours, skew_ms)
-    just_early = none & F.coalesce(F.col("early_ms") <= HINT_MS, F.lit(False))
+    early, just_early = (none & F.coalesce(test, F.lit(False)) for test in (F.col("early_ms") > 0, F.col("early_ms") <= HINT_MS))
     older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + int(window_hours * HOUR_MS))
     conditions = {
         "responses": mine,
@@ -118,13 +80,14 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
         "ambiguous": mine & F.col("ambiguous"),
         "older": mine & older,
         "matched_nothing": mine & none & ~older,
+        "early": mine & early & ~older,
         "just_early": mine & just_early,
     }
     return F.struct(*(F.count_if(condition).alias(name) for name, condition in conditions.items()))
 
 
 def answers(source: str, window_hours: float, skew_ms: int = 0) -> Column:
-    """Whether a row of `matched_responses` is a response of that stream within the window after its impression (both ends included)."""
+    """Whether a row of `matched` is a response of that stream within the window after its impression (both ends included)."""
     delay = F.col("response_ms") - F.col("time_ms")
     return F.coalesce((F.col("source") == source) & delay.between(-skew_ms, int(window_hours * HOUR_MS)), F.lit(False))
 
@@ -140,7 +103,8 @@ class ResponseCounts:
     ambiguous: int  # the id stands on several ads, of which the response names none
     older: int  # no impression within labels.days; it may be an earlier one
     matched_nothing: int
-    just_early: int  # of those: earlier than the impression they name by at most a minute
+    early: int  # of those: earlier than the impression that they name
+    just_early: int  # of those: by at most a minute
 
     def sentence(self, label: str, source: str) -> str:
         parts = [f"{self.matched:,} of {self.responses:,} responses label an impression as {label}"]
@@ -153,14 +117,14 @@ class ResponseCounts:
         if self.older:
             parts.append(f"{self.older:,} may answer an impression from before labels.days")
         if self.matched_nothing:
-            early = f", {self.just_early:,} of them because they are earlier than theirs by at most a minute" if self.just_early else ""
-            hint = " (clocks that differ: set labels.clock_skew_seconds)" if self.just_early else ""
+            early = f", {self.early:,} of them earlier than the one they name" if self.early else ""
+            hint = f" ({self.just_early:,} by at most a minute: set labels.clock_skew_seconds)" if self.just_early else ""
             parts.append(f"{self.matched_nothing:,} matched no impression{early}{hint}")
         return f"{source}: {'; '.join(parts)}"
 
 
 def count_responses(found: DataFrame, labels: LabelConfig, first_ms: int | None = None) -> dict[str, ResponseCounts]:
-    """Label (click, conversion) -> counts of the rows of `matched_responses`. One pass."""
+    """Label (click, conversion) -> counts of the rows of `matched` with their source. One pass."""
     asked = [counts(source, hours, labels.clock_skew_ms, first_ms).alias(label) for label, source, hours in labels.responses]
     row = found.agg(*asked).collect()[0]
     return {label: ResponseCounts(**row[label].asDict()) for label, _, _ in labels.responses}
