@@ -32,6 +32,7 @@ from pyspark.sql import types as T
 
 from .config import Config, LakeConfig, format_time
 from .errors import ConfigError, LakeError
+from .paths import delta_table, is_url
 from .tables import RUNS, SCHEMA_VERSION, Table, table
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Lake:
         self.spark = spark
         self.is_folder = "/" in config.root or ":" in config.root
         # Delta's SQL names folders by absolute path only.
-        self.root = os.path.abspath(config.root) if self.is_folder and ":" not in config.root else config.root.rstrip("/")
+        self.root = os.path.abspath(config.root) if self.is_folder and not is_url(config.root) else config.root.rstrip("/")
         self.config = config
         self._published: dict[str, int] | None = None
         self._schema_versions: dict[str, str | None] = {}  # as looked up since the last refresh
@@ -165,7 +166,7 @@ class Lake:
 
     def location(self, name: str) -> str:
         """The table as SQL names it."""
-        return f"delta.`{self.root}/{name}`" if self.is_folder else f"{self.root}.`{name}`"
+        return delta_table(f"{self.root}/{name}") if self.is_folder else f"{self.root}.`{name}`"
 
     def exists(self, name: str) -> bool:
         """Whether the Delta table is there (published or not)."""
@@ -449,13 +450,12 @@ def resumable_folder(scratch: str, name: str, content: object) -> Iterator[str]:
 
 
 def _local(folder: str, name: str) -> str:
-    scheme, colon, rest = folder.partition(":")
-    if colon and scheme != "file":
+    if is_url(folder) and not folder.startswith("file:"):
         raise ConfigError(
             f"lake.scratch is {folder!r}; allowed: a path that driver and executors both reach, such as ./out/scratch, a shared mount, "
             "/dbfs/... or /Volumes/..."
         )
-    return os.path.abspath(os.path.join(rest if colon else folder, name))
+    return os.path.abspath(os.path.join(folder.removeprefix("file:"), name))
 
 
 def _statistics(of: Table) -> str:

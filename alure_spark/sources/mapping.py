@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from ..config import format_time
 from ..errors import ConfigError, DataError
+from ..paths import located
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
 
 
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> DataFrame:
-    name = item.table or (item.path if item.path.startswith("/") or "://" in item.path or not root else f"{root.rstrip('/')}/{item.path}")
+    name = item.table or located(item.path, root, item.format)
     where = item.where
     if item.batch_where and batch is not None:
         within = item.batch_where.replace("{from}", format_time(batch[0])).replace("{to}", format_time(batch[1]))
