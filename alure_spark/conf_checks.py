@@ -63,7 +63,8 @@ def check_streams(streams: Mapping[str, Iterable[str]]) -> None:
         fits = name.isidentifier() and "__" not in name and not name.endswith("_")
         if not fits or name.lower() in ("impression", "shown", "user_id", "country"):
             raise ConfigError(
-                f"streams is {shown(name)}; allowed: a name of letters, digits and single '_', not 'impression', 'shown', 'user_id', 'country'"
+                f"streams is {shown(name)}; allowed: a name of letters, digits and single '_', "
+                "not 'impression', 'shown', 'user_id' or 'country'"
             )
         _one_spelling(name, spelled, "streams")
     spelled = {column: column for column in (*EVENTS.column_names, *INPUT_COLUMNS)}

@@ -40,33 +40,37 @@ MERGES = "{a: &a {x: 1}" + "".join(
     f", {name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 ) + "}"  # fmt: skip
 SCALARS = [
-    "NO", "yes", "Off", "y", "true", "~", "null", "", "''", "0", "-0", "-1", "1", "3.0", "-0.0", "0.5", "1e-3", "1.0e-3", "1e400", "1.0e+400",
-    ".inf", "-.inf", ".nan", "5.0e-324", "1.7e+308", "2147483647", "2147483648", "-2147483649", "9223372036854775807", "9223372036854775808",
-    "1" + "0" * 400, "9" * 5000, "0x" + "f" * 5000, "0b_", "0x_", "010", "1_000", "1:30", "190:20:30.15", "2025-01-01", "2025-02-30",
-    "2025-13-45", "0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "'9999-12-31T23:59:59-14:00'", "2016-12-31T23:59:60Z",
-    "2025-01-01 00:00:00 +14:00", "'2025-W01-1'", "1e9", "=", "<<", '"\\0"', '"\\ud800"', '"\\x01"', '"a\\nb"', "'" + "x" * 100_000 + "'",
-    "'%41'", "'#'", "' '", "'[x]'", "'../..'", "/", "'`'", '"\'"', "'😀'", "'größe'", "'a b'", "'a.b'", "'a,b'", "Dwell_ms", "USER_ID", "_n",
-    "all", "ALL", "ad_click", "alure", "categorical", "sqlite:///x?y", "s3a://a/b", "a.b", "a:b", "@x", "`x`", "%x", "*x", "&x", "!x y", "- x",
-    "? x", "| x", "> x", "# x", "--- x", "...", "\t", "\tx", "a: b: c", "{", "]", "'open", '"\\q"', "a\nb: c", "\u2028", "\ufeff", "\x07",
+    "NO", "yes", "Off", "y", "true", "~", "null", "", "''", "0", "-0", "-1", "1", "3.0", "-0.0", "0.5", "1e-3", "1.0e-3", "1e400",
+    "1.0e+400", ".inf", "-.inf", ".nan", "5.0e-324", "1.7e+308", "2147483647", "2147483648", "-2147483649", "9223372036854775807",
+    "9223372036854775808", "1" + "0" * 400, "9" * 5000, "0x" + "f" * 5000, "0b_", "0x_", "010", "1_000", "1:30", "190:20:30.15",
+    "2025-01-01", "2025-02-30", "2025-13-45", "0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "'9999-12-31T23:59:59-14:00'",
+    "2016-12-31T23:59:60Z", "2025-01-01 00:00:00 +14:00", "'2025-W01-1'", "1e9", "=", "<<", '"\\0"', '"\\ud800"', '"\\x01"', '"a\\nb"',
+    "'" + "x" * 100_000 + "'", "'%41'", "'#'", "' '", "'[x]'", "'../..'", "/", "'`'", '"\'"', "'😀'", "'größe'", "'a b'", "'a.b'",
+    "'a,b'", "Dwell_ms", "USER_ID", "_n", "all", "ALL", "ad_click", "alure", "categorical", "sqlite:///x?y", "s3a://a/b", "a.b", "a:b",
+    "@x", "`x`", "%x", "*x", "&x", "!x y", "- x", "? x", "| x", "> x", "# x", "--- x", "...", "\t", "\tx", "a: b: c", "{", "]", "'open",
+    '"\\q"', "a\nb: c", "\u2028", "\ufeff", "\x07",
 ]  # fmt: skip
 COLLECTIONS = [
-    "[]", "{}", "[[]]", "[1, a]", "[NO]", "[null]", "{a: 1}", "{NO: 1}", "{1: 2}", "{null: 1}", "{'': 1}", "{a: 1, a: 2}", "{2025-01-01: 1}",
-    "{1:30: 1}", "{[a]: 1}", "{{a: b}: c}", "{? [a] : b}", "{=: 1}", "{<<: 1}", "{<<: [{a: 1}, 2]}", "{<<: {a: b}, a: c}", "{purchase: {}}",
-    "{x: {attributes: {Dwell_ms: numeric}}}", "{all: {}}", "&a [*a]", "&a {b: *a}", "{<<: &a {<<: *a}}", "{a: &b [1], c: *b}", LAUGHS, MERGES,
-    "[" * 40 + "]" * 40, "[" * 5000 + "]" * 5000, "{a: " * 3000 + "1" + "}" * 3000, "[" + "1, " * 50_000 + "]", "{'" + "k" * 100_000 + "': 1}",
-    "!!python/object/apply:os.system [ls]", "!!python/name:os.system ''", "!!binary aGk=", "!!set {a}", "!!omap [a: 1]", "!!pairs [a: 1]",
-    "!foo x", "!!int abc", "!!int ''", "!!float x", "!!bool maybe", "!!timestamp foo", "!!null x", "!!str 1", "!!map []", "!!seq {}",
-    "[.inf]", "{a: .nan}", "{a: {b: 2025-01-01}}", "[2147483648]", "[7, 7]", "['a', 'a']",
+    "[]", "{}", "[[]]", "[1, a]", "[NO]", "[null]", "{a: 1}", "{NO: 1}", "{1: 2}", "{null: 1}", "{'': 1}", "{a: 1, a: 2}",
+    "{2025-01-01: 1}", "{1:30: 1}", "{[a]: 1}", "{{a: b}: c}", "{? [a] : b}", "{=: 1}", "{<<: 1}", "{<<: [{a: 1}, 2]}",
+    "{<<: {a: b}, a: c}", "{purchase: {}}", "{x: {attributes: {Dwell_ms: numeric}}}", "{all: {}}", "&a [*a]", "&a {b: *a}",
+    "{<<: &a {<<: *a}}", "{a: &b [1], c: *b}", LAUGHS, MERGES, "[" * 40 + "]" * 40, "[" * 5000 + "]" * 5000,
+    "{a: " * 3000 + "1" + "}" * 3000, "[" + "1, " * 50_000 + "]", "{'" + "k" * 100_000 + "': 1}",
+    "!!python/object/apply:os.system [ls]", "!!python/name:os.system ''", "!!binary aGk=", "!!set {a}", "!!omap [a: 1]",
+    "!!pairs [a: 1]", "!foo x", "!!int abc", "!!int ''", "!!float x", "!!bool maybe", "!!timestamp foo", "!!null x", "!!str 1",
+    "!!map []", "!!seq {}", "[.inf]", "{a: .nan}", "{a: {b: 2025-01-01}}", "[2147483648]", "[7, 7]", "['a', 'a']",
 ]  # fmt: skip
 NUMBERS = [
-    "0", "-1", "1", "2", "3", "-0.0", "0.1", "0.5", "1.5", "1.0e-300", "5.0e-324", "1.7e+308", ".inf", "-.inf", ".nan", "1.0e+15", "1000", "65537",
-    "1000000", "1000000000", "2147483647", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808", "365000", "12000000", "1" + "0" * 400,
+    "0", "-1", "1", "2", "3", "-0.0", "0.1", "0.5", "1.5", "1.0e-300", "5.0e-324", "1.7e+308", ".inf", "-.inf", ".nan", "1.0e+15",
+    "1000", "65537", "1000000", "1000000000", "2147483647", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808",
+    "365000", "12000000", "1" + "0" * 400,
 ]  # fmt: skip
 TEXTS = [
-    "''", "' '", "a", "a.b", "'a b'", "'größe'", "'#'", "'%41'", "'x?'", "'[x]'", "'`'", "'``'", '"\\"', '"\""', "'it''s'", "'../..'", "'/'", "'~'",
-    '"\0"', '"a\nb"', '"\ud800"', "'" + "x" * 300 + "'", "'" + "x/" * 3000 + "'", "'😀'", "'2025-01-01'", "'0001-01-01T00:00:00+14:00'", "'NO'",
-    "'9999-12-31T23:59:59-14:00'", "'1399-12-31'", "'1400-01-01'", "'8000-01-01'", "'8000-01-02'", "'2016-12-31T23:59:60Z'", "'sqlite:///a?b/c'",
-    "'file:/a b'", "'10:30'", "'a:b/c'", "4g", "0g", "'sc://x'", "purchase", "ad_click", "USER_ID", "numeric", "embedding",
+    "''", "' '", "a", "a.b", "'a b'", "'größe'", "'#'", "'%41'", "'x?'", "'[x]'", "'`'", "'``'", '"\\"', '"\""', "'it''s'", "'../..'",
+    "'/'", "'~'", '"\0"', '"a\nb"', '"\ud800"', "'" + "x" * 300 + "'", "'" + "x/" * 3000 + "'", "'😀'", "'2025-01-01'",
+    "'0001-01-01T00:00:00+14:00'", "'NO'", "'9999-12-31T23:59:59-14:00'", "'1399-12-31'", "'1400-01-01'", "'8000-01-01'",
+    "'8000-01-02'", "'2016-12-31T23:59:60Z'", "'sqlite:///a?b/c'", "'file:/a b'", "'10:30'", "'a:b/c'", "4g", "0g", "'sc://x'",
+    "purchase", "ad_click", "USER_ID", "numeric", "embedding",
 ]  # fmt: skip
 KEYS = [
     "NO",
@@ -89,10 +93,14 @@ KEYS = [
     "!x y",
 ]
 OVERRIDES = [
-    "", "=", "==", "a", "a.b", ".a=1", "a.=1", "a..b=1", " =1", "graph=1", "graph=", "graph=null", "graph.k2.x=1", "streams.x.attributes=null",
-    "streams.x=null", "streams=null", "name=", "name=#1", "lake.root=/a b #2/c", "\0=1", "graph.k2=3=4", "graph . k2=3", "source.options.events.0=1",
-    "ingest.utc_offset_minutes.NO=60", "ingest.utc_offset_minutes.1=60", "time.as_of=", "time.as_of=~", "\udcff=1", "name=\udcff",
+    "", "=", "==", "a", "a.b", ".a=1", "a.=1", "a..b=1", " =1", "graph=1", "graph=", "graph=null", "graph.k2.x=1",
+    "streams.x.attributes=null", "streams.x=null", "streams=null", "name=", "name=#1", "lake.root=/a b #2/c", "\0=1", "graph.k2=3=4",
+    "graph . k2=3", "source.options.events.0=1", "ingest.utc_offset_minutes.NO=60", "ingest.utc_offset_minutes.1=60", "time.as_of=",
+    "time.as_of=~", "\udcff=1", "name=\udcff",
 ]  # fmt: skip
+
+
+STRAY = [b"\0", b"\t", b"\xef\xbb\xbf", b"\xff", b"\xe4", b"\n---\n", b"\r", b"\n", b":", b"#", b"{"]
 
 
 def paths_of(values: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -167,7 +175,7 @@ def damaged(random_: random.Random, content: bytes) -> bytes:
     return random_.choice([
         lambda: content[:at],
         lambda: content[:at] + bytes([random_.randrange(256)]) + content[at + 1 :],
-        lambda: content[:at] + random_.choice([b"\0", b"\t", b"\xef\xbb\xbf", b"\xff", b"\xe4", b"\n---\n", b"\r", b"\n", b":", b"#", b"{"]) + content[at:],
+        lambda: content[:at] + random_.choice(STRAY) + content[at:],
         lambda: content.decode().encode("utf-16"),
         lambda: content.decode().encode("utf-16-le"),
         lambda: content.decode().encode("utf-32"),
@@ -196,11 +204,8 @@ def use(config: Config) -> None:
         as_of = config.time.as_of_ms
         days = [config.ingest.batch_days, config.labels.days, config.labels.validation_days, config.dynamix.history_days]
         days += [stream.max_days for stream in config.streams.values()] + list(config.lake.keep_days.values())
-        for moment in [
-            config.time.horizon_end_ms,
-            as_of + round(config.retrieval.hand_off_hours * HOUR_MS),
-            *(as_of - round(one * DAY_MS) for one in days),
-        ]:
+        moments = [config.time.horizon_end_ms, as_of + round(config.retrieval.hand_off_hours * HOUR_MS)]
+        for moment in (*moments, *(as_of - round(one * DAY_MS) for one in days)):
             format_time(moment)
     if config.source.kind in OPTIONS:
         build(OPTIONS[config.source.kind], config.source.options, "source.options")

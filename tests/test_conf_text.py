@@ -49,7 +49,8 @@ def test_the_digests_of_the_shipped_confs_stay_what_they_were(name):
     ("key", "read_as"),
     [
         ("NO", "the boolean False"), ("no", "the boolean False"), ("Off", "the boolean False"), ("ON", "the boolean True"),
-        ("YES", "the boolean True"), ("true", "the boolean True"), ("null", "nothing (null)"), ("~", "nothing (null)"), ("1", "the number 1"),
+        ("YES", "the boolean True"), ("true", "the boolean True"), ("null", "nothing (null)"), ("~", "nothing (null)"),
+        ("1", "the number 1"),
         ("1.5", "the number 1.5"), ("2025-01-01", "the date 2025-01-01"), ("1_000", "the number 1000"), ("0x10", "the number 16"),
         ("1:30", "the number 90"), ("010", "the number 8"), (".inf", "the number inf"),
     ],
@@ -68,7 +69,7 @@ def test_norway_in_quotes_is_a_country_and_so_is_a_y(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("retrieval: {excluded_accounts: [NO]}", "retrieval.excluded_accounts[0] is False; allowed: str (without quotes YAML reads yes, no"),
+        ("retrieval: {excluded_accounts: [NO]}", "excluded_accounts[0] is False; allowed: str (without quotes YAML reads yes, no"),
         ("retrieval: {excluded_ads: [17]}", "without quotes YAML reads it as a number: put the text in quotes"),
         ("retrieval: {excluded_ads: [1:30]}", "retrieval.excluded_ads[0] is 90; allowed: str"),
         ("training: {learning_rate: 1e-3}", "YAML reads 1e-3 as text: write 1.0e-3"),
@@ -229,7 +230,7 @@ def test_a_number_that_is_missing_of_a_mapped_table_is_named():
         ("{view: {attributes: {'a,b': numeric}}}", "streams.view.attributes names 'a,b'"),
         ("{view: {attributes: {' a': numeric}}}", "streams.view.attributes names ' a'"),
         ("{view: {attributes: {Dwell_ms: numeric}}}", "streams.view.attributes names 'Dwell_ms', but there is 'dwell_ms'"),
-        ("{view: {attributes: {topic: categorical}}, click: {attributes: {Topic: categorical}}}", "streams.click.attributes names 'Topic', but there is"),
+        ("{view: {attributes: {topic: categorical}}, click: {attributes: {Topic: categorical}}}", "names 'Topic', but there is 'topic'"),
         ("{view: {attributes: {GR\u00d6SSE: numeric, gr\u00f6sse: numeric}}}", "Spark does not tell them apart"),
         ("{view: {attributes: {known_at: numeric}}}", "which every event has already"),
         ("{view: {attributes: {item_id: categorical}}}", "which every event has already"),

@@ -45,21 +45,17 @@ def write_tables(root) -> None:
 def conf_below(folder) -> dict:
     """conf/test.yml over these tables with every path below the folder."""
     values = yaml.safe_load((ROOT / "conf" / "test.yml").read_text())
-    header = {"header": "true"}
+    csv, shown = {"format": "csv", "read_options": {"header": "true"}}, COLUMNS | {"impression_id": "shown"}
     events = [
         {"path": "views #1.parquet", "format": "parquet", "source": "organic_impression", "columns": COLUMNS},
-        {
-            "path": "shown 100%.csv",
-            "format": "csv",
-            "read_options": header,
-            "source": "ad_impression",
-            "columns": COLUMNS | {"impression_id": "shown"},
-        },
-        {"path": "clicks?/part-*.json", "format": "json", "source": "ad_click", "columns": COLUMNS | {"impression_id": "shown"}},
+        {"path": "shown 100%.csv", **csv, "source": "ad_impression", "columns": shown},
+        {"path": "clicks?/part-*.json", "format": "json", "source": "ad_click", "columns": shown},
     ]
     ads = [{"path": "ads [all].parquet", "format": "parquet", "columns": {"ad_id": "ad", "account_id": "account", "active_from": "starts"}}]
     return values | {
-        "lake": {"root": f"{folder}/lake", "scratch": f"{folder}/scratch", "keep_days": {"events": 20, "user_sequences": 2}, "vacuum_hours": 0},
+        "lake": {
+            "root": f"{folder}/lake", "scratch": f"{folder}/scratch", "keep_days": {"events": 20, "user_sequences": 2}, "vacuum_hours": 0,
+        },
         "tracking": {
             "uri": f"sqlite:///{folder}/mlflow.db", "artifact_root": f"{folder}/artifacts", "offline_root": f"{folder}/untracked",
         },
