@@ -77,7 +77,7 @@ class PetastormReader(Reader):
         # read for ever: asked for one epoch, its pool can take the last row groups for read before they are, and loses them.
         # It cuts a URL at '#' and '?', and decodes none: it is given a link of a plain name to each bucket.
         with TemporaryDirectory(prefix="alure-") as links:
-            for group in order:
+            for group in set(order):
                 Path(links, str(group)).symlink_to(self.files[group])
             reader = make_batch_reader(
                 [f"file://{links}/{group}" for group in order],
