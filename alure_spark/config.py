@@ -9,30 +9,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from .errors import ConfigError, nearest
+from .conf_checks import check_number, check_path, check_run_name, check_streams
+from .errors import ConfigError, nearest, shown
 from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
+from .yaml_text import plain, read_file, read_override
 
 T = TypeVar("T")
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 YEAR_MS = 365.2425 * DAY_MS
 EARLIEST_MS = -62_104_060_800_000  # 0002-01-01: where "so many days before as_of" would begin earlier, it begins here
+FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what datetime and TIMESTAMP hold
+FIRST_AS_OF_MS, LAST_AS_OF_MS = -17_987_443_200_000, 190_288_396_800_000  # years 1400 to 8000: see conf_checks.LONGEST_DAYS
 ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{path} is {value!r}; allowed: {allowed}")
+        raise ConfigError(f"{path} is {shown(value)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,16 @@ class LakeConfig:
     lease_hours: float = 24.0  # a writer on another machine that has said nothing for so long is taken for dead
 
     def __post_init__(self) -> None:
+        check_path("lake.root", self.root)
         folder = "/" in self.root or ":" in self.root
-        _require(folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
+        schema = re.fullmatch(r"(\w+|`[^`]+`)\.(\w+|`[^`]+`)", self.root)
+        _require(folder or bool(schema), "lake.root", self.root, "a folder such as ./lake, or catalog.schema (odd names in backticks)")
+        check_path("lake.scratch", self.scratch)
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
         for name, days in self.keep_days.items():
             if name not in DATED_TABLES:
-                raise ConfigError(f"lake.keep_days names the table '{name}'{nearest(name, DATED_TABLES)}")
+                raise ConfigError(f"lake.keep_days names the table {shown(name)}{nearest(name, DATED_TABLES)}")
             _require(days > 0, f"lake.keep_days.{name}", days, "a number above 0")
 
 
@@ -65,6 +71,11 @@ class SparkConfig:
     shuffle_partitions: int = 8
     settings: Mapping[str, str] = field(default_factory=dict)  # any further spark.* setting
 
+    def __post_init__(self) -> None:
+        memory = re.fullmatch(r"(?i)[1-9][0-9]{0,8}[bkmgt]?b?", self.driver_memory)
+        _require(bool(memory), "spark.driver_memory", self.driver_memory, "a size such as 4g or 512m")
+        _require(self.shuffle_partitions >= 1, "spark.shuffle_partitions", self.shuffle_partitions, "an integer of at least 1")
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -73,6 +84,12 @@ class TrackingConfig:
     artifact_root: str = "./mlartifacts"  # '' leaves it to the tracking server
     offline_root: str = "./out/untracked"  # where a run's figures go when the tracking store fails
     model_name: str = ""  # registered model ('' is alure_user_model_<name of the conf>); Unity Catalog: catalog.schema.name
+
+    def __post_init__(self) -> None:
+        for name in ("uri", "experiment", "offline_root", *(["artifact_root"] if self.artifact_root else [])):
+            check_path(f"tracking.{name}", getattr(self, name))
+        if self.model_name:
+            check_run_name("tracking.model_name", self.model_name)
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,8 @@ class TimeConfig:
         for name in ("as_of", "not_before", "not_after"):
             if getattr(self, name):
                 parse_time(getattr(self, name), f"time.{name}")
+        within = not self.as_of or FIRST_AS_OF_MS <= self.as_of_ms <= LAST_AS_OF_MS
+        _require(within, "time.as_of", self.as_of, "a time in the years 1400 to 8000")
         _require(self.horizon_days > 0, "time.horizon_days", self.horizon_days, "a number above 0")
 
     @property
@@ -227,7 +246,7 @@ class FeaturePolicy:
         """The streams as this policy leaves them. Raises ConfigError on a source or attribute that conf does not declare."""
         for name in (*(self.sources or ()), *self.drop_attributes, *self.max_events):
             if name not in streams:
-                raise ConfigError(f"feature_policy names the source '{name}'{nearest(name, streams)}")
+                raise ConfigError(f"feature_policy names the source {shown(name)}{nearest(name, streams)}")
         selected = {}
         for name, stream in streams.items():
             if self.sources is not None and name not in self.sources:
@@ -235,7 +254,7 @@ class FeaturePolicy:
             dropped = self.drop_attributes.get(name, ())
             for attribute in dropped:
                 if attribute not in stream.attributes:
-                    raise ConfigError(f"feature_policy drops '{name}.{attribute}'{nearest(attribute, stream.attributes)}")
+                    raise ConfigError(f"feature_policy drops {shown(f'{name}.{attribute}')}{nearest(attribute, stream.attributes)}")
             kept = {key: kind for key, kind in stream.attributes.items() if key not in dropped}
             last = min(self.max_events.get(name, stream.max_events), stream.max_events)
             selected[name] = dataclasses.replace(stream, attributes=kept, max_events=last)
@@ -319,7 +338,7 @@ class ModelConfig:
             _require(width >= 1, f"model.embedding_dimensions.{name}", width, "an integer of at least 1")
         for name in self.semantic_ids:
             if name not in self.embedding_dimensions:
-                raise ConfigError(f"model.semantic_ids names '{name}', whose length model.embedding_dimensions must say")
+                raise ConfigError(f"model.semantic_ids names {shown(name)}, whose length model.embedding_dimensions must say")
         _require(self.ad_attention >= 0, "model.ad_attention", self.ad_attention, "0 (off) or more")
         known_compression = self.compression in ("linear", "dot_product", "attention")
         _require(known_compression, "model.compression", self.compression, "linear, dot_product, attention")
@@ -644,9 +663,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.streams:
             raise ConfigError("streams is empty: declare at least one source, e.g. streams: {purchase: {}}")
-        for name in self.streams:
-            fits = name.isidentifier() and "__" not in name and name != "impression"
-            _require(fits, "streams", name, "a name of letters, digits and single '_', not 'impression'")
+        check_run_name("name", self.name)
+        check_streams({name: stream.attributes for name, stream in self.streams.items()})
         kinds: dict[str, str] = {}
         for stream, config in self.streams.items():
             for attribute, kind in config.attributes.items():
@@ -665,26 +683,28 @@ class Config:
             defaults = {"ad_click", "conversion"} if where.startswith("retrieval") else set()
             for name in names:
                 if name not in self.streams and name not in defaults:
-                    raise ConfigError(f"{where} names the source '{name}'{nearest(name, self.streams)}")
+                    raise ConfigError(f"{where} names the source {shown(name)}{nearest(name, self.streams)}")
         self._check_policies(self.feature_policy, "feature_policy")
         for name, experiment in self.experiments.items():
             self._check_policies(experiment.policy, f"experiments.{name}.policy")
             if experiment.against and experiment.against not in self.experiments:
-                raise ConfigError(f"experiments.{name}.against names '{experiment.against}'{nearest(experiment.against, self.experiments)}")
+                raise ConfigError(
+                    f"experiments.{name}.against names {shown(experiment.against)}{nearest(experiment.against, self.experiments)}"
+                )
         for name in self.model.embedding_dimensions:
             if kinds.get(name) != "embedding":
                 given = [attribute for attribute, kind in kinds.items() if kind == "embedding"]
-                raise ConfigError(f"model.embedding_dimensions names '{name}'{nearest(name, given)}")
-        shown = self.streams.get(self.labels.impression_source, StreamConfig()).attributes
+                raise ConfigError(f"model.embedding_dimensions names {shown(name)}{nearest(name, given)}")
+        of_impressions = self.streams.get(self.labels.impression_source, StreamConfig()).attributes
         for name in self.labels.impression_attributes:
-            if shown.get(name) not in ("categorical", "numeric"):
-                usable = [key for key, kind in shown.items() if kind in ("categorical", "numeric")]
-                raise ConfigError(f"labels.impression_attributes names '{name}'{nearest(name, usable)}")
+            if of_impressions.get(name) not in ("categorical", "numeric"):
+                usable = [key for key, kind in of_impressions.items() if kind in ("categorical", "numeric")]
+                raise ConfigError(f"labels.impression_attributes names {shown(name)}{nearest(name, usable)}")
 
     def _check_policies(self, policies: Mapping[str, FeaturePolicy], where: str) -> None:
         for segment, policy in policies.items():
             if segment not in (EVERYBODY, *self.dynamix.segments):
-                raise ConfigError(f"{where} names the segment '{segment}'{nearest(segment, (EVERYBODY, *self.dynamix.segments))}")
+                raise ConfigError(f"{where} names the segment {shown(segment)}{nearest(segment, (EVERYBODY, *self.dynamix.segments))}")
             policy.select(self.policed_streams if segment != EVERYBODY else self.streams)
 
     @property
@@ -744,10 +764,13 @@ def parse_time(text: str, path: str = "time") -> int:
     try:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
     except ValueError:
-        raise ConfigError(f"{path} is {text!r}; allowed: ISO 8601, e.g. 2017-11-01T00:00:00Z") from None
+        raise ConfigError(f"{path} is {shown(text)}; allowed: ISO 8601, e.g. 2017-11-01T00:00:00Z") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    epoch_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    if not FIRST_MS <= epoch_ms <= LAST_MS:  # the offset takes it out of the calendar
+        raise ConfigError(f"{path} is {shown(text)}; allowed: a time in the years 1 to 9999 of UTC")
+    return epoch_ms
 
 
 def format_time(epoch_ms: int) -> str:
@@ -785,60 +808,71 @@ def build(cls: type[T], values: Mapping[str, Any] | None, path: str = "") -> T:
 
     Raises ConfigError on an unknown key (naming the nearest known one) or a value of the wrong type.
     """
-    values = values or {}
+    values = {} if values is None else values
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'the configuration'} is {values!r}; allowed: a mapping")
+        raise ConfigError(f"{path or 'the configuration'} is {shown(values)}; allowed: a mapping")
     hints = typing.get_type_hints(cls)
-    known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = [item.name for item in fields]
     arguments = {}
     for key, value in values.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
-            raise ConfigError(f"unknown configuration key '{where}'{nearest(str(key), known)}")
-        arguments[key] = _convert(hints[key], value, where)
+            raise ConfigError(f"unknown configuration key {shown(where)}{nearest(str(key), known)}")
+        arguments[key] = _convert(hints[key], value, where, key)
+    for item in fields:
+        if item.name not in arguments and item.default is MISSING and item.default_factory is MISSING:
+            raise ConfigError(f"{path or 'the configuration'} lacks the key '{item.name}'")
     try:
         return cls(**arguments)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}" if path and not str(error).startswith(path.split(".")[0]) else str(error)) from None
 
 
-def _convert(hint: Any, value: Any, path: str) -> Any:
+def _convert(hint: Any, value: Any, path: str, field: str) -> Any:
+    """The value as the type hint wants it; field: the name that says how large a number may be (conf_checks)."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(next(item for item in arguments if item is not type(None)), value, path)
+        return None if value is None else _convert(next(item for item in arguments if item is not type(None)), value, path, field)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} is {value!r}; allowed: a list")
-        return tuple(_convert(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+            raise ConfigError(f"{path} is {shown(value)}; allowed: a list")
+        return tuple(_convert(arguments[0], item, f"{path}[{index}]", field) for index, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} is {value!r}; allowed: a mapping")
-        return {str(key): _convert(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
+            raise ConfigError(f"{path} is {shown(value)}; allowed: a mapping")
+        return {str(key): _convert(arguments[1], item, f"{path}.{key}", field) for key, item in value.items()}
     if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return plain(value, path)
     if hint is str and isinstance(value, date):  # YAML reads an unquoted time as one
         return value.isoformat()
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{path} is {value!r}; allowed: {hint.__name__}")
-    return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number if hint is float else isinstance(value, hint) and (number or hint is not int)):
+        raise ConfigError(f"{path} is {shown(value)}; allowed: {hint.__name__}{_remedy(hint, value)}")
+    if number:
+        check_number(field, value, path)
+    return float(value) + 0.0 if hint is float else value  # no -0.0
+
+
+def _remedy(hint: Any, value: Any) -> str:
+    """What YAML made of what was written, where it is known to surprise."""
+    if hint is str and isinstance(value, bool):
+        return " (without quotes YAML reads yes, no, on, off, true and false as booleans, also NO for Norway: put the text in quotes)"
+    if hint is str and isinstance(value, int | float):
+        return " (without quotes YAML reads it as a number: put the text in quotes)"
+    if hint in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", value):
+        return " (YAML reads 1e-3 as text: write 1.0e-3, or 0.001)"
+    return ""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file, with overrides of the form 'a.b=c' applied (values are read as YAML)."""
-    file = Path(path)
-    if not file.is_file():
-        found = ", ".join(sorted(item.name for item in file.parent.glob("*.yml"))) if file.parent.is_dir() else ""
-        raise ConfigError(f"there is no configuration file {file}" + (f"; found there: {found}" if found else ""))
-    try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds {type(values).__name__}; allowed: a mapping of sections")
+    values = read_file(path)
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {shown(values)}; allowed: a mapping of sections")
+    values = values or {}
     for override in overrides:
         _override(values, override)
     return build(Config, values)
@@ -846,16 +880,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def _override(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
-    if not equals or not dotted.strip():
-        raise ConfigError(f"--set {override!r}: the form is a.b=value")
-    *parents, last = dotted.strip().split(".")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {shown(override)}: the form is a.b=value")
+    *parents, last = keys
     for parent in parents:
-        values = values.setdefault(parent, {})
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: '{parent}' holds a value, not a section")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
-    if values[last] is None:
-        values[last] = ""
+            raise ConfigError(f"--set {shown(override)}: {shown(parent)} holds a value, not a section")
+    value = read_override(text, f"--set {dotted.strip()}")
+    values[last] = "" if value is None else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from datetime import date
 
 
 class AlureError(Exception):
@@ -47,3 +48,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names) or 'none'}"
+
+
+def shown(value: object, most: int = 100) -> str:
+    """The value as an error message shows it, cut to a sane length."""
+    try:
+        text = value.isoformat() if isinstance(value, date) else repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        text = f"a number of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Config, TrackingConfig, as_dict, format_time
 from .errors import TrackingError
+from .paths import is_url, sqlite_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,7 @@ class Tracker:
 
     def __init__(self, config: TrackingConfig) -> None:
         self.config = config
+        self.uri = sqlite_uri(config.uri)
         self.run_id = ""
         self.offline: Path | None = None
         self.metrics: dict[str, float] = {}  # everything logged in this run, for the table on the terminal
@@ -75,10 +77,10 @@ class Tracker:
             self.run_id = ""
 
     def _start(self, mlflow: Any, job: str, config: Config) -> None:
-        mlflow.set_tracking_uri(self.config.uri)
+        mlflow.set_tracking_uri(self.uri)
         if mlflow.get_experiment_by_name(self.config.experiment) is None:
             root = self.config.artifact_root
-            place = Path(root).absolute().as_uri() if root and "://" not in root else root or None
+            place = Path(root).absolute().as_uri() if root and not is_url(root) else root or None
             # The kind makes the MLflow page open with runs, metrics and their comparison instead of its GenAI view.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             mlflow.create_experiment(self.config.experiment, artifact_location=place, tags=kind)
@@ -166,7 +168,7 @@ class Tracker:
         try:
             import mlflow
 
-            mlflow.set_tracking_uri(self.config.uri)
+            mlflow.set_tracking_uri(self.uri)
             requirements = ["torch", "numpy", "pandas", "pyarrow", "safetensors"]
             logged = mlflow.pyfunc.log_model(
                 name="user_model", loader_module=loader_module, data_path=str(folder), pip_requirements=requirements
@@ -187,7 +189,7 @@ class Tracker:
         """Let the alias name that version."""
         import mlflow
 
-        mlflow.MlflowClient(self.config.uri).set_registered_model_alias(name, alias, version)
+        mlflow.MlflowClient(self.uri).set_registered_model_alias(name, alias, version)
 
     def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
         """The version that an alias names, or the version of that number; None where there is none yet.
@@ -196,8 +198,8 @@ class Tracker:
         """
         import mlflow
 
-        mlflow.set_tracking_uri(self.config.uri)
-        client = mlflow.MlflowClient(self.config.uri)
+        mlflow.set_tracking_uri(self.uri)
+        client = mlflow.MlflowClient(self.uri)
         try:
             if not client.search_registered_models(f"name = '{name}'"):
                 return None
@@ -220,7 +222,7 @@ class Tracker:
         import mlflow
 
         try:
-            found = mlflow.MlflowClient(self.config.uri).search_model_versions(f"name = '{name}'")
+            found = mlflow.MlflowClient(self.uri).search_model_versions(f"name = '{name}'")
         except Exception as error:
             raise TrackingError(f"MLflow at {self.config.uri} does not list model {name} ({type(error).__name__}: {error})") from error
         return {str(version.version): dict(version.tags) for version in sorted(found, key=lambda version: int(version.version))}
@@ -229,7 +231,7 @@ class Tracker:
         """A tag of another run, or None when the store has no such run."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.config.uri)
+        mlflow.set_tracking_uri(self.uri)
         try:
             return mlflow.get_run(run_id).data.tags.get(key)
         except mlflow.exceptions.MlflowException:

@@ -7,8 +7,13 @@ import sys
 
 import yaml
 
-from alure_spark.config import as_dict, load
+from alure_spark.config import Config, as_dict, load
 from alure_spark.errors import AlureError
+
+
+def text(config: Config) -> str:
+    """All values as YAML, and the config hash as a comment."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True) + f"# config hash: {config.digest()}"
 
 
 def main() -> None:
@@ -22,7 +27,7 @@ def main() -> None:
     except AlureError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True) + f"# config hash: {config.digest()}")
+    print(text(config))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ..paths import literal
+
 SUFFIX = ".parquet"
 
 
@@ -44,4 +46,4 @@ def kept(spark: SparkSession, folder: str, kind: str, schema: str) -> DataFrame:
     """The rows of all units of a kind."""
     if not any(Path(folder).glob(f"{kind}-*{SUFFIX}")):
         return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).option("pathGlobFilter", f"{kind}-*{SUFFIX}").parquet(folder)
+    return spark.read.schema(schema).option("pathGlobFilter", f"{kind}-*{SUFFIX}").parquet(literal(folder))

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from ..config import LakeConfig
 from ..errors import LakeError
+from ..paths import delta_table, is_url
 from ..tables import Table, table
 
 VERSION_PROPERTY = "alure.schema_version"
@@ -26,7 +27,7 @@ class Store:
         self.spark = spark
         self.is_folder = "/" in config.root or ":" in config.root
         # Delta's SQL names folders by absolute path only.
-        self.root = os.path.abspath(config.root) if self.is_folder and ":" not in config.root else config.root.rstrip("/")
+        self.root = os.path.abspath(config.root) if self.is_folder and not is_url(config.root) else config.root.rstrip("/")
         self.config = config
         self._schema_versions: dict[str, str | None] = {}  # as looked up since the last refresh
         if not self.is_folder:
@@ -34,7 +35,7 @@ class Store:
 
     def location(self, name: str) -> str:
         """The table as SQL names it."""
-        return f"delta.`{self.root}/{name}`" if self.is_folder else f"{self.root}.`{name}`"
+        return delta_table(f"{self.root}/{name}") if self.is_folder else f"{self.root}.`{name}`"
 
     def exists(self, name: str) -> bool:
         """Whether the Delta table is there (published or not)."""

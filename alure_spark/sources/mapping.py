@@ -16,6 +16,7 @@ from pyspark.sql import types as T
 
 from ..config import format_time
 from ..errors import ConfigError, DataError
+from ..paths import located
 
 # Of batch_where, for a batch of events known in [from, to): UTC times, UTC days (a day column of type text is compared as text: with
 # "dt >= '{from_date}' AND dt <= '{to_date}'" no event of the batch is lost), and milliseconds since 1970.
@@ -109,7 +110,7 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
 
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
     """The rows of one table in canonical columns, and their counts."""
-    name = item.table or (item.path if item.path.startswith("/") or "://" in item.path or not root else f"{root.rstrip('/')}/{item.path}")
+    name = item.table or located(item.path, root, item.format)
     within = filled(item.batch_where, name, batch) if item.batch_where and batch is not None else ""
     where = f"({item.where}) AND ({within})" if item.where and within else item.where or within
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,20 +75,24 @@ class PetastormReader(Reader):
             return
         # Files come in the order given, if one worker reads them: with more, petastorm hands out row groups out of turn. It is to
         # read for ever: asked for one epoch, its pool can take the last row groups for read before they are, and loses them.
-        reader = make_batch_reader(
-            [f"file://{self.files[group]}" for group in order],
-            schema_fields=[re.escape(name) + "$" for name in columns],
-            shuffle_row_groups=False,
-            num_epochs=None,
-            workers_count=1,
-            results_queue_size=1,
-        )
-        try:
-            for rows in islice(reader, len(order)):
-                yield {name: getattr(rows, name) for name in columns}
-        finally:  # not `with reader`: its exit prints to stdout
-            reader.stop()
-            reader.join()
+        # It cuts a URL at '#' and '?', and decodes none: it is given a link of a plain name to each bucket.
+        with TemporaryDirectory(prefix="alure-") as links:
+            for group in set(order):
+                Path(links, str(group)).symlink_to(self.files[group])
+            reader = make_batch_reader(
+                [f"file://{links}/{group}" for group in order],
+                schema_fields=[re.escape(name) + "$" for name in columns],
+                shuffle_row_groups=False,
+                num_epochs=None,
+                workers_count=1,
+                results_queue_size=1,
+            )
+            try:
+                for rows in islice(reader, len(order)):
+                    yield {name: getattr(rows, name) for name in columns}
+            finally:  # not `with reader`: its exit prints to stdout
+                reader.stop()
+                reader.join()
 
 
 def _petastorm() -> Any:
