@@ -43,14 +43,20 @@ class LakeConfig:
     lease_hours: float = 24.0  # a writer on another machine that has said nothing for so long is taken for dead
 
     def __post_init__(self) -> None:
-        folder = "/" in self.root or ":" in self.root
-        _require(folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
+        _require(self.is_folder or self.root.count(".") == 1, "lake.root", self.root, "a folder such as ./lake, or catalog.schema")
+        blank = not self.scratch.lower().removeprefix("file:").strip("/ ")
+        _require(not blank, "lake.scratch", self.scratch, "a folder such as ./out/scratch")
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
         for name, days in self.keep_days.items():
             if name not in DATED_TABLES:
                 raise ConfigError(f"lake.keep_days names the table '{name}'{nearest(name, DATED_TABLES)}")
             _require(days > 0, f"lake.keep_days.{name}", days, "a number above 0")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether root is a folder of Delta tables; else it is a catalog.schema."""
+        return "/" in self.root or ":" in self.root
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import itertools
 import shutil
 import socket
 import tarfile
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import datetime
 from pathlib import Path
 
 import mlflow
@@ -135,8 +136,9 @@ def started(spark, tmp_path):
     def plant(process, ago_hours=0.0):
         runs = context.lake.runs()
         row = runs.where("status = 'started'").limit(1)
-        begun = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=ago_hours)
-        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": F.lit(begun)})
+        begun = F.timestamp_millis(F.lit(int((time.time() - ago_hours * 3600) * 1000)))
+        nothing = F.lit(None).cast("map<string,string>")  # as an earlier release wrote it
+        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": begun, "facts": nothing})
         planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{context.lake.root}/runs")
 
     return context, plant
