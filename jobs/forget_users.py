@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -53,11 +54,28 @@ def forget(context: Context, run: JobRun, users: Sequence[str]) -> Report:
 
 
 def erase(context: Context) -> None:
-    """The files of old versions, also of tables that a killed job never published, and what killed jobs left in lake.scratch."""
-    for name, of in TABLES.items():
-        if of.users and context.lake.is_ours(name):
+    """The files of old versions, also of tables that a killed job never published, and what killed jobs left in lake.scratch.
+
+    What fails does not stop the rest; the first failure is raised at the end.
+    """
+    failures: list[Exception] = []
+
+    def attempt(action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            failures.append(error)
+
+    def vacuum(name: str) -> None:
+        if context.lake.is_ours(name):
             context.lake.vacuum(name, context.config.lake.vacuum_hours)
-    erase_workspace(context.config.lake)
+
+    for name, of in TABLES.items():
+        if of.users:
+            attempt(partial(vacuum, name))
+    attempt(partial(erase_workspace, context.config.lake))
+    if failures:
+        raise failures[0]
 
 
 def _unmarked(config: LakeConfig) -> list[str]:

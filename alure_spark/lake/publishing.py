@@ -240,6 +240,7 @@ class Lake(Store):
             others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
             alive = [row for row in others if self._lives(row)]
             if not alive:
+                self._say_what_was_not_erased([row["run_id"] for row in others])
                 return
             if time.monotonic() >= deadline:
                 first = alive[0]
@@ -249,6 +250,18 @@ class Lake(Store):
                     "lake.lease_hours=0"
                 )
             time.sleep(1)
+
+    def _say_what_was_not_erased(self, dead: list[str]) -> None:
+        """Of writers that died: those that were published and had files to erase, unless their job has erased since."""
+        if not dead:
+            return
+        started = F.unix_millis("started")
+        waiting = self.runs().where((F.col("status") == "published") & F.col("run_id").isin(dead)).groupBy("job").agg(F.max(started))
+        erased = self.runs().where("status = 'ended' AND message IS NULL").groupBy("job").agg(F.max(started)).collect()
+        since = {row[0]: row[1] for row in erased}
+        for job, when in waiting.collect():
+            if since.get(job, 0) < when:
+                logger.warning("%s was published and died before it had erased old files: run jobs/%s.py again", job, job)
 
     def _lives(self, writer: Row) -> bool:
         """Whether the writer may still be at work: where its process can be seen it is looked for, elsewhere its lease counts."""
