@@ -116,11 +116,11 @@ class Lake(Store):
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""
         if self._published is None:
-            self._published = {}
+            newest: list[Row] = []
             if self.is_ours(RUNS.name):
                 rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
                 newest = rows.groupBy("name").agg(F.max("version").alias("version")).collect()
-                self._published.update({row["name"]: row["version"] for row in newest})
+            self._published = {row["name"]: row["version"] for row in newest}
         return self._published
 
     def require_version(self, name: str) -> int:
@@ -158,14 +158,16 @@ class Lake(Store):
         writing and does not end within lake.wait_minutes, and LeftoverError when the tables are published and `after` failed.
         """
         run = JobRun(self, job, config.digest(), scope)
-        zone = self.spark.conf.get(TIME_ZONE)
-        self.spark.conf.set(TIME_ZONE, "UTC")
+        zone = self.spark.conf.get(TIME_ZONE) or "UTC"
+        if zone != "UTC":
+            self.spark.conf.set(TIME_ZONE, "UTC")
         _writing.add(run.run_id)
         try:
             yield from self._run(run, _Writer(datetime.now(UTC), git_commit), after)
         finally:
             _writing.discard(run.run_id)
-            self.spark.conf.set(TIME_ZONE, zone or "UTC")
+            if zone != "UTC":
+                self.spark.conf.set(TIME_ZONE, zone)
 
     def _run(self, run: JobRun, writer: _Writer, after: Callable[[], None] | None) -> Iterator[JobRun]:
         with self.writing():
@@ -183,7 +185,8 @@ class Lake(Store):
                     "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
                 )
             raise
-        self._record(run, writer, "published", None, run.outputs, run.content_hashes, run.facts | (LEASE if after else {}))
+        hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
+        self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
         if after:
             self._erase(run, writer, after)
 
