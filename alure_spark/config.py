@@ -49,16 +49,24 @@ class LakeConfig:
 
     def __post_init__(self) -> None:
         check_path("lake.root", self.root)
-        folder = "/" in self.root or ":" in self.root
         schema = re.fullmatch(r"(\w+|`[^`]+`)\.(\w+|`[^`]+`)", self.root)
-        _require(folder or bool(schema), "lake.root", self.root, "a folder such as ./lake, or catalog.schema (odd names in backticks)")
+        _require(
+            self.is_folder or bool(schema), "lake.root", self.root, "a folder such as ./lake, or catalog.schema (odd names in backticks)"
+        )
         check_path("lake.scratch", self.scratch)
+        blank = not self.scratch.lower().removeprefix("file:").strip("/ ")
+        _require(not blank, "lake.scratch", self.scratch, "a folder such as ./out/scratch")
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
         for name, days in self.keep_days.items():
             if name not in DATED_TABLES:
                 raise ConfigError(f"lake.keep_days names the table {shown(name)}{nearest(name, DATED_TABLES)}")
             _require(days > 0, f"lake.keep_days.{name}", days, "a number above 0")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether root is a folder of Delta tables; else it is a catalog.schema."""
+        return "/" in self.root or ":" in self.root
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ class LakeError(AlureError):
     """A table cannot be read or published: missing, empty for the scope, or of another schema version."""
 
 
+class LeftoverError(LakeError):
+    """The tables are published, but not all that was to be erased is: run the job again once the cause is removed."""
+
+
 class SessionError(AlureError):
     """Spark cannot be started here (no Java, a wrong Java) or lacks what the jobs need (Delta)."""
 

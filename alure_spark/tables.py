@@ -448,7 +448,7 @@ RUNS = Table(
         schema_version INT ! : SCHEMA_VERSION of the code
         started TIMESTAMP ! : UTC
         finished TIMESTAMP ! : UTC
-        status STRING ! : started (a row of its own, written first), then published or failed
+        status STRING ! : started (a row of its own, written first), then published or failed; ended where files were erased after that
         message STRING : the error of a failed run; of a started one its machine and process
         facts MAP<STRING,STRING> : what later runs must know of this one, e.g. known_from of an ingestion
     """),

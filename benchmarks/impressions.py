@@ -14,6 +14,7 @@ import torch
 
 from alure_spark.config import DAY_MS
 from alure_spark.events.examples import training_examples
+from alure_spark.lake import workspace
 from alure_spark.training import start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
@@ -52,7 +53,7 @@ def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> Im
     ).persist()  # fmt: skip
     names = {row["user_id"]: row["impression_id"] for row in examples.select("user_id", "impression_id").collect()}
     parts: list[tuple[np.ndarray, ...]] = []
-    with exported(examples, layout, config.lake.scratch, config.training.export_rows, f"{config.name}-impressions") as folder:
+    with exported(examples, layout, workspace(config.lake), config.training.export_rows, f"{config.name}-impressions") as folder:
         loader = Loader(open_reader("pyarrow", folder), layout, vocabulary, config.training.batch_users, config.training.seed)
         for batch in loader.in_order():
             shown = batch.impressions

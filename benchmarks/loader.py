@@ -23,7 +23,7 @@ import torch
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
 from alure_spark.config import DAY_MS, load
-from alure_spark.lake import as_of_scope
+from alure_spark.lake import as_of_scope, workspace
 from alure_spark.model.batch import JaggedBatch
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import loop, start
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         histories = collect_histories(item_histories(examples, spec.item_sources, config.time.as_of_ms), config.embedding)
         views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
         torch.set_num_threads(1)
-        with exported(examples, layout, config.lake.scratch, training.export_rows, "loader") as packed:
+        with exported(examples, layout, workspace(config.lake), training.export_rows, "loader") as packed:
             loaders = {kind: Loader(open_reader(kind, packed), layout, vocabulary, training.batch_users, training.seed) for kind in READERS}
             require_equal(*loaders.values())
             rates: dict[str, list[float]] = {kind: [] for kind in READERS}

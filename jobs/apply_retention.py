@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from pyspark.sql import functions as F
 
+from alure_spark.config import DAY_MS, format_time
 from alure_spark.lake import JobRun, latest_rows
 from alure_spark.tables import EVENTS, LATEST_ROW_TABLES
 from jobs.command import Context, Job, Report
@@ -20,10 +21,12 @@ def retain(context: Context, run: JobRun) -> Report:
     for name, days in sorted(context.config.lake.keep_days.items()):
         if name not in context.lake.published_versions():
             continue
-        rows, day = run.read(name), "known_date" if name == EVENTS.name else "as_of"
-        newest = rows.agg(F.max(day)).collect()[0][0]
-        kept_from = newest - timedelta(days=days) if newest else None
-        scope = f"{day} < '{kept_from}'" if newest else "false"
+        rows, of_events = run.read(name), name == EVENTS.name
+        newest = rows.agg(F.max("known_date") if of_events else F.unix_millis(F.max("as_of"))).collect()[0][0]
+        if newest is None:
+            continue
+        kept_from = newest - timedelta(days=days) if of_events else format_time(newest - int(days * DAY_MS))
+        scope = f"known_date < DATE'{kept_from}'" if of_events else f"as_of < TIMESTAMP '{kept_from}'"
         old = rows.where(scope)
         count = old.count()
         if not count:
@@ -37,8 +40,8 @@ def retain(context: Context, run: JobRun) -> Report:
 
 
 def vacuum(context: Context) -> None:
-    """Erase the files of old versions, once the run is published."""
-    for name in context.config.lake.keep_days:
+    """Erase the files of old versions, once the run is published; also of a table of which nothing was old."""
+    for name in sorted(context.config.lake.keep_days):
         if name in context.lake.published_versions():
             context.lake.vacuum(name, context.config.lake.vacuum_hours)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from alure_spark.config import DAY_MS
-from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
 from alure_spark.model.user_model import Moments
@@ -28,7 +28,7 @@ def judge(context: Context, run: JobRun) -> Report:
     examples = run.read("training_examples").where(as_of_scope(as_of))
     border = as_of - int(config.labels.validation_days * DAY_MS)
     name = f"importance-{run.run_id}"
-    with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, name) as packed:
+    with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         loader = packed.decoding(artifact.spec, vocabulary)
         judged = attribute_importance(model, loader, Moments(border, as_of, border, validation=True))
     table = pd.DataFrame([vars(one) for one in judged])

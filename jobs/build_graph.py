@@ -19,7 +19,7 @@ from alure_spark.errors import LakeError, QualityError
 from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
-from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp
+from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp, workspace
 from alure_spark.plots import curves, histogram, scatter
 from alure_spark.retrieval.candidates import engaged_ads
 from jobs.command import Context, Job, Report
@@ -46,7 +46,7 @@ def build(context: Context, run: JobRun) -> Report:
 
     # What was computed so far outlives a killed run of the same inputs.
     content = (__version__, config.digest(), config.time.as_of, sorted(run.inputs.items()))
-    with resumable_folder(config.lake.scratch, "graph", content) as folder:
+    with resumable_folder(workspace(config.lake), "graph", content) as folder:
         report = _edges(context, run, good, users, centroids, folder)
     report.metrics.update(_figures(quality.clustering_statistics(fitted)))
     for frame in (good, fitted, users, centroids):
@@ -188,7 +188,7 @@ def _compare(embeddings: DataFrame, centroids: DataFrame, context: Context) -> l
     found, lines = {}, []
     with ExitStack() as folders:
         for road in ("exact", "probed"):
-            folder = folders.enter_context(scratch_folder(context.config.lake.scratch, f"road-{road}"))
+            folder = folders.enter_context(scratch_folder(workspace(context.config.lake), f"road-{road}"))
             started = time.monotonic()
             found[road] = search.similarity_edges(embeddings, centroids, replace(context.config.graph, search=road), folder).persist()
             count = found[road].count()

@@ -37,7 +37,8 @@ def build(context: Context, run: JobRun) -> Report:
 
     users = _written(run, "user_sequences", sequences, heavy, scope)
     if not users and since is None:
-        first, last = events.selectExpr("min(known_at)", "max(known_at)").collect()[0]
+        known = events.selectExpr("unix_millis(min(known_at))", "unix_millis(max(known_at))").collect()[0]
+        first, last = ("never" if moment is None else format_time(moment) for moment in known)
         raise DataError(f"no event was known before time.as_of={config.time.as_of}: events are known from {first} to {last}")
     first_ms = config.labels.first_ms(as_of)
     skew_ms = config.labels.clock_skew_ms

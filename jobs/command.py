@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alure_spark.config import DAY_MS, Config, format_time, load, parse_time
-from alure_spark.errors import AlureError, ConfigError
+from alure_spark.errors import AlureError, ConfigError, LeftoverError
 from alure_spark.lake import JobRun, Lake
 from alure_spark.session import get_session
 from alure_spark.tracking import Tracker, git_commit
@@ -62,16 +63,19 @@ class Job:
     body: Callable[[Context, JobRun], Report]
     memory: Callable[[Context], str] | None = None  # what --explain-memory prints
     plan: Callable[[Context], str] | None = None  # what --dry-run says besides the tables
-    after: Callable[[Context], None] | None = None  # what is left to do once the tables are published
+    after: Callable[[Context], None] | None = None  # what is erased once the tables are published, before the next writer
 
     def execute(self, context: Context) -> None:
         """Run the body, publish its tables as one, then tell MLflow."""
         started = time.monotonic()
         with context.tracker.run(self.name, context.config) as tracker:
-            with context.lake.run(self.name, context.config, self.scope(context.config), git_commit()) as run:
-                report = self.body(context, run)
-            if self.after:
-                self.after(context)
+            leftover: LeftoverError | None = None
+            try:
+                after = partial(self.after, context) if self.after else None
+                with context.lake.run(self.name, context.config, self.scope(context.config), git_commit(), after) as run:
+                    report = self.body(context, run)
+            except LeftoverError as error:  # the tables are published, so MLflow is told before this is said
+                leftover = error
             tracker.log_inputs(context.lake.root, run.inputs)
             seconds = time.monotonic() - started
             tracker.log_metrics({f"{self.name}.{key}": value for key, value in (report.metrics | {"seconds": seconds}).items()})
@@ -85,6 +89,8 @@ class Job:
                 print(text)
         written = ", ".join(f"{name} v{version}" for name, version in run.outputs.items())
         print(f"{self.name}: published {written or 'no table'} in {seconds:.0f} s", flush=True)
+        if leftover is not None:
+            raise leftover
 
     def explain(self, context: Context) -> None:
         """--dry-run: what would be read, replaced and how much; nothing is written."""

@@ -24,7 +24,7 @@ from alure_spark.errors import ConfigError
 from alure_spark.events.segment_history import in_segments
 from alure_spark.events.sequences import select_features
 from alure_spark.inference.export import UserEmbedder
-from alure_spark.lake import JobRun, as_of_scope, latest_rows, scratch_folder
+from alure_spark.lake import JobRun, as_of_scope, latest_rows, make_private, scratch_folder, workspace
 from alure_spark.model.artifact import Artifact
 from alure_spark.model.decode import Layout
 from alure_spark.model.readout import HEADS
@@ -55,7 +55,7 @@ def compare(context: Context, run: JobRun) -> Report:
     border = as_of - int(config.labels.validation_days * DAY_MS)
     new_model = model_maker(context, examples, spec, vocabulary, quantizers, border)
     layout, name = start.layout_of(config), f"policies-{run.run_id}"
-    with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, name) as packed:
+    with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         segments = policies.require_segments(packed, experiments)
         when = loop.calendar(packed.decoding(spec, vocabulary), spec.item_sources, border, as_of)
         judged: dict[str, list[policies.Judged]] = {}
@@ -119,10 +119,11 @@ def _inference(
     named = in_segments(latest_rows(run.read("user_sequences"), as_of), run.read("user_segments"), as_of)
     sequences = select_features(named, config.policed_streams, as_of)
     files: dict[str, Path] = {}
-    with scratch_folder(config.lake.scratch, f"sequences-{run.run_id}") as folder:
+    with scratch_folder(workspace(config.lake), f"sequences-{run.run_id}") as folder:
         for segment in dict.fromkeys(cell.segment for cell in cells.values()):
             rows = sequences.where(sequences["segment"] == segment).limit(TIMED_USERS)
             rows.coalesce(1).write.parquet(for_spark(f"{folder}/{segment}"))
+            make_private(folder)
             (file,) = Path(folder, segment).glob("*.parquet")
             if pq.read_metadata(file).num_rows:
                 files[segment] = file

@@ -99,10 +99,10 @@ def _switches(context: Context, run: JobRun, overall: DataFrame, begins: dict[st
     as_of, dynamix = context.config.time.as_of_ms, context.config.dynamix
     written = context.lake.read("dwell_correlations", run.outputs["dwell_correlations"]).where(F.col("surface") == ALL_SURFACES)
     before = written.where(F.col("as_of") < timestamp(as_of))
-    last = before.agg(F.max("as_of")).collect()[0][0]
+    last = before.agg(F.unix_millis(F.max("as_of"))).collect()[0][0]
     if last is None:
         return {}
-    then = before.where(F.col("as_of") == F.lit(last)).persist()
+    then = before.where(F.col("as_of") == timestamp(last)).persist()
     found = segment.switches(overall, then, begins, segment.thresholds(then, dynamix)).groupBy(F.coalesce("why", F.lit("")).alias("why"))
     counted = {row["why"]: row["count"] for row in found.count().collect()}
     then.unpersist()

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.lake import JobRun, as_of_scope, timestamp, workspace
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
 from alure_spark.model.readout import HEADS
@@ -35,7 +35,7 @@ def search(context: Context, run: JobRun) -> Report:
     known = _sizes(run, border)
     layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    with segment_loaders(examples, layout, vocabulary, config.training, config.lake.scratch, f"threshold-{run.run_id}") as packed:
+    with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), f"threshold-{run.run_id}") as packed:
         loader = packed.decoding(artifact.spec, vocabulary)
         judged = loop.evaluate(model, loader, Moments(border, as_of, border, validation=True), config.training.objectives)
     probabilities, size = loop.probabilities(model, judged), np.array([known.get(user, 0.0) for user in judged.users])
@@ -61,13 +61,13 @@ def search(context: Context, run: JobRun) -> Report:
 def _sizes(run: JobRun, border_ms: int) -> dict[str, float]:
     """User -> |corr| at the newest as_of at or before the border. Raises DataError where there is none."""
     before = run.read("dwell_correlations").where(F.col("surface") == ALL_SURFACES).where(F.col("as_of") <= timestamp(border_ms))
-    last = before.agg(F.max("as_of")).collect()[0][0]
+    last = before.agg(F.unix_millis(F.max("as_of"))).collect()[0][0]
     if last is None:
         raise DataError(
             f"dwell_correlations has nothing at or before {format_time(border_ms)}, where validation begins: run jobs/correlate_dwell.py "
             "for the days before it (--from DAY --to DAY)"
         )
-    rows = before.where(F.col("as_of") == F.lit(last)).where("corr IS NOT NULL").select("user_id", F.abs("corr").alias("size"))
+    rows = before.where(F.col("as_of") == timestamp(last)).where("corr IS NOT NULL").select("user_id", F.abs("corr").alias("size"))
     return {row["user_id"]: row["size"] for row in rows.collect()}
 
 

@@ -21,7 +21,7 @@ from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories, longest_per_user
 from alure_spark.config import DAY_MS, EVERYBODY, parse_time
 from alure_spark.errors import ConfigError, DataError, TrackingError
-from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
 from alure_spark.model.readout import HEADS
@@ -62,9 +62,10 @@ def train(context: Context, run: JobRun) -> Report:
         return model_maker(context, examples, spec, vocabulary, quantizers, before_ms)(spec)
 
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
-    checkpoints = [Path(config.lake.scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
+    scratch = workspace(config.lake)
+    checkpoints = [Path(scratch) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
     obstacle = "" if origin is None else recurring.obstacle(origin.spec, spec)
-    with segment_loaders(examples, start.layout_of(config), vocabulary, config.training, config.lake.scratch, name) as packed:
+    with segment_loaders(examples, start.layout_of(config), vocabulary, config.training, scratch, name) as packed:
         if spec.policies and [loader.segment for loader in packed.loaders] == [EVERYBODY]:
             raise DataError("feature_policy is for segments, but training_examples is not told apart by them: run jobs/build_sequences.py")
         loader = packed.decoding(spec, vocabulary)
@@ -85,10 +86,12 @@ def train(context: Context, run: JobRun) -> Report:
     figures = _figures(learnt.trained)  # before the registry is touched: what can fail comes first
     artifact = Artifact.of(learnt.model, vocabulary, facts | ({"validated": validated.digest} if validated else {}))
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
-    written = artifact.write(Path(config.lake.scratch) / f"{name}.model")
-    if validated:
-        validated.write(written / VALIDATED)
-    version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
+    with scratch_folder(scratch, f"{name}.model") as folder:
+        written = artifact.write(folder)
+        if validated:
+            validated.write(written / VALIDATED)
+        make_private(folder)
+        version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
     if learnt.verdict.passed:
         tracker.promote(config.model_name, version)
     for checkpoint in checkpoints:

@@ -13,7 +13,7 @@ import torch
 from pyspark.sql import functions as F
 
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.lake import JobRun, as_of_scope, timestamp
+from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
 from jobs.command import Context, Job, Report
 
@@ -29,9 +29,11 @@ def train(context: Context, run: JobRun) -> Report:
         embeddings = _embeddings(context, run, attribute)
         model = semantic_ids.train_semantic_ids(embeddings, config.semantic_ids)
         name, codes = config.semantic_ids_name(attribute), model.encode(embeddings)
-        folder = semantic_ids.write(model, Path(config.lake.scratch) / f"{name}-{config.digest()}")
-        digest, tags = semantic_ids.digest(folder), {"alure.as_of": config.time.as_of, "alure.attribute": attribute}
-        version = context.tracker.log_model(name, folder, "alure_spark.inference.semantic_pyfunc", digest, tags)
+        with scratch_folder(workspace(config.lake), f"{name}-{config.digest()}") as scratch:
+            folder = semantic_ids.write(model, Path(scratch))
+            make_private(scratch)
+            digest, tags = semantic_ids.digest(folder), {"alure.as_of": config.time.as_of, "alure.attribute": attribute}
+            version = context.tracker.log_model(name, folder, "alure_spark.inference.semantic_pyfunc", digest, tags)
         context.tracker.promote(name, version)
         run.content_hashes[name] = digest[:16]
         error = semantic_ids.reconstruction_error(embeddings, model.decode(codes))

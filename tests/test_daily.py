@@ -6,7 +6,8 @@ import itertools
 import shutil
 import socket
 import tarfile
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import datetime
 from pathlib import Path
 
 import mlflow
@@ -21,7 +22,7 @@ from alure_spark.errors import ConfigError, DataError, LakeError
 from alure_spark.events import identity
 from alure_spark.events import sequences as events_to_sequences
 from alure_spark.events.examples import training_examples
-from alure_spark.lake import Lake, content_hash, latest_rows
+from alure_spark.lake import Lake, content_hash, latest_rows, workspace
 from alure_spark.model.artifact import Artifact
 from alure_spark.tables import TABLES
 from jobs import apply_retention, build_sequences, forget_users, ingest_events, log_embeddings, pipeline, replay_quarantine, train_model
@@ -137,8 +138,9 @@ def started(spark, tmp_path):
     def plant(process, ago_hours=0.0):
         runs = context.lake.runs()
         row = runs.where("status = 'started'").limit(1)
-        begun = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=ago_hours)
-        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": F.lit(begun)})
+        begun = F.timestamp_millis(F.lit(int((time.time() - ago_hours * 3600) * 1000)))
+        nothing = F.lit(None).cast("map<string,string>")  # as an earlier release wrote it
+        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": begun, "facts": nothing})
         planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{context.lake.root}/runs")
 
     return context, plant
@@ -168,12 +170,11 @@ def test_a_dead_writer_is_no_obstacle(started, tmp_path):
 
 def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monkeypatch):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "scratch" / "left_by_a_killed_training").write_text("u00000007")
     context = open_context(load(CONF, overrides(tmp_path, "lake.vacuum_hours=0")))
     users = [row[0] for row in context.lake.read("user_edges").select("dst_user_id").distinct().orderBy("dst_user_id").limit(2).collect()]
     kept = context.lake.read("events").where(~F.col("user_id").isin(users))
     expected = content_hash(kept)
+    Path(workspace(context.config.lake), "left_by_a_killed_training").write_text(users[0])
     folders = [tmp_path / "lake", tmp_path / "scratch"]
     for user in users:
         found = {path.split("/")[0] for path in scan.places(user, *folders)}
@@ -245,7 +246,8 @@ def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(s
     kept = context.lake.read("user_sequences").where(F.col("as_of") == day(4))
     assert content_hash(kept) == content_hash(was.join(touched_since, "user_id", "left_anti").select(kept.columns))
     assert 0 < kept.count() < was.count()
-    assert [row[0].day for row in context.lake.read("training_examples").select("as_of").distinct().collect()] == [15]
+    kept_days = context.lake.read("training_examples").select(F.dayofmonth("as_of")).distinct().collect()
+    assert [row[0] for row in kept_days] == [15]
     newest = before["events"].agg(F.max("known_date")).first()[0]
     assert content_hash(context.lake.read("events")) == content_hash(
         before["events"].where(F.col("known_date") >= F.date_sub(F.lit(newest), 3))

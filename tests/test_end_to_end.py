@@ -129,7 +129,7 @@ def test_a_failing_training_leaves_the_champion_and_all_tables_as_they_were(chai
             run_jobs(context, stages("train_model", "train_model"), "train_model")
         assert chain.tracker.find_model(chain.config.model_name).version == champion.version
         assert contents(lake) == before
-        assert not [path for path in (tmp_path / "scratch").glob("*") if path.is_dir()], "packed histories are deleted"
+        assert not [path for path in (tmp_path / "scratch").glob("alure-*/*") if path.is_dir()], "packed histories are deleted"
     failed = lake.runs().where("status = 'failed'").select("message").collect()
     assert any("not finite" in row["message"] for row in failed)
 
@@ -187,7 +187,7 @@ def test_every_attribute_that_the_model_reads_is_judged_by_what_it_is_worth(chai
     assert all(abs(value) < 1 for value in found.values())
     assert any(value != 0 for value in found.values())
     assert context.lake.published_versions() == chain.lake.published_versions(), "no table is written"
-    assert not list((tmp_path / "scratch").glob("importance*"))
+    assert not list((tmp_path / "scratch").glob("alure-*/importance*"))
 
 
 MEDIA = (
@@ -479,7 +479,9 @@ def kill_in_stage(folder: Path, stage: str, sign: tuple[Path, str] | None = None
     Training writes no table: it is killed when it has written a checkpoint. sign: kill when this folder has a new such file instead.
     """
     writes = STAGES[stage].writes
-    log, pattern = sign or ((folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "*.checkpoint"))
+    log, pattern = sign or (
+        (folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "alure-*/*.checkpoint")
+    )
     seen = set(log.glob(pattern)) | {log / "00000000000000000000.json"}  # version 0 only creates the table
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
     process = subprocess.Popen(
@@ -506,15 +508,15 @@ def test_a_driver_killed_while_it_writes_the_graph_is_not_seen_and_can_start_aga
 @pytest.mark.slow
 def test_a_graph_killed_after_a_unit_goes_on_with_what_the_unit_found(chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
-    kill_in_stage(tmp_path, "build_graph", (tmp_path / "scratch", "graph-*/whole-*.parquet"))
-    unit = sorted((tmp_path / "scratch").glob("graph-*/whole-*.parquet"))[0]
+    kill_in_stage(tmp_path, "build_graph", (tmp_path / "scratch", "alure-*/graph-*/whole-*.parquet"))
+    unit = sorted((tmp_path / "scratch").glob("alure-*/graph-*/whole-*.parquet"))[0]
     pq.write_table(pq.read_table(unit).slice(1), unit)  # the mark by which it is known again: one user lacks its neighbours
     context = run(tmp_path, first="build_graph", last="build_graph")
     mine, undisturbed = (
         lake.read("user_edges").where("graph = 'alure'").select("src_user_id").distinct() for lake in (context.lake, chain.lake)
     )
     assert mine.count() == undisturbed.count() - 1
-    assert not list((tmp_path / "scratch").glob("graph-*")), "nothing is left behind"
+    assert not list((tmp_path / "scratch").glob("alure-*/graph-*")), "nothing is left behind"
 
 
 @pytest.mark.slow

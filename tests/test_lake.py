@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import os
-import socket
-import threading
-
-import psutil
 import pytest
 from pyspark.sql import functions as F
 
 from alure_spark.config import Config, LakeConfig, StreamConfig
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash, latest_rows
-from alure_spark.lake.writers import is_alive, this_process
 
 CONFIG = Config(streams={"purchase": StreamConfig()})
 
@@ -116,20 +110,3 @@ def test_a_reader_takes_each_users_latest_row_at_or_before_as_of(spark):
     rows = spark.createDataFrame([("u", 1), ("u", 5), ("v", 3), ("w", 9)], "user_id string, t int")
     rows = rows.withColumn("as_of", F.timestamp_millis(F.col("t")))
     assert sorted((row["user_id"], row["t"]) for row in latest_rows(rows, 5).collect()) == [("u", 5), ("v", 3)]
-
-
-def test_a_process_is_told_from_a_later_one_with_its_id():
-    began = round(psutil.Process(1).create_time())
-    assert is_alive(1)
-    assert is_alive(1, began)
-    assert not is_alive(1, began - 3600), "the id was given again"
-    assert not is_alive(999_999_999)
-    host, pid, since = this_process().split(" ")
-    assert (host, int(pid)) == (socket.gethostname(), os.getpid())
-    assert is_alive(os.getpid(), int(since))
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    assert not is_alive(thread.native_id), "the id of a thread can be signalled, but is no process"
-    done.set()
-    thread.join()

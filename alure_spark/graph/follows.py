@@ -26,7 +26,7 @@ from scipy import sparse
 
 from ..boundary import known_before
 from ..config import DAY_MS, FollowConfig, GraphConfig
-from ..lake import UNITS, in_units, timestamp
+from ..lake import UNITS, in_units, make_private, timestamp
 from ..tables import GRAPH_BITS
 from .pagerank import personalised_pagerank, transitions
 from .units import keep, kept, unfinished, unit_name
@@ -188,6 +188,7 @@ def _lay_down(table: pa.Table, folder: str) -> pa.Table:
         np.save(os.path.join(unfinished, name), values)
     with pa.OSFile(os.path.join(unfinished, "ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("id", ids.type)])) as writer:
         writer.write(pa.record_batch([ids], names=["id"]))
+    make_private(unfinished)
     try:
         os.rename(unfinished, place)
     except OSError:  # a second attempt at the same task was faster: what it wrote is the same

@@ -6,10 +6,10 @@
 from .columns import UNITS, as_of_scope, in_units, latest_rows, timestamp
 from .content import content_hash, hash_and_count, row_hash
 from .publishing import JobRun, Lake
-from .scratch import resumable_folder, scratch_folder
+from .scratch import make_private, resumable_folder, scratch_folder, workspace
 from .store import VERSION_PROPERTY
 
 __all__ = [
     "UNITS", "VERSION_PROPERTY", "JobRun", "Lake", "as_of_scope", "content_hash", "hash_and_count", "in_units", "latest_rows",
-    "resumable_folder", "row_hash", "scratch_folder", "timestamp",
+    "make_private", "resumable_folder", "row_hash", "scratch_folder", "timestamp", "workspace",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ UNITS = 1_000_000_000
 
 
 def timestamp(epoch_ms: int) -> Column:
-    """The moment as a TIMESTAMP literal (the session runs in UTC)."""
-    return F.lit(format_time(epoch_ms)).cast("timestamp")
+    """The moment as a TIMESTAMP, whatever the session's time zone."""
+    return F.timestamp_millis(F.lit(epoch_ms))
 
 
 def in_units(value: Column) -> Column:
@@ -21,7 +21,7 @@ def in_units(value: Column) -> Column:
 
 
 def as_of_scope(as_of_ms: int) -> str:
-    """The SQL predicate of one as_of: the scope that most jobs replace."""
+    """The SQL predicate of one as_of: the scope that most jobs replace. Read in a session in UTC, as that of every run is."""
     return f"as_of = TIMESTAMP '{format_time(as_of_ms)}'"
 
 

@@ -6,30 +6,37 @@ a published row names, so a job that fails or is killed half-way is never seen: 
 after a kill the next writer does (it finds commits that no published row names).
 
 One job writes to a lake at a time: its first act is a row `started` in `runs`. Whoever finds an older living one waits or gives up.
+A job that erases files does so when its tables are published and before it lets the next writer in: its row `published` says that a
+row `ended` is to follow. Killed between the two it is published, and what it did not erase is left to its next run.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from ..config import Config, LakeConfig
-from ..errors import LakeError
+from ..config import Config, LakeConfig, format_time
+from ..errors import LakeError, LeftoverError
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .content import hash_and_count
-from .store import Store, completed
-from .writers import is_alive, this_process
+from .store import Store, completed, sentence
+from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
+HOUR_MS = 3_600_000
+TIME_ZONE = "spark.sql.session.timeZone"
+LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
+OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
+# Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
+HARMLESS = ("CREATE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG", "VACUUM START", "VACUUM END")
 # Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
 _writing: set[str] = set()
 
@@ -57,6 +64,7 @@ class JobRun:
         """The version that `read` reads."""
         if name not in self.inputs:
             self.inputs[name] = self.lake.require_version(name)
+            self.lake.check_head(name, self.inputs[name])
         return self.inputs[name]
 
     def write(self, name: str, frame: DataFrame, scope: str = "true", append: bool = False) -> int:
@@ -85,6 +93,14 @@ class JobRun:
             self.lake.restore(name, version)
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """What all rows of a run say of who writes."""
+
+    started: datetime
+    git_commit: str
+
+
 class Lake(Store):
     """The tables under one root."""
 
@@ -95,16 +111,16 @@ class Lake(Store):
     def refresh(self) -> None:
         """Forget what is known of the tables; the next read looks again."""
         self._published = None
-        self._schema_versions = {}
+        self._details = {}
 
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""
         if self._published is None:
-            self._published = {}
-            if self.exists(RUNS.name):
+            newest: list[Row] = []
+            if self.is_ours(RUNS.name):
                 rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
                 newest = rows.groupBy("name").agg(F.max("version").alias("version")).collect()
-                self._published.update({row["name"]: row["version"] for row in newest})
+            self._published = {row["name"]: row["version"] for row in newest}
         return self._published
 
     def require_version(self, name: str) -> int:
@@ -117,33 +133,45 @@ class Lake(Store):
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """The rows of a table at a version (the newest published one by default). Raises LakeError."""
         version = self.require_version(name) if version is None else version
-        self._check_schema_version(name)
-        reader = self.spark.read.option("versionAsOf", version)
-        frame = reader.format("delta").load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
-        return completed(frame, table(name))
+        if not self.is_ours(name, again=False):
+            raise self.damaged(name, f"is not there, but version {version} of it was published")
+        with self.reading(name):
+            return completed(self._load(name, version), table(name))
 
     def runs(self) -> DataFrame:
         """The `runs` table as it is now."""
-        reader = self.spark.read
-        frame = reader.format("delta").load(f"{self.root}/runs") if self.is_folder else reader.table(self.location("runs"))
-        return completed(frame, RUNS)
+        self.is_ours(RUNS.name, again=False)
+        with self.reading(RUNS.name):
+            return completed(self._load(RUNS.name), RUNS)
+
+    def _load(self, name: str, version: int | None = None) -> DataFrame:
+        reader = self.spark.read if version is None else self.spark.read.option("versionAsOf", version)
+        return reader.format("delta").load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
 
     @contextmanager
-    def run(self, job: str, config: Config, scope: str, git_commit: str = "unknown") -> Iterator[JobRun]:
-        """One job: published as a whole when the block ends, rolled back when it raises.
+    def run(
+        self, job: str, config: Config, scope: str, git_commit: str = "unknown", after: Callable[[], None] | None = None
+    ) -> Iterator[JobRun]:
+        """One job: published as a whole when the block ends, rolled back when it raises. The session is in UTC meanwhile.
 
-        Raises LakeError when another job is writing and does not end within lake.wait_minutes.
+        after: what is to be erased once the tables are published; the next writer waits for it. Raises LakeError when another job is
+        writing and does not end within lake.wait_minutes, and LeftoverError when the tables are published and `after` failed.
         """
         run = JobRun(self, job, config.digest(), scope)
-        started = datetime.now(UTC)
+        zone = self.spark.conf.get(TIME_ZONE) or "UTC"
+        if zone != "UTC":
+            self.spark.conf.set(TIME_ZONE, "UTC")
         _writing.add(run.run_id)
         try:
-            yield from self._run(run, started, git_commit)
+            yield from self._run(run, _Writer(datetime.now(UTC), git_commit), after)
         finally:
             _writing.discard(run.run_id)
+            if zone != "UTC":
+                self.spark.conf.set(TIME_ZONE, zone)
 
-    def _run(self, run: JobRun, started: datetime, git_commit: str) -> Iterator[JobRun]:
-        self._record(run, started, git_commit, "started", this_process(), outputs={})
+    def _run(self, run: JobRun, writer: _Writer, after: Callable[[], None] | None) -> Iterator[JobRun]:
+        with self.writing():
+            self._record(run, writer, "started", this_process(), facts=identity())
         try:
             self._take_turn(run.run_id)
             self.refresh()
@@ -151,67 +179,134 @@ class Lake(Store):
         except BaseException as error:
             try:
                 run.rollback()
-                self._record(run, started, git_commit, "failed", f"{type(error).__name__}: {error}"[:2000], outputs={})
+                self._record(run, writer, "failed", f"{type(error).__name__}: {error}"[:2000])
             except Exception as second:  # readers are safe all the same: no published row names what this run wrote
                 logger.warning(
                     "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
                 )
             raise
-        self._record(run, started, git_commit, "published", None, outputs=run.outputs)
+        hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
+        self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
+        if after:
+            self._erase(run, writer, after)
+
+    def _erase(self, run: JobRun, writer: _Writer, after: Callable[[], None]) -> None:
+        """What is erased once the tables are published; however it ends, the row `ended` lets the next writer in."""
+        failure: Exception | None = None
+        try:
+            after()
+        except Exception as error:
+            failure = error
+        try:
+            self._record(run, writer, "ended", None if failure is None else f"{type(failure).__name__}: {sentence(failure)}")
+        except Exception as error:  # a full disk; this process no longer counts as a writer all the same
+            failure = failure or error
+        if failure is not None:
+            tables = ", ".join(sorted(run.outputs)) or "no table was changed"
+            raise LeftoverError(
+                f"{run.job} is published ({tables}), but not all that it was to erase is erased ({sentence(failure)}): old files can "
+                "still be read; remove the cause and run it again"
+            ) from failure
 
     def _record(
-        self, run: JobRun, started: datetime, git_commit: str, status: str, message: str | None, outputs: Mapping[str, int]
+        self,
+        run: JobRun,
+        writer: _Writer,
+        status: str,
+        message: str | None,
+        outputs: Mapping[str, int] | None = None,
+        content_hashes: Mapping[str, str] | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         row = {
-            "run_id": run.run_id, "job": run.job, "scope": run.scope, "config_hash": run.config_hash, "git_commit": git_commit,
-            "inputs": run.inputs, "outputs": dict(outputs), "content_hashes": run.content_hashes if outputs else {},
-            "schema_version": SCHEMA_VERSION, "started": started, "finished": datetime.now(UTC), "status": status, "message": message,
-            "facts": run.facts if outputs else {},
+            "run_id": run.run_id, "job": run.job, "scope": run.scope, "config_hash": run.config_hash, "git_commit": writer.git_commit,
+            "inputs": run.inputs, "outputs": dict(outputs or {}), "content_hashes": dict(content_hashes or {}),
+            "schema_version": SCHEMA_VERSION, "started": writer.started, "finished": datetime.now(UTC), "status": status,
+            "message": message, "facts": dict(facts or {}),
         }  # fmt: skip
         self._create(RUNS)
         frame = self.spark.createDataFrame([tuple(row[name] for name in RUNS.column_names)], RUNS.ddl())
         self._migrate(RUNS)
-        writer = frame.write.format("delta").mode("append").option("userMetadata", run.run_id).option("mergeSchema", "true")
-        self._save(writer, RUNS.name)
+        delta = frame.write.format("delta").mode("append").option("userMetadata", run.run_id).option("mergeSchema", "true")
+        self._save(delta, RUNS.name)
         self.refresh()
 
     def _take_turn(self, run_id: str) -> None:
         """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
         deadline = time.monotonic() + 60 * self.config.wait_minutes
         while True:
-            ended = self.runs().where("status <> 'started'").select("run_id")
-            begun = self.runs().where("status = 'started'").join(ended, "run_id", "left_anti").orderBy("started")
-            rows = begun.collect()
+            over = self.runs().where(OVER).select("run_id")
+            begun = self.runs().where("status = 'started'").join(over, "run_id", "left_anti").orderBy("started")
+            rows = begun.select("run_id", "job", "message", "facts", F.unix_millis("started").alias("started_ms")).collect()
             commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
             place = {row["userMetadata"]: row["version"] for row in sorted(commits, key=lambda row: -row["version"])}  # a run's first one
             others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
-            alive = [row for row in others if self._lives(row["run_id"], row["message"], row["started"])]
+            alive = [row for row in others if self._lives(row)]
             if not alive:
+                self._say_what_was_not_erased([row["run_id"] for row in others])
                 return
             if time.monotonic() >= deadline:
                 first = alive[0]
                 raise LakeError(
                     f"{first['job']} (run {first['run_id']}, process {first['message']}) has been writing to lake {self.root} since "
-                    f"{first['started']:%Y-%m-%d %H:%M:%S} UTC: wait for it (lake.wait_minutes), or, if it is dead, set lake.lease_hours=0"
+                    f"{format_time(first['started_ms'])[:19]} UTC: wait for it (lake.wait_minutes), or, if it is dead, set "
+                    "lake.lease_hours=0"
                 )
             time.sleep(1)
 
-    def _lives(self, run_id: str, process: str, started: datetime) -> bool:
-        """Whether the writer may still be at work: on this machine its process is looked for, elsewhere its lease counts."""
-        host, *own = process.split(" ")
-        if process == this_process():
-            return run_id in _writing
-        if host == socket.gethostname():
-            return is_alive(*map(int, own))
-        return datetime.now(UTC).replace(tzinfo=None) - started < timedelta(hours=self.config.lease_hours)
+    def _say_what_was_not_erased(self, dead: list[str]) -> None:
+        """Of writers that died: those that were published and had files to erase, unless their job has erased since."""
+        if not dead:
+            return
+        started = F.unix_millis("started")
+        waiting = self.runs().where((F.col("status") == "published") & F.col("run_id").isin(dead)).groupBy("job").agg(F.max(started))
+        erased = self.runs().where("status = 'ended' AND message IS NULL").groupBy("job").agg(F.max(started)).collect()
+        since = {row[0]: row[1] for row in erased}
+        for job, when in waiting.collect():
+            if since.get(job, 0) < when:
+                logger.warning("%s was published and died before it had erased old files: run jobs/%s.py again", job, job)
+
+    def _lives(self, writer: Row) -> bool:
+        """Whether the writer may still be at work: where its process can be seen it is looked for, elsewhere its lease counts."""
+        process, its = writer["message"], writer["facts"] or {}
+        if is_this(process, its):
+            return writer["run_id"] in _writing
+        alive = is_alive(process, its)
+        return time.time() * 1000 - writer["started_ms"] < HOUR_MS * self.config.lease_hours if alive is None else alive
+
+    def check_head(self, name: str, published: int) -> int:
+        """The table's newest version. Raises LakeError when it is below the published one: the log has lost commits."""
+        if not self.is_ours(name, again=False):
+            raise self.damaged(name, f"is not there, but version {published} of it was published")
+        newest = self.newest_version(name)
+        if newest < published:
+            raise self.damaged(name, f"ends at version {newest}, but version {published} of it was published")
+        return newest
 
     def recover(self, name: str) -> int | None:
-        """Undo commits that no published run names (a killed writer's); returns the version to go back to, None for an empty table."""
-        published = self.published_versions().get(name)
-        if not self.exists(name):
-            return None
-        if published is None:
+        """Undo commits that no published run names (a killed writer's); returns the version to go back to, None for an empty table.
+
+        Raises LakeError where the table is not ours, or its log has lost the published version.
+        """
+        published, there = self.published_versions().get(name), self.is_ours(name)
+        if published is not None:
+            if self.check_head(name, published) > published:
+                self.restore(name, published)
+        elif there:
+            self._check_unpublished(name)
             self.restore(name, None)
-        elif self._newest_commit(name)[0] > published:
-            self.restore(name, published)
         return published
+
+    def _check_unpublished(self, name: str) -> None:
+        """A table that no run published is emptied only where runs of this lake filled it. Raises LakeError."""
+        with self.reading(name):
+            commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}").select("operation", "userMetadata").collect()
+        filled = {row["userMetadata"] for row in commits if row["operation"] not in HARMLESS}
+        known = {row["run_id"] for row in self.runs().select("run_id").distinct().collect()} if filled else set()
+        if filled - known:
+            raise self._foreign(name, "a table that was filled by no run of this lake")
+
+    def vacuum(self, name: str, hours: float) -> None:
+        """Erase the files that neither the published version nor any version of the last `hours` needs. Only inside a run."""
+        self.recover(name)
+        super().vacuum(name, hours)

@@ -1,23 +1,33 @@
 """Delta tables under one root: made, written, restored and vacuumed, whatever runs say of them.
 
-A root is a folder or a `catalog.schema`. Tables carry the schema version of the release that wrote them as a table property.
+A root is a folder or a `catalog.schema`. Our tables carry the schema version of the release that wrote them as a table property;
+what does not is somebody else's, and nothing is done to it: everything that changes a table looks first (`is_ours`).
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from ..config import LakeConfig
-from ..errors import LakeError
+from ..errors import AlureError, LakeError
 from ..paths import delta_table, is_url
-from ..tables import Table, table
+from ..tables import RUNS, Table, table
 
 VERSION_PROPERTY = "alure.schema_version"
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
+ABSENT = re.compile(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table")
+NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTED_OPERATION|UNSUPPORTED_VIEW")
+# What Delta says of a log that lacks a commit; older classes first.
+DAMAGED = re.compile(
+    r"Cannot time travel Delta table|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_LOG_FILE_NOT_FOUND|DELTA_STATE_RECOVER_ERROR|DELTA_TRUNCATED"
+    r"|DELTA_VERSION_NOT_FOUND|DELTA_MISSING_PART_FILES|DELTA_CHECKPOINT_NON_EXIST"
+)
 
 
 class Store:
@@ -25,27 +35,105 @@ class Store:
 
     def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
         self.spark = spark
-        self.is_folder = "/" in config.root or ":" in config.root
+        self.is_folder = config.is_folder
         # Delta's SQL names folders by absolute path only.
         self.root = os.path.abspath(config.root) if self.is_folder and not is_url(config.root) else config.root.rstrip("/")
         self.config = config
-        self._schema_versions: dict[str, str | None] = {}  # as looked up since the last refresh
+        self._details: dict[str, Row | None] = {}  # as looked up since the last refresh; None: there is no such table
         if not self.is_folder:
-            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
+            with self.writing():
+                spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
 
     def location(self, name: str) -> str:
         """The table as SQL names it."""
         return delta_table(f"{self.root}/{name}") if self.is_folder else f"{self.root}.`{name}`"
 
-    def exists(self, name: str) -> bool:
-        """Whether the Delta table is there (published or not)."""
+    def is_ours(self, name: str, again: bool = True) -> bool:
+        """Whether the table is there (published or not); again: look anew.
+
+        Raises LakeError where something else stands in its place (a table, view, or files that no release of ours made), or a table of
+        a newer release. A table of an older one is ours: a version only adds columns, which are null there.
+        """
+        if again or name not in self._details:
+            self._details[name] = self._detail(name)
+        detail = self._details[name]
+        if detail is None:
+            return False
+        found, expected = detail["properties"].get(VERSION_PROPERTY), table(name).version
+        if found is None:
+            raise self._foreign(name, f"a table without the property {VERSION_PROPERTY}")
+        if not found.isdigit() or not 1 <= int(found) <= expected:
+            raise LakeError(
+                f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
+                f"jobs/{table(name).producer}.py in a new lake, or use the release that wrote it"
+            )
+        return True
+
+    def _detail(self, name: str) -> Row | None:
+        """What Delta says of the table; None where there is nothing. Raises LakeError where something else is."""
         try:
-            self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+            with self.reading(name):
+                row = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+        except AlureError:
+            raise
         except Exception as error:
-            if re.search(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table|ONLY_OPERATION", str(error)):
+            if NOT_A_TABLE.search(str(error)):
+                raise self._foreign(name, "a view, or a table that is not Delta's") from error
+            if not ABSENT.search(str(error)):
+                raise
+            if self.is_folder and self._holds_files(f"{self.root}/{name}"):
+                raise self._foreign(name, "files that are no Delta table") from error
+            return None
+        assert row is not None
+        if row["format"].lower() != "delta":
+            raise self._foreign(name, f"a table in {row['format'].lower()}")
+        return row
+
+    def _holds_files(self, path: str) -> bool:
+        reader = self.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
+        try:
+            return not reader.load(path).select("path").isEmpty()
+        except Exception as error:
+            if "PATH_NOT_FOUND" in str(error):
                 return False
             raise
-        return True
+
+    def _foreign(self, name: str, what: str) -> LakeError:
+        return LakeError(
+            f"where table '{name}' of lake {self.root} belongs there is {what}, which alure_spark did not make; it is left as it is: give "
+            "lake.root a folder or a schema of its own, or move that away"
+        )
+
+    def damaged(self, name: str, what: str) -> LakeError:
+        """The error of a table whose log lacks what `runs` says is there; what: a clause that says so."""
+        log = f"{self.root}/{name}/_delta_log" if self.is_folder else f"the _delta_log of {self.root}.{name}"
+        return LakeError(
+            f"table '{name}' in lake {self.root} {what}: commits were lost or deleted, and nothing was changed. Put the missing files back "
+            f"into {log} from a backup, or give an empty lake.root and run the jobs anew, from jobs/{table(name).producer}.py on"
+        )
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """What Delta says of a log with a hole becomes a LakeError."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, AlureError) or not DAMAGED.search(str(error)):
+                raise
+            raise self.damaged(name, f"cannot be read ({sentence(error)})") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For the first thing that is written: what fails there becomes a LakeError about lake.root."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, AlureError):
+                raise
+            raise LakeError(
+                f"lake.root is {self.config.root!r}, and nothing can be written there ({sentence(error)}); allowed: a folder that driver "
+                "and executors may write, or a catalog.schema that is there or may be made"
+            ) from error
 
     def size(self, name: str) -> tuple[int, int]:
         """(files, bytes) of the table's current version."""
@@ -73,19 +161,33 @@ class Store:
             if scope != "true":
                 writer = writer.option("replaceWhere", scope)
         self._save(writer.partitionBy(*of.partitions) if of.partitions else writer, of.name)
-        return self._newest_commit(of.name)[0]
+        if not append:
+            self._purge(of.name)
+        return self.newest_version(of.name)
 
     def delete(self, of: Table, users: DataFrame, run_id: str) -> int:
         """Delete the rows that name one of the users; returns the version. One commit per expression of `of.users`."""
+        self.is_ours(of.name)
         for expression in of.users:
             view = f"forgotten_{run_id}"
             users.select(F.col("user_id").alias("_forgotten")).distinct().createOrReplaceTempView(view)
             self.spark.sql(f"MERGE INTO {self.location(of.name)} AS t USING {view} ON {expression} = _forgotten WHEN MATCHED THEN DELETE")
             self.spark.catalog.dropTempView(view)
-        return self._newest_commit(of.name)[0]
+        self._purge(of.name)
+        return self.newest_version(of.name)
+
+    def _purge(self, name: str) -> None:
+        """Write files anew of which rows are only marked as deleted, so that the version that is published needs none of the old ones."""
+        detail = self._details[name] if self.is_ours(name, again=False) else None
+        if detail is not None and (
+            "deletionVectors" in (detail.asDict().get("tableFeatures") or ())
+            or detail["properties"].get("delta.enableDeletionVectors") == "true"
+        ):
+            self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
 
     def vacuum(self, name: str, hours: float) -> None:
         """Erase the files that no version of the last `hours` needs; older versions can no longer be read."""
+        self.is_ours(name)
         # Delta lists the files in 10,000 tasks by default, most of them empty: on a laptop that is minutes for every table.
         settings = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": self.spark.conf.get("spark.sql.shuffle.partitions")}
         if hours < SAFE_VACUUM_HOURS:
@@ -93,8 +195,6 @@ class Store:
         for key, value in settings.items():
             self.spark.conf.set(key, value or "8")
         try:
-            if self._property(name, "delta.enableDeletionVectors") == "true":
-                self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
             self.spark.sql(f"VACUUM {self.location(name)} RETAIN {hours:g} HOURS")
         finally:
             for key in settings:
@@ -102,9 +202,9 @@ class Store:
 
     def restore(self, name: str, version: int | None) -> None:
         """Make the table's current content that of the version; None empties it (it was never published)."""
-        if not self.exists(name):
+        if not self.is_ours(name):
             return
-        self._schema_versions.pop(name, None)  # the properties go back, too
+        self._details.pop(name, None)  # the properties go back, too
         if version is None:
             self.spark.sql(f"DELETE FROM {self.location(name)}")
         else:
@@ -117,42 +217,36 @@ class Store:
             writer.saveAsTable(self.location(name))
 
     def _create(self, of: Table) -> None:
+        if self.is_ours(of.name, again=of.name == RUNS.name):
+            return
         columns = ", ".join(f"`{c.name}` {c.type}{' NOT NULL' if c.required else ''} COMMENT '{_quoted(c.doc)}'" for c in of.columns)
         parts = f" PARTITIONED BY ({', '.join(of.partitions)})" if of.partitions else ""
         self.spark.sql(
             f"CREATE TABLE IF NOT EXISTS {self.location(of.name)} ({columns}) USING DELTA{parts}"
             f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)})"
         )
+        self._details.pop(of.name, None)
 
-    def _newest_commit(self, name: str) -> tuple[int, str]:
-        row = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
+    def newest_commit(self, name: str) -> Row:
+        """Version, operation and userMetadata of the table's newest commit. Raises LakeError where its log has holes."""
+        with self.reading(name):
+            row = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
         assert row is not None
-        return row["version"], row["userMetadata"] or ""
+        if row["operation"] is None:
+            raise self.damaged(name, f"has an empty commit, of version {row['version']}")
+        return row
 
-    def _property(self, name: str, key: str) -> str | None:
-        detail = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
-        return detail["properties"].get(key) if detail else None
-
-    def _schema_version(self, name: str) -> str | None:
-        if name not in self._schema_versions:
-            self._schema_versions[name] = self._property(name, VERSION_PROPERTY)
-        return self._schema_versions[name]
-
-    def _check_schema_version(self, name: str) -> None:
-        """Older versions are read (a version only adds columns, which are null there); a newer or foreign one is refused."""
-        found, expected = self._schema_version(name), table(name).version
-        if found is None or not found.isdigit() or not 1 <= int(found) <= expected:
-            raise LakeError(
-                f"table '{name}' in lake {self.root} has schema version {found}, this code writes {expected}: rebuild it with "
-                f"jobs/{table(name).producer}.py in a new lake, or use the release that wrote it"
-            )
+    def newest_version(self, name: str) -> int:
+        """The table's newest version, published or not."""
+        return int(self.newest_commit(name)["version"])
 
     def _migrate(self, of: Table) -> None:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
-        if self._schema_version(of.name) != str(of.version):
-            self._check_schema_version(of.name)
+        self.is_ours(of.name, again=False)
+        detail = self._details[of.name]
+        if detail is not None and detail["properties"][VERSION_PROPERTY] != str(of.version):
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
-            self._schema_versions[of.name] = str(of.version)
+            self._details.pop(of.name)
 
 
 def completed(frame: DataFrame, of: Table) -> DataFrame:
@@ -169,3 +263,15 @@ def _statistics(of: Table) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "")
+
+
+def sentence(error: BaseException) -> str:
+    """The one line of a Spark error that says what happened, without the stack of the JVM."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        if match := re.search(r"\[[A-Z][A-Z_.]+\] [^\n]*", line):
+            return match[0][:300]
+    for line in lines:
+        if match := re.search(r"(?:Exception|Error): (.+)", line):
+            return match[1][:300]
+    return (lines or [type(error).__name__])[0][:300]

@@ -443,6 +443,7 @@ def _save(path: Path, model: UserModel, optimizer: torch.optim.Optimizer, state:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     waiting = path.with_suffix(".part")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": vars(state)}, waiting)
+    waiting.chmod(0o600)
     os.replace(waiting, path)
 
 

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from ..arrow import bytes_column
 from ..errors import DataError, nearest
-from ..lake import scratch_folder
+from ..lake import make_private, scratch_folder
 from ..model.wide import TYPES, wide_values
 
 if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
@@ -115,6 +115,7 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
             .options(**WRITING)
             .parquet(for_spark(path))
         )
+        make_private(path)
         yield path
 
 

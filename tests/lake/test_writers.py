@@ -1,0 +1,113 @@
+"""A writer that lives is never taken for dead, and a dead one is no obstacle for long."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from pyspark.sql import functions as F
+
+from alure_spark.config import LakeConfig
+from alure_spark.errors import LakeError
+from alure_spark.lake import Lake, writers
+from tests.test_lake import CONFIG, edges, publish
+
+MINE = writers.identity()
+needs_proc = pytest.mark.skipif(not MINE, reason="there is no /proc")
+
+
+def ticks(pid: int) -> str:
+    return writers._state_and_ticks(str(pid))[1]
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@needs_proc
+def test_a_process_is_known_again_by_boot_namespace_id_and_ticks(sleeper):
+    row = f"{socket.gethostname()} {sleeper.pid} 1"  # the second in the message says nothing: the clock may have been set
+    its = MINE | {"start_ticks": ticks(sleeper.pid)}
+    assert writers.is_alive(row, its)
+    assert writers.is_alive(f"another-name {sleeper.pid} 1", its), "the host may have been renamed"
+    assert not writers.is_alive(row, its | {"start_ticks": "1"}), "the id was given again"
+    assert writers.is_alive(row, its | {"boot_id": "another"}) is None, "another machine, or this one before it was started again"
+    assert writers.is_alive(row, its | {"pid_namespace": "pid:[1]"}) is None, "a container under the same host name"
+    assert not writers.is_alive(f"{socket.gethostname()} 999999999 1", its)
+    assert writers.is_this(writers.this_process(), MINE)
+    assert not writers.is_this(row, its)
+    sleeper.kill()
+    while psutil.Process(sleeper.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not writers.is_alive(row, its), "a killed process that nobody has waited for"
+    assert not writers.is_alive(f"{socket.gethostname()} {sleeper.pid}", {})
+
+
+def test_rows_of_earlier_releases_are_understood_as_before(sleeper):
+    host, began = socket.gethostname(), round(psutil.Process(sleeper.pid).create_time())
+    assert writers.is_alive(f"{host} {sleeper.pid} {began}", {})
+    assert writers.is_alive(f"{host} {sleeper.pid}", {}), "the first release did not say since when"
+    assert not writers.is_alive(f"{host} {sleeper.pid} {began - 3600}", {}), "the id was given again"
+    assert not writers.is_alive(f"{host} 999999999", {})
+    assert writers.is_alive(f"another-machine {sleeper.pid} {began}", {}) is None
+    assert writers.is_this(writers.this_process(), {})
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    assert not writers.is_alive(f"{host} {thread.native_id}", {}), "the id of a thread can be signalled, but is no process"
+    done.set()
+    thread.join()
+
+
+@needs_proc
+@pytest.mark.parametrize("mounted", [True, False])
+def test_in_another_pid_namespace_of_this_host_the_lease_counts(mounted):
+    """A job in a container whose host name is that of the first one: the id of the first means another process there, or none."""
+    row = writers.this_process()
+    program = f"from alure_spark.lake import writers; print(writers.is_alive({row!r}, {MINE!r}), writers.identity()['pid_namespace'])"
+    unshare = ["unshare", "--fork", "--pid", *(["--mount-proc"] if mounted else []), sys.executable, "-c", program]
+    result = subprocess.run(unshare, capture_output=True, text=True, check=False)
+    if "Operation not permitted" in result.stderr:
+        pytest.skip("a new namespace needs root")
+    alive, namespace = result.stdout.split()
+    assert alive == "None", result.stderr
+    assert namespace != MINE["pid_namespace"]
+
+
+def say_started(lake, message, facts, ago_ms=0):
+    """A row `started` of another writer."""
+    row = lake.runs().where("status = 'started'").limit(1)
+    begun = F.timestamp_millis(F.lit(int(time.time() * 1000) - ago_ms))
+    known = F.create_map(*(F.lit(part) for item in facts.items() for part in item)) if facts else F.lit(None)
+    planted = row.withColumns(
+        {"run_id": F.lit("other"), "message": F.lit(message), "started": begun, "facts": known.cast("map<string,string>")}
+    )
+    planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{lake.root}/runs")
+
+
+@needs_proc
+def test_a_living_writer_of_another_namespace_keeps_its_lease_and_then_loses_it(spark, tmp_path):
+    lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+    publish(lake, edges(spark, 1, 100), 100)
+    say_started(lake, writers.this_process(), MINE | {"pid_namespace": "pid:[1]"}, ago_ms=2 * 3_600_000)
+    with pytest.raises(LakeError, match=rf"process {socket.gethostname()} {os.getpid()} \d+\) has been writing .* UTC: wait for it"):
+        publish(lake, edges(spark, 1, 200), 200)
+    publish(Lake(spark, LakeConfig(lake.root, lease_hours=1)), edges(spark, 1, 200), 200)
+
+
+def test_a_job_says_who_it_is_in_its_first_row(spark, tmp_path):
+    lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+    with lake.run("build_graph", CONFIG, "true"):
+        row = lake.runs().where("status = 'started'").first()
+    assert row["message"] == writers.this_process()
+    assert row["facts"] == MINE
