@@ -30,6 +30,7 @@ YEAR_MS = 365.2425 * DAY_MS
 EARLIEST_MS = -62_104_060_800_000  # 0002-01-01: where "so many days before as_of" would begin earlier, it begins here
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what datetime and TIMESTAMP hold
 FIRST_AS_OF_MS, LAST_AS_OF_MS = -17_987_443_200_000, 190_288_396_800_000  # years 1400 to 8000: see conf_checks.LONGEST_DAYS
+YOUNGER = {"younger": True}  # metadata of a setting that came later: at its default it leaves `Config.digest` as it was without it
 ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
 
@@ -146,7 +147,8 @@ class IngestConfig:
     utc_offset_minutes: Mapping[str, int] = field(default_factory=dict)  # country -> local time, where an event has none of its own
     max_row_change: float = 0.0  # refuse a load with a stream that has more or fewer rows than the last one by this share; 0 is off
     max_refused_share: float = 0.0  # refuse a load of whose rows a larger share is refused; 0 is off
-    refuse_empty: bool = True  # refuse a load with a mapped table, or a batch, of which nothing is left; such tables are always told
+    # Refuse a load with a mapped table, or a batch, of which nothing is left; such tables are told in any case.
+    refuse_empty: bool = field(default=True, metadata=YOUNGER)
     max_null_rise: float = 0.0  # refuse a load in which a column is missing more often than in the last one by this share; 0 is off
     hash_user_ids: bool = False  # user ids become HMAC-SHA256 under the key in the environment variable ALURE_USER_KEY
 
@@ -186,7 +188,9 @@ class LabelConfig:
     conversion_source: str = "conversion"
     click_window_hours: float = 24.0
     conversion_window_hours: float = 168.0
-    clock_skew_seconds: float = 0.0  # a response that names its impression may be earlier than it by so much: it counts as at it
+    clock_skew_seconds: float = field(
+        default=0.0, metadata=YOUNGER
+    )  # a response that names its impression may be earlier than it by so much: it counts as at it
     days: float = 0.0  # examples of the impressions in the last days before as_of; 0: of all there ever were, which reads all events
     validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
     max_impressions: int = 1024  # the last impressions of a user that a training row keeps
@@ -763,8 +767,8 @@ class Config:
 
     def digest(self) -> str:
         """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""
-        content = {key: value for key, value in as_dict(self).items() if key not in ("lake", "spark", "tracking", "name")}
-        return _digest(content)
+        settled = as_dict(self, younger=False)
+        return _digest({key: value for key, value in settled.items() if key not in ("lake", "spark", "tracking", "name")})
 
 
 def parse_time(text: str, path: str = "time") -> int:
@@ -797,12 +801,17 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """The dataclass as plain YAML-able values."""
+def as_dict(config: Any, younger: bool = True) -> dict[str, Any]:
+    """The dataclass as plain YAML-able values; without `younger`, settings that came later are left out where they are at their default."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+            kept = [
+                item
+                for item in dataclasses.fields(value)
+                if younger or "younger" not in item.metadata or getattr(value, item.name) != item.default
+            ]
+            return {item.name: plain(getattr(value, item.name)) for item in kept}
         if isinstance(value, Mapping):
             return {str(key): plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value

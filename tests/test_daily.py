@@ -7,7 +7,7 @@ import shutil
 import socket
 import tarfile
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import mlflow
