@@ -231,9 +231,8 @@ class Store:
         """Version, operation and userMetadata of the table's newest commit. Raises LakeError where its log has holes."""
         with self.reading(name):
             row = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
-        assert row is not None
-        if row["operation"] is None:
-            raise self.damaged(name, f"has an empty commit, of version {row['version']}")
+        if row is None or row["operation"] is None:
+            raise self.damaged(name, "has lost its newest commit" if row is None else f"has an empty commit, of version {row['version']}")
         return row
 
     def newest_version(self, name: str) -> int:
