@@ -19,6 +19,7 @@ from alure_spark.lake import Lake
 from alure_spark.paths import is_url, located, sqlite_uri
 from alure_spark.tables import TABLES, VOCABULARIES
 from alure_spark.training.loader import open_reader
+from alure_spark.training.rows import file_column
 from jobs import apply_retention, forget_users, pipeline
 from tests.conftest import ROOT
 
@@ -134,12 +135,14 @@ def test_a_sqlite_store_is_the_file_of_the_path_as_it_is_written(tmp_path):
 
 @pytest.mark.parametrize("kind", ["petastorm", "pyarrow"])
 def test_packed_rows_are_read_below_a_folder_of_any_name(tmp_path, kind):
+    names = ["user_id", "view__content-topic", "view__a+b", "view__1abc", "view__größe", "view__größe"]
     for bucket in (0, 1):
         place = tmp_path / ODD / f"bucket={bucket}"
         place.mkdir(parents=True)
-        pq.write_table(pa.table({"user_id": pa.array([b"a", b"b"]), "as_of_ms": pa.array([bucket, 2])}), place / "part.parquet")
+        columns = {name: pa.array([b"a", b"b"]) for name in map(file_column, names)} | {"as_of_ms": pa.array([bucket, 2])}
+        pq.write_table(pa.table(columns), place / "part.parquet")
     reader = open_reader(kind, str(tmp_path / ODD))
-    rows = [group["as_of_ms"].tolist() for group in reader.read([1, 0, 1], ["user_id", "as_of_ms"])]
+    rows = [group["as_of_ms"].tolist() for group in reader.read([1, 0, 1], [*names, "as_of_ms"])]
     assert rows == [[1, 2], [0, 2], [1, 2]]
 
 

@@ -101,9 +101,7 @@ class UserEncoder(nn.Module):
         # Trained by themselves beforehand, and never moved again: an item keeps its codes as long as the model lives.
         self.quantizers = Modules({name: SemanticIds(spec.widths[name], **size) for name, size in spec.quantizers.items()})
         self.quantizers.requires_grad_(False)
-        self.layers = nn.ModuleList(
-            Modules({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(Modules({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers))
         self.final_norm = Modules({source: nn.LayerNorm(config.dimension) for source in spec.sources})
         early = len([layer for layer in spec.read_layers if layer < config.layers])  # read layers below the last have their own norms
         norms = {source: nn.ModuleList(nn.LayerNorm(config.dimension) for _ in range(early)) for source in spec.sources}

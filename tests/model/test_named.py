@@ -11,7 +11,9 @@ from alure_spark.model.user_model import UserModel
 from tests.model.worlds import random_batch, shaken, spec_of
 
 
-@pytest.mark.parametrize(("stream", "kind", "title"), [("items", "type", "float"), ("values", "keys", "training"), ("training", "pop", "update")])
+@pytest.mark.parametrize(
+    ("stream", "kind", "title"), [("items", "type", "float"), ("values", "keys", "training"), ("training", "pop", "update")]
+)
 def test_streams_and_attributes_may_be_called_as_torchs_own_methods(stream, kind, title):
     sources = {stream: {kind: "categorical", title: "text", "value": "numeric"}, "click": {kind: "categorical"}}
     spec = spec_of(sources, (stream,), ad_attention=2)
