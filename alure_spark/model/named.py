@@ -1,4 +1,4 @@
-"""Modules and parameters by the names that a conf gives: an attribute may be called `type` and a stream `items`, as torch's own methods are."""
+"""Modules and parameters by the names that a conf gives: a stream may be called `items`, an attribute `type`, as torch's methods are."""
 
 from __future__ import annotations
 
