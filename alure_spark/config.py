@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from .conf_checks import check_number, check_path, check_run_name, check_streams
 from .errors import ConfigError, nearest, shown
+from .paths import PATTERN_SIGNS
 from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 from .yaml_text import plain, read_file, read_override
 
@@ -51,6 +52,8 @@ class LakeConfig:
         schema = re.fullmatch(r"(\w+|`[^`]+`)\.(\w+|`[^`]+`)", self.root)
         _require(folder or bool(schema), "lake.root", self.root, "a folder such as ./lake, or catalog.schema (odd names in backticks)")
         check_path("lake.scratch", self.scratch)
+        both = ":" in self.scratch.removeprefix("file:") and PATTERN_SIGNS.search(self.scratch)
+        _require(not both, "lake.scratch", self.scratch, "a path without ':' beside any of {}[]*?\\, which Spark cannot list")
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
         for name, days in self.keep_days.items():

@@ -146,16 +146,18 @@ def test_packed_rows_are_read_below_a_folder_of_any_name(tmp_path, kind):
     assert rows == [[1, 2], [0, 2], [1, 2]]
 
 
-def test_a_lake_and_a_table_of_units_lie_below_a_folder_of_any_name(spark, tmp_path):
-    place = f"{tmp_path}/{ODD} 10:30"
-    lake = Lake(spark, LakeConfig(root=f"{place}/lake", vacuum_hours=0))
+def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
+    lake = Lake(spark, LakeConfig(root=f"{tmp_path}/{ODD} 10:30/lake", vacuum_hours=0))
     for number in (0, 1):
         with lake.run("test", load(ROOT / "conf" / "test.yml"), "true") as run:
             frame = spark.createDataFrame([("item_id", number, number, datetime(2025, 1, 1))], VOCABULARIES.ddl())
             run.write("vocabularies", frame, f"hash = {number}")
     lake.vacuum("vocabularies", 0)
     assert sorted(row["hash"] for row in lake.read("vocabularies").collect()) == [0, 1]
-    units = f"{place}/units"
+
+
+def test_finished_units_are_found_in_a_scratch_of_any_name(spark, tmp_path):
+    units = f"{tmp_path}/{ODD}/units"
     os.makedirs(units)
     keep(units, "kind-1", pa.table({"x": [1, 2]}))
     assert sorted(row["x"] for row in kept(spark, units, "kind", "x bigint").collect()) == [1, 2]
