@@ -13,11 +13,13 @@ import pytest
 import sqlalchemy
 import yaml
 
-from alure_spark.config import LakeConfig, load
+from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build, load
 from alure_spark.graph.units import keep, kept
 from alure_spark.lake import Lake
 from alure_spark.paths import is_url, located, sqlite_uri
+from alure_spark.sources.mapping import Options, canonical
 from alure_spark.tables import TABLES, VOCABULARIES
+from alure_spark.tracking import Tracker
 from alure_spark.training.loader import open_reader
 from alure_spark.training.rows import file_column
 from jobs import apply_retention, forget_users, pipeline
@@ -133,6 +135,24 @@ def test_a_sqlite_store_is_the_file_of_the_path_as_it_is_written(tmp_path):
     assert sqlite_uri(f"sqlite:///{tmp_path}/by%20hand/m.db") == f"sqlite:///{tmp_path}/by%20hand/m.db", "was encoded already"
 
 
+def test_mlflow_keeps_runs_and_models_below_a_folder_of_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ODD
+    places = TrackingConfig(f"sqlite:///{folder}/mlflow.db", "e", f"{folder}/artifacts", f"{folder}/untracked")
+    weights = folder / "model #1" / "weights.txt"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("1")
+    tracker = Tracker(places)
+    with tracker.run("test", Config(streams={"purchase": StreamConfig()}, tracking=places)):
+        tracker.log_text("said", "told/it.txt")
+        tracker.promote("m", tracker.log_model("m", weights.parent, "no_loader", "digest", {}))
+        assert tracker.offline is None
+    found = tracker.find_model("m")
+    assert (found.folder / "weights.txt").read_text() == "1"
+    assert [path.read_text() for path in (folder / "artifacts").rglob("it.txt")] == ["said"]
+    assert [path.name for path in tmp_path.iterdir()] == [ODD], "nothing is written beside the folder"
+
+
 @pytest.mark.parametrize("kind", ["petastorm", "pyarrow"])
 def test_packed_rows_are_read_below_a_folder_of_any_name(tmp_path, kind):
     names = ["user_id", "view__content-topic", "view__a+b", "view__1abc", "view__größe", "view__größe"]
@@ -154,6 +174,16 @@ def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
             run.write("vocabularies", frame, f"hash = {number}")
     lake.vacuum("vocabularies", 0)
     assert sorted(row["hash"] for row in lake.read("vocabularies").collect()) == [0, 1]
+
+
+def test_source_tables_are_read_below_a_folder_of_any_name(spark, tmp_path):
+    write_tables(tmp_path / ODD)
+    values = conf_below(tmp_path)["source"]["options"] | {"root": str(tmp_path / ODD)}
+    events, ads, _ = canonical(spark, build(Options, values, "source.options"))
+    rows = {row["source"]: row["count"] for row in events.groupBy("source").count().collect()}
+    assert rows["organic_impression"] == USERS * DAYS
+    assert rows["ad_impression"] > rows["ad_click"] > USERS, "of both files of the pattern"
+    assert ads.count() == 8
 
 
 def test_finished_units_are_found_in_a_scratch_of_any_name(spark, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -11,7 +11,7 @@ class Modules(nn.ModuleDict):
     """An nn.ModuleDict of any keys without a dot; they are called in the state dict as ever."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        self._modules[name] = module
+        self._modules[name] = cast(nn.Module, module)
 
     def train(self, mode: bool = True) -> Modules:
         """As nn.Module's, which cannot set its own attribute beside a module called `training`."""
