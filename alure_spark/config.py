@@ -190,7 +190,8 @@ class LabelConfig:
             _require(getattr(self, name) > 0, f"labels.{name}", getattr(self, name), "a number above 0")
         enough = self.days == 0 or self.days > self.validation_days
         _require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
-        _require(0 < self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "above 0, at most 1")
+        # Drawn in millionths (events/examples.py): of a smaller share nothing would be left, at a weight beyond counting.
+        _require(1e-6 <= self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "0.000001 to 1")
 
     def first_ms(self, as_of_ms: int) -> int | None:
         """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""

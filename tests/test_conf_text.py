@@ -198,6 +198,7 @@ def test_no_number_of_any_section_is_infinite_or_nan_or_too_large_to_count_with(
         ('lake.root="./a\\nb"', "allowed: a path"),
         ("lake.root=/" + "x" * 300, "of parts of at most 255 bytes"),
         ("lake.scratch=/at/10:30 [x]", "a path without ':' beside"),
+        ("labels.negative_rate=1.0e-320", "0.000001 to 1"),
         ("name=a/b", "allowed: up to 100 characters"),
         ("name=it's", "allowed: up to 100 characters"),
     ],
