@@ -9,6 +9,7 @@ import pytest
 
 from alure_spark.config import Config, as_dict, build, load, parse_time
 from alure_spark.errors import AlureError, ConfigError
+from alure_spark.sources.mapping import Options
 from tests import fuzz_confs
 from tests.conftest import ROOT
 
@@ -217,10 +218,22 @@ def test_long_durations_that_stand_for_all_time_are_still_taken(tmp_path):
 
 
 def test_a_number_that_is_missing_of_a_mapped_table_is_named():
-    from alure_spark.sources.mapping import Options
-
     with pytest.raises(ConfigError, match=r"source.options.events\[0\] lacks the key 'columns'"):
         build(Options, {"events": [{"path": "x"}]}, "source.options")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"Dwell_ms": "dwell"}, "source.options.events[0].columns names 'Dwell_ms', but there is 'dwell_ms'"),
+        ({"topic": "a", "Topic": "b"}, "source.options.events[0].columns names 'Topic', but there is 'topic'"),
+    ],
+)
+def test_a_mapped_column_has_one_spelling(columns, said):
+    table = {"path": "x", "source": "view", "columns": {"user_id": "u", **columns}}
+    with pytest.raises(ConfigError) as error:
+        build(Options, {"events": [table]}, "source.options")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

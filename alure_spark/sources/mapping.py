@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ..conf_checks import one_spelling
 from ..config import format_time
 from ..errors import ConfigError, DataError
 from ..paths import located
+from ..tables import ADS, EVENTS, FOLLOWS
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Options:
     def __post_init__(self) -> None:
         if not self.events:
             raise ConfigError("source.options.events is empty: map at least one table")
+        for where, mappings, of in (("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS)):
+            for number, mapping in enumerate(mappings):
+                spelled = {name: name for name in of.column_names}
+                for name in mapping.columns:
+                    one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
         for mapping in self.events:
             if bool(mapping.source) == ("source" in mapping.columns):
                 raise ConfigError(
