@@ -66,12 +66,12 @@ def check_streams(streams: Mapping[str, Iterable[str]]) -> None:
                 f"streams is {shown(name)}; allowed: a name of letters, digits and single '_', "
                 "not 'impression', 'shown', 'user_id' or 'country'"
             )
-        _one_spelling(name, spelled, "streams")
+        one_spelling(name, spelled, "streams")
     spelled = {column: column for column in (*EVENTS.column_names, *INPUT_COLUMNS)}
     for stream, attributes in streams.items():
         for name in attributes:
             check_attribute(name, f"streams.{stream}.attributes")
-            _one_spelling(name, spelled, f"streams.{stream}.attributes")
+            one_spelling(name, spelled, f"streams.{stream}.attributes")
 
 
 def check_attribute(name: str, path: str) -> None:
@@ -85,7 +85,8 @@ def check_attribute(name: str, path: str) -> None:
         raise ConfigError(f"{path} names {shown(name)}, which every event has already: call the attribute otherwise")
 
 
-def _one_spelling(name: str, spelled: dict[str, str], path: str) -> None:
+def one_spelling(name: str, spelled: dict[str, str], path: str) -> None:
+    """Register the name; raises where it differs from a known one in case only."""
     other = spelled.setdefault(name.lower(), name)
     if other != name:
         raise ConfigError(f"{path} names {shown(name)}, but there is {shown(other)}, and Spark does not tell them apart: write one of them")

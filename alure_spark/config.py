@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from .conf_checks import check_number, check_path, check_run_name, check_streams
 from .errors import ConfigError, nearest, shown
+from .paths import PATTERN_SIGNS
 from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 from .yaml_text import plain, read_file, read_override
 
@@ -57,6 +58,8 @@ class LakeConfig:
         check_path("lake.scratch", self.scratch)
         blank = not self.scratch.lower().removeprefix("file:").strip("/ ")
         _require(not blank, "lake.scratch", self.scratch, "a folder such as ./out/scratch")
+        both = ":" in self.scratch.removeprefix("file:") and PATTERN_SIGNS.search(self.scratch)
+        _require(not both, "lake.scratch", self.scratch, "a path without ':' beside any of {}[]*?\\, which Spark cannot list")
         for name in ("vacuum_hours", "wait_minutes", "lease_hours"):
             _require(getattr(self, name) >= 0, f"lake.{name}", getattr(self, name), "0 or more")
         for name, days in self.keep_days.items():
@@ -204,7 +207,8 @@ class LabelConfig:
         _require(0 <= self.clock_skew_seconds <= 3600, "labels.clock_skew_seconds", self.clock_skew_seconds, "0 (off) to 3600")
         enough = self.days == 0 or self.days > self.validation_days
         _require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
-        _require(0 < self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "above 0, at most 1")
+        # Drawn in millionths (events/examples.py): of a smaller share nothing would be left, at a weight beyond counting.
+        _require(1e-6 <= self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "0.000001 to 1")
 
     def first_ms(self, as_of_ms: int) -> int | None:
         """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""

@@ -9,6 +9,7 @@ import pytest
 
 from alure_spark.config import Config, as_dict, build, load, parse_time
 from alure_spark.errors import AlureError, ConfigError
+from alure_spark.sources.mapping import Options
 from tests import fuzz_confs
 from tests.conftest import ROOT
 
@@ -197,6 +198,8 @@ def test_no_number_of_any_section_is_infinite_or_nan_or_too_large_to_count_with(
         ("lake.scratch=' '", "lake.scratch is ' '; allowed: a path"),
         ('lake.root="./a\\nb"', "allowed: a path"),
         ("lake.root=/" + "x" * 300, "of parts of at most 255 bytes"),
+        ("lake.scratch=/at/10:30 [x]", "a path without ':' beside"),
+        ("labels.negative_rate=1.0e-320", "0.000001 to 1"),
         ("name=a/b", "allowed: up to 100 characters"),
         ("name=it's", "allowed: up to 100 characters"),
     ],
@@ -215,10 +218,22 @@ def test_long_durations_that_stand_for_all_time_are_still_taken(tmp_path):
 
 
 def test_a_number_that_is_missing_of_a_mapped_table_is_named():
-    from alure_spark.sources.mapping import Options
-
     with pytest.raises(ConfigError, match=r"source.options.events\[0\] lacks the key 'columns'"):
         build(Options, {"events": [{"path": "x"}]}, "source.options")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"Dwell_ms": "dwell"}, "source.options.events[0].columns names 'Dwell_ms', but there is 'dwell_ms'"),
+        ({"topic": "a", "Topic": "b"}, "source.options.events[0].columns names 'Topic', but there is 'topic'"),
+    ],
+)
+def test_a_mapped_column_has_one_spelling(columns, said):
+    table = {"path": "x", "source": "view", "columns": {"user_id": "u", **columns}}
+    with pytest.raises(ConfigError) as error:
+        build(Options, {"events": [table]}, "source.options")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

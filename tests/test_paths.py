@@ -13,12 +13,15 @@ import pytest
 import sqlalchemy
 import yaml
 
-from alure_spark.config import LakeConfig, load
+from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build, load
 from alure_spark.graph.units import keep, kept
 from alure_spark.lake import Lake
 from alure_spark.paths import is_url, located, sqlite_uri
+from alure_spark.sources.mapping import Options, canonical
 from alure_spark.tables import TABLES, VOCABULARIES
+from alure_spark.tracking import Tracker
 from alure_spark.training.loader import open_reader
+from alure_spark.training.rows import file_column
 from jobs import apply_retention, forget_users, pipeline
 from tests.conftest import ROOT
 
@@ -132,27 +135,59 @@ def test_a_sqlite_store_is_the_file_of_the_path_as_it_is_written(tmp_path):
     assert sqlite_uri(f"sqlite:///{tmp_path}/by%20hand/m.db") == f"sqlite:///{tmp_path}/by%20hand/m.db", "was encoded already"
 
 
+def test_mlflow_keeps_runs_and_models_below_a_folder_of_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ODD
+    places = TrackingConfig(f"sqlite:///{folder}/mlflow.db", "e", f"{folder}/artifacts", f"{folder}/untracked")
+    weights = folder / "model #1" / "weights.txt"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("1")
+    tracker = Tracker(places)
+    with tracker.run("test", Config(streams={"purchase": StreamConfig()}, tracking=places)):
+        tracker.log_text("said", "told/it.txt")
+        tracker.promote("m", tracker.log_model("m", weights.parent, "no_loader", "digest", {}))
+        assert tracker.offline is None
+    found = tracker.find_model("m")
+    assert (found.folder / "weights.txt").read_text() == "1"
+    assert [path.read_text() for path in (folder / "artifacts").rglob("it.txt")] == ["said"]
+    assert [path.name for path in tmp_path.iterdir()] == [ODD], "nothing is written beside the folder"
+
+
 @pytest.mark.parametrize("kind", ["petastorm", "pyarrow"])
 def test_packed_rows_are_read_below_a_folder_of_any_name(tmp_path, kind):
+    names = ["user_id", "view__content-topic", "view__a+b", "view__1abc", "view__größe", "view__größe"]
     for bucket in (0, 1):
         place = tmp_path / ODD / f"bucket={bucket}"
         place.mkdir(parents=True)
-        pq.write_table(pa.table({"user_id": pa.array([b"a", b"b"]), "as_of_ms": pa.array([bucket, 2])}), place / "part.parquet")
+        columns = {name: pa.array([b"a", b"b"]) for name in map(file_column, names)} | {"as_of_ms": pa.array([bucket, 2])}
+        pq.write_table(pa.table(columns), place / "part.parquet")
     reader = open_reader(kind, str(tmp_path / ODD))
-    rows = [group["as_of_ms"].tolist() for group in reader.read([1, 0, 1], ["user_id", "as_of_ms"])]
+    rows = [group["as_of_ms"].tolist() for group in reader.read([1, 0, 1], [*names, "as_of_ms"])]
     assert rows == [[1, 2], [0, 2], [1, 2]]
 
 
-def test_a_lake_and_a_table_of_units_lie_below_a_folder_of_any_name(spark, tmp_path):
-    place = f"{tmp_path}/{ODD} 10:30"
-    lake = Lake(spark, LakeConfig(root=f"{place}/lake", vacuum_hours=0))
+def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
+    lake = Lake(spark, LakeConfig(root=f"{tmp_path}/{ODD} 10:30/lake", vacuum_hours=0))
     for number in (0, 1):
         with lake.run("test", load(ROOT / "conf" / "test.yml"), "true") as run:
             frame = spark.createDataFrame([("item_id", number, number, datetime(2025, 1, 1))], VOCABULARIES.ddl())
             run.write("vocabularies", frame, f"hash = {number}")
     lake.vacuum("vocabularies", 0)
     assert sorted(row["hash"] for row in lake.read("vocabularies").collect()) == [0, 1]
-    units = f"{place}/units"
+
+
+def test_source_tables_are_read_below_a_folder_of_any_name(spark, tmp_path):
+    write_tables(tmp_path / ODD)
+    values = conf_below(tmp_path)["source"]["options"] | {"root": str(tmp_path / ODD)}
+    events, ads, _ = canonical(spark, build(Options, values, "source.options"))
+    rows = {row["source"]: row["count"] for row in events.groupBy("source").count().collect()}
+    assert rows["organic_impression"] == USERS * DAYS
+    assert rows["ad_impression"] > rows["ad_click"] > USERS, "of both files of the pattern"
+    assert ads.count() == 8
+
+
+def test_finished_units_are_found_in_a_scratch_of_any_name(spark, tmp_path):
+    units = f"{tmp_path}/{ODD}/units"
     os.makedirs(units)
     keep(units, "kind-1", pa.table({"x": [1, 2]}))
     assert sorted(row["x"] for row in kept(spark, units, "kind", "x bigint").collect()) == [1, 2]

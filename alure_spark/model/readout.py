@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import DAY_MS, HOUR_MS
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
+from .named import Modules
 from .reads import Reads, known_ends, reads_of
 from .spec import ModelSpec
 from .tokens import clock_encoding, embedding_table, numbers
@@ -37,12 +38,12 @@ class Readout(nn.Module):
         super().__init__()
         d, self.spec = spec.config.dimension, spec
         self.account = embedding_table(spec.spaces.get(ACCOUNT, 1), d, 0.05)
-        self.tables = nn.ModuleDict({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
+        self.tables = Modules({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
         context = 2 * len(spec.of_impressions("numeric")) + 7
         self.ad = nn.Linear(spec.views * spec.item_dimension + context, d)
         width = spec.state_width
-        self.keys = nn.ModuleDict({source: nn.Linear(width, d) for source in spec.sources})
-        self.attention = nn.ModuleDict({source: AdAttention(spec, source) for source in spec.sources if spec.config.ad_attention})
+        self.keys = Modules({source: nn.Linear(width, d) for source in spec.sources})
+        self.attention = Modules({source: AdAttention(spec, source) for source in spec.sources if spec.config.ad_attention})
         facts = sum(len(fact_names(spec, source)) for source in spec.sources) + len(shared_names(spec)) + context
         self.wide = nn.Linear(facts, len(HEADS))
         last = nn.Linear(d, len(HEADS))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config import DAY_MS, HOUR_MS, ROTARY_PAIRS
 from .batch import ITEM, SourceTokens
+from .named import Modules
 from .reads import known_ends
 from .spec import ModelSpec
 
@@ -36,9 +37,9 @@ class TokenEmbedding(nn.Module):
         self.categorical = [*spec.of_kind(source, "categorical"), *codes]
         self.numeric = [name for name in spec.of_kind(source, "numeric") if name != OFFSET]
         self.embeddings, self.buckets = given_embeddings(spec, source), config.text_buckets
-        self.texts = nn.ModuleDict({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
+        self.texts = Modules({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
         rows = {name: spec.spaces[name] for name in spec.of_kind(source, "categorical")} | codes
-        self.tables = nn.ModuleDict({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
+        self.tables = Modules({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
         self.gap, self.clock, self.frequency = (
             config.gap_encoding and spec.token_lookback(source) > 0,
             config.clock_encoding,

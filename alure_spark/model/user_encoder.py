@@ -21,6 +21,7 @@ from ..config import DAY_MS, HOUR_MS
 from .attention import Blocks, CausalAttention, Clock, Runs
 from .batch import ITEM, JaggedBatch, SourceTokens
 from .compression import compression
+from .named import Modules, Parameters
 from .reads import known_ends, moment_key, reads_of
 from .semantic_ids import SemanticIds, distinct_codes
 from .spec import ModelSpec
@@ -96,27 +97,25 @@ class UserEncoder(nn.Module):
         rows = spec.spaces[ITEM]
         self.item_vectors = nn.Parameter(torch.empty(rows, spec.views * spec.item_dimension).normal_(std=spec.item_dimension**-0.5))
         self.item_weight = nn.Parameter(torch.zeros(rows))
-        self.tokens = nn.ModuleDict({source: TokenEmbedding(spec, source) for source in spec.sources})
+        self.tokens = Modules({source: TokenEmbedding(spec, source) for source in spec.sources})
         # Trained by themselves beforehand, and never moved again: an item keeps its codes as long as the model lives.
-        self.quantizers = nn.ModuleDict({name: SemanticIds(spec.widths[name], **size) for name, size in spec.quantizers.items()})
+        self.quantizers = Modules({name: SemanticIds(spec.widths[name], **size) for name, size in spec.quantizers.items()})
         self.quantizers.requires_grad_(False)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers)
-        )
-        self.final_norm = nn.ModuleDict({source: nn.LayerNorm(config.dimension) for source in spec.sources})
+        self.layers = nn.ModuleList(Modules({source: CausalModule(spec, source) for source in spec.sources}) for _ in range(config.layers))
+        self.final_norm = Modules({source: nn.LayerNorm(config.dimension) for source in spec.sources})
         early = len([layer for layer in spec.read_layers if layer < config.layers])  # read layers below the last have their own norms
         norms = {source: nn.ModuleList(nn.LayerNorm(config.dimension) for _ in range(early)) for source in spec.sources}
-        self.early_norm = nn.ModuleDict(norms)
+        self.early_norm = Modules(norms)
         self.exchange = nn.ModuleList(
             nn.Linear(len(spec.sources) * config.dimension, config.dimension) for _ in range(config.layers if config.exchange else 0)
         )
-        self.nothing = nn.ParameterDict({source: nn.Parameter(torch.zeros(spec.state_width)) for source in spec.sources})
+        self.nothing = Parameters({source: nn.Parameter(torch.zeros(spec.state_width)) for source in spec.sources})
         self.idf_power = nn.Parameter(torch.tensor(IDF_POWER))
         self.direction_scale = nn.Parameter(torch.zeros(spec.views * spec.item_dimension))
         self.view_scale = nn.Parameter(torch.zeros(spec.views))
         self.age = nn.Parameter(torch.zeros(len(AGE_DAYS) + 1))
         self.repeated = nn.Parameter(torch.tensor(REPEATED))
-        self.source_weight = nn.ParameterDict({source: nn.Parameter(torch.zeros(())) for source in spec.item_sources})
+        self.source_weight = Parameters({source: nn.Parameter(torch.zeros(())) for source in spec.item_sources})
         self.compress = compression(spec)
         self.residual_share = nn.Parameter(torch.zeros(spec.views))
         with torch.no_grad():

@@ -14,9 +14,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from ..conf_checks import one_spelling
 from ..config import format_time
 from ..errors import ConfigError, DataError
 from ..paths import located
+from ..tables import ADS, EVENTS, FOLLOWS
 
 # Of batch_where, for a batch of events known in [from, to): UTC times, UTC days (a day column of type text is compared as text: with
 # "dt >= '{from_date}' AND dt <= '{to_date}'" no event of the batch is lost), and milliseconds since 1970.
@@ -62,6 +64,11 @@ class Options:
     def __post_init__(self) -> None:
         if not self.events:
             raise ConfigError("source.options.events is empty: map at least one table")
+        for where, mappings, of in (("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS)):
+            for number, mapping in enumerate(mappings):
+                spelled = {name: name for name in of.column_names}
+                for name in mapping.columns:
+                    one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
         for mapping in self.events:
             if bool(mapping.source) == ("source" in mapping.columns):
                 raise ConfigError(

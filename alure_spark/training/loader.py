@@ -28,7 +28,7 @@ from ..model.batch import JaggedBatch, select_users
 from ..model.decode import Jagged, Layout, jagged_batch
 from ..model.spec import ModelSpec
 from ..model.vocabulary import Vocabulary
-from .rows import KINDS, NAMES, exported
+from .rows import KINDS, NAMES, exported, file_column
 
 Rows = dict[str, np.ndarray]  # column -> (n,) object of bytes, as_of_ms (n,) int64
 WINDOW = 4  # row groups whose users are mixed; the Loader holds these and one batch, the reader up to 3 more
@@ -64,8 +64,8 @@ class Reader(ABC):
 class ArrowReader(Reader):
     def read(self, order: Sequence[int], columns: Sequence[str]) -> Generator[Rows, None, None]:
         for group in order:
-            table = pq.ParquetFile(self.files[group]).read(columns=list(columns))
-            yield {name: table[name].to_numpy() for name in columns}
+            table = pq.ParquetFile(self.files[group]).read(columns=[file_column(name) for name in columns])
+            yield {name: table[file_column(name)].to_numpy() for name in columns}
 
 
 class PetastormReader(Reader):
@@ -81,7 +81,7 @@ class PetastormReader(Reader):
                 Path(links, str(group)).symlink_to(self.files[group])
             reader = make_batch_reader(
                 [f"file://{links}/{group}" for group in order],
-                schema_fields=[re.escape(name) + "$" for name in columns],
+                schema_fields=[re.escape(file_column(name)) + "$" for name in columns],
                 shuffle_row_groups=False,
                 num_epochs=None,
                 workers_count=1,
@@ -89,7 +89,7 @@ class PetastormReader(Reader):
             )
             try:
                 for rows in islice(reader, len(order)):
-                    yield {name: getattr(rows, name) for name in columns}
+                    yield {name: getattr(rows, file_column(name)) for name in columns}
             finally:  # not `with reader`: its exit prints to stdout
                 reader.stop()
                 reader.join()

@@ -8,6 +8,7 @@ length and makes a fixed-width numpy array of strings (which drops trailing zero
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -106,6 +107,7 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
             )
         place = F.xxhash64("user_id")
         bucketed = packed(examples, layout).withColumn("bucket", F.pmod(place, F.lit(math.ceil(rows / rows_per_group))))
+        bucketed = bucketed.toDF(*map(file_column, bucketed.columns))
         # `append` keeps the folder, and so its mode.
         (
             bucketed.repartition("bucket")
@@ -117,6 +119,11 @@ def exported(examples: DataFrame, layout: Layout, folder: str, rows_per_group: i
         )
         make_private(path)
         yield path
+
+
+def file_column(name: str) -> str:
+    """What a column is called in the files: petastorm makes attributes of Python of the names, which `view__content-topic` cannot be."""
+    return name if name.isidentifier() and unicodedata.is_normalized("NFKC", name) else f"hex_{name.encode().hex()}"
 
 
 def for_spark(path: str) -> str:
