@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from .errors import ConfigError, nearest
+from .masking import MASK, SECTIONS, is_secret, masked_text, shown
 from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at le
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{path} is {value!r}; allowed: {allowed}")
+        raise ConfigError(f"{path} is {shown(value, path)!r}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -764,7 +765,7 @@ def build(cls: type[T], values: Mapping[str, Any] | None, path: str = "") -> T:
     """
     values = values or {}
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'the configuration'} is {values!r}; allowed: a mapping")
+        raise ConfigError(f"{path or 'the configuration'} is {shown(values, path)!r}; allowed: a mapping")
     hints = typing.get_type_hints(cls)
     known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
     arguments = {}
@@ -787,11 +788,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return build(typing.cast(type, hint), value, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} is {value!r}; allowed: a list")
+            raise ConfigError(f"{path} is {shown(value, path)!r}; allowed: a list")
         return tuple(_convert(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} is {value!r}; allowed: a mapping")
+            raise ConfigError(f"{path} is {shown(value, path)!r}; allowed: a mapping")
         return {str(key): _convert(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
     if hint is Any:
         return value
@@ -800,7 +801,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is str and isinstance(value, date):  # YAML reads an unquoted time as one
         return value.isoformat()
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{path} is {value!r}; allowed: {hint.__name__}")
+        raise ConfigError(f"{path} is {shown(value, path)!r}; allowed: {hint.__name__}")
     return value
 
 
@@ -813,7 +814,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         values = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+        raise ConfigError(f"{file} is not valid YAML: {masked_text(str(error))}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds {type(values).__name__}; allowed: a mapping of sections")
     for override in overrides:
@@ -825,14 +826,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted.strip():
         raise ConfigError(f"--set {override!r}: the form is a.b=value")
+    name = f"{dotted.strip()}={MASK}" if dotted.strip().startswith(SECTIONS) and is_secret(dotted) else override
     *parents, last = dotted.strip().split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: '{parent}' holds a value, not a section")
+            raise ConfigError(f"--set {name!r}: '{parent}' holds a value, not a section")
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+        said = "" if name != override else f": {masked_text(str(error))}"
+        raise ConfigError(f"--set {masked_text(name)!r}: the value is not valid YAML{said}") from None
     if values[last] is None:
         values[last] = ""

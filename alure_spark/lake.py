@@ -32,6 +32,7 @@ from pyspark.sql import types as T
 
 from .config import Config, LakeConfig, format_time
 from .errors import ConfigError, LakeError
+from .run_messages import stored_message
 from .tables import RUNS, SCHEMA_VERSION, Table, table
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ class Lake:
         except BaseException as error:
             try:
                 run.rollback()
-                self._record(run, started, git_commit, "failed", f"{type(error).__name__}: {error}"[:2000], outputs={})
+                self._record(run, started, git_commit, "failed", stored_message(error), outputs={})
             except Exception as second:  # readers are safe all the same: no published row names what this run wrote
                 logger.warning(
                     "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
@@ -459,9 +460,9 @@ def _local(folder: str, name: str) -> str:
 
 
 def _statistics(of: Table) -> str:
-    """Of a table about users, which columns the Delta log keeps the smallest and largest value of: none that could be a user."""
+    """Of a table about users and of `runs`, of which columns the Delta log keeps the extreme values: none that could be a user."""
     skipping = [c.name for c in of.columns if c.type in ("TIMESTAMP", "DATE", "INT", "BIGINT", "DOUBLE") and c.name not in of.partitions]
-    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users else ""
+    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users or of is RUNS else ""
 
 
 def _this_process() -> str:

@@ -14,13 +14,15 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alure_spark.config import DAY_MS, Config, format_time, load, parse_time
+from alure_spark.config import DAY_MS, Config, as_dict, format_time, load, parse_time
 from alure_spark.errors import AlureError, ConfigError
 from alure_spark.lake import JobRun, Lake
+from alure_spark.masking import masked_text, remember
 from alure_spark.session import get_session
 from alure_spark.tracking import Tracker, git_commit
 
@@ -70,6 +72,7 @@ class Job:
         with context.tracker.run(self.name, context.config) as tracker:
             with context.lake.run(self.name, context.config, self.scope(context.config), git_commit()) as run:
                 report = self.body(context, run)
+            tracker.published |= run.outputs
             if self.after:
                 self.after(context)
             tracker.log_inputs(context.lake.root, run.inputs)
@@ -163,17 +166,21 @@ def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, day
 
 
 def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Do it; an AlureError ends the process with exit code 2 and its sentence."""
+    """Do it; an AlureError ends the process with exit code 2 and its sentence. Nothing that is printed shows a secret of the conf."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         action(options)
     except AlureError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked_text(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        print(masked_text(traceback.format_exc()), file=sys.stderr)
+        sys.exit(1)
 
 
 def open_context(config: Config, against: str = "") -> Context:
     """Session, lake and tracker for a configuration (also for notebooks and tests)."""
+    remember(as_dict(config))
     spark = get_session(config.spark, f"alure_spark {config.name}")
     return Context(config, spark, Lake(spark, config.lake), Tracker(config.tracking), against)
 
@@ -188,7 +195,7 @@ def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
             bar.set_description(job.name)
             job.execute(context)
         run_id = context.tracker.run_id
-    print(f"MLflow run {run_id} in {context.config.tracking.uri}")
+    print(f"MLflow run {run_id} in {masked_text(context.config.tracking.uri)}")
 
 
 def parameter(name: str, default: str, dbutils: Any = None) -> str:

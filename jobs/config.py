@@ -1,4 +1,5 @@
-"""`python -m jobs.config show --conf conf/demo.yml [--set a.b=c]`: the configuration as a job would see it, defaults filled in."""
+"""`python -m jobs.config show --conf conf/demo.yml [--set a.b=c]`: the configuration as a job would see it, defaults filled in
+and secrets masked."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import yaml
 
 from alure_spark.config import as_dict, load
 from alure_spark.errors import AlureError
+from alure_spark.masking import masked_text, presentable
 
 
 def main() -> None:
@@ -20,9 +22,9 @@ def main() -> None:
     try:
         config = load(options.conf, options.set)
     except AlureError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked_text(str(error))}", file=sys.stderr)
         sys.exit(2)
-    print(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True) + f"# config hash: {config.digest()}")
+    print(yaml.safe_dump(presentable(as_dict(config)), sort_keys=False, allow_unicode=True) + f"# config hash: {config.digest()}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark import run_messages
 from alure_spark.errors import ConfigError
 from alure_spark.events import identity
 from alure_spark.lake import JobRun
@@ -36,6 +37,8 @@ def forget(context: Context, run: JobRun, users: Sequence[str]) -> Report:
     tables = [name for name, of in TABLES.items() if of.users and name in published]
     deleted = {name: run.delete(name, ids) for name in tables}
     run.write("tombstones", _new_tombstones(run, ids, key, "tombstones" in published), append=True)
+    named = ids.union(context.spark.createDataFrame([(user,) for user in users], "user_id string"))
+    run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
     ids.unpersist()
     _erase_scratch(config.lake.scratch)
     rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
@@ -56,6 +59,7 @@ def vacuum(context: Context) -> None:
     for name in context.lake.published_versions():
         if TABLES[name].users:
             context.lake.vacuum(name, context.config.lake.vacuum_hours)
+    run_messages.erase(context.spark, context.lake.location("runs"), context.config.lake.vacuum_hours)
 
 
 def _new_tombstones(run: JobRun, ids: DataFrame, key: bytes, published: bool) -> DataFrame:

@@ -6,13 +6,14 @@ Enters: Delta, Parquet, CSV or JSON tables by path, or catalog tables by name. L
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..config import format_time
 from ..errors import ConfigError, DataError
+from ..masking import masked_text, resolve, resolved
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def canonical(
     return frames[0], frames[1], frames[2]
 
 
+def _resolved(item: TableMapping) -> TableMapping:
+    """The mapping with the secrets that its path, table and read options refer to."""
+    named = {"path": item.path, "table": item.table, "read_options": item.read_options}
+    return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
+
+
 def _union(frames: list[DataFrame]) -> DataFrame | None:
     result: DataFrame | None = None
     for frame in frames:
@@ -68,6 +75,8 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
 
 
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> DataFrame:
+    item = _resolved(item)
+    root = resolve(root, "source.options.root")
     name = item.table or (item.path if item.path.startswith("/") or "://" in item.path or not root else f"{root.rstrip('/')}/{item.path}")
     where = item.where
     if item.batch_where and batch is not None:
@@ -78,7 +87,8 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         frame = frame.where(where) if where else frame
         frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
-        raise DataError(f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}") from error
+        said = f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}"
+        raise DataError(masked_text(said)) from error
     expressions = dict(item.columns)
     if item.source:
         expressions["source"] = "'" + item.source.replace("'", "''") + "'"
@@ -87,9 +97,7 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         try:
             frame.select(F.expr(expression)).schema  # noqa: B018
         except Exception as error:
-            raise DataError(
-                f"table {name}: column {column} = '{expression}' cannot be resolved: {str(error).splitlines()[0]}; "
-                f"the table has {', '.join(frame.columns)}"
-            ) from error
+            said = f"table {name}: column {column} = '{expression}' cannot be resolved: {str(error).splitlines()[0]}; "
+            raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
         columns.append(F.expr(expression).alias(column))
     return frame.select(*columns)
