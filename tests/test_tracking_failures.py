@@ -20,10 +20,32 @@ import pytest
 from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker, git_commit, store
-from tests.test_tracking import CONFIG, tracker
+from tests.test_tracking import CONFIG
+from tests.test_tracking import tracker as new_tracker
 
 COUNTRIES = ["Germany", "Korea, Republic of", "Côte d'Ivoire", "", "..", "../x", "/x", "🇰🇷", "x" * 300, "A,B", "A;B"]
 MINUTE_S = 60  # MLflow's own limits wait for four
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A database of MLflow: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with new_tracker(folder).run("job", CONFIG):
+        pass
+    return folder / "m.db"
+
+
+@pytest.fixture
+def tracker(empty_store, tmp_path):
+    """Makes a tracker, of a store of its own unless a uri is given."""
+
+    def made(uri=None):
+        if not uri and not (tmp_path / "m.db").exists():
+            shutil.copy(empty_store, tmp_path / "m.db")
+        return new_tracker(tmp_path, uri)
+
+    return made
 
 
 def runs_of(to):
@@ -42,8 +64,8 @@ def log(to, metrics):
         return run.run_id
 
 
-def test_metrics_parameters_tags_and_artifacts_are_logged_whatever_the_data_calls_itself(tmp_path, caplog):
-    to = tracker(tmp_path)
+def test_metrics_parameters_tags_and_artifacts_are_logged_whatever_the_data_calls_itself(tracker, tmp_path, caplog):
+    to = tracker()
     drawn = histogram(np.array([1, 2]), np.array([1, 2]), "x", "y")
     with to.run("job", CONFIG) as run:
         run.log_metrics({f"recall.{country}": float(at) for at, country in enumerate(COUNTRIES)})
@@ -66,8 +88,8 @@ def test_metrics_parameters_tags_and_artifacts_are_logged_whatever_the_data_call
     assert (found.info.status, to.offline, caplog.text) == ("FINISHED", None, "")
 
 
-def test_a_number_that_no_store_holds_is_named_in_a_tag_and_costs_the_run_nothing(tmp_path):
-    to = tracker(tmp_path)
+def test_a_number_that_no_store_holds_is_named_in_a_tag_and_costs_the_run_nothing(tracker, tmp_path):
+    to = tracker()
     run_id = log(to, {"a": 1.0, "nan": float("nan"), "inf": np.float32("inf"), "huge": 10**400, "word": "x", "none": None, "int": 10**30})
     found = mlflow.get_run(run_id)
     assert found.data.metrics == {"a": 1.0, "int": 1e30}
@@ -75,8 +97,8 @@ def test_a_number_that_no_store_holds_is_named_in_a_tag_and_costs_the_run_nothin
     assert found.info.status == "FINISHED"
 
 
-def test_the_names_of_absent_metrics_of_every_job_of_a_run_are_kept(tmp_path):
-    to = tracker(tmp_path)
+def test_the_names_of_absent_metrics_of_every_job_of_a_run_are_kept(tracker, tmp_path):
+    to = tracker()
     with to.run("pipeline", CONFIG) as run:
         run.log_metrics({"first": None})
         run.log_metrics({"second": None})
@@ -84,8 +106,8 @@ def test_the_names_of_absent_metrics_of_every_job_of_a_run_are_kept(tmp_path):
     assert mlflow.get_run(run_id).data.tags["alure.absent_metrics"] == "first, second"
 
 
-def test_a_call_that_fails_costs_its_figure_and_is_said_once_with_what_is_published(tmp_path, caplog):
-    to = tracker(tmp_path)
+def test_a_call_that_fails_costs_its_figure_and_is_said_once_with_what_is_published(tracker, tmp_path, caplog):
+    to = tracker()
     with to.run("job", CONFIG) as run:
         run.log_params({"twice": 1})
         run.published["user_edges"] = 3
@@ -103,8 +125,8 @@ def test_a_call_that_fails_costs_its_figure_and_is_said_once_with_what_is_publis
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_however_the_block_ends_the_run_and_those_below_it_end_and_the_next_day_has_its_own(tmp_path, error):
-    to = tracker(tmp_path)
+def test_however_the_block_ends_the_run_and_those_below_it_end_and_the_next_day_has_its_own(tracker, tmp_path, error):
+    to = tracker()
     with pytest.raises(error), to.run("job", CONFIG) as run, run.child("part", CONFIG):
         raise error("planted")
     assert to.run_id == ""
@@ -115,8 +137,8 @@ def test_however_the_block_ends_the_run_and_those_below_it_end_and_the_next_day_
     assert len(runs_of(to)) == 3
 
 
-def test_a_run_that_the_user_has_open_is_left_as_it_is(tmp_path):
-    to = tracker(tmp_path)
+def test_a_run_that_the_user_has_open_is_left_as_it_is(tracker, tmp_path):
+    to = tracker()
     mlflow.set_tracking_uri(to.config.uri)
     mlflow.set_experiment("mine")
     with mlflow.start_run() as mine:
@@ -128,8 +150,8 @@ def test_a_run_that_the_user_has_open_is_left_as_it_is(tmp_path):
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_child_run_has_its_own_figures_below_its_parent(tmp_path):
-    to = tracker(tmp_path)
+def test_a_child_run_has_its_own_figures_below_its_parent(tracker, tmp_path):
+    to = tracker()
     with to.run("job", CONFIG) as run:
         with run.child("part, one", CONFIG) as child:
             child.log_metrics({"loss": 1.0})
@@ -141,9 +163,9 @@ def test_a_child_run_has_its_own_figures_below_its_parent(tmp_path):
     assert to.metrics == {"loss": 2.0}
 
 
-def test_experiments_and_runs_of_odd_names_are_made(tmp_path):
+def test_experiments_and_runs_of_odd_names_are_made(tracker, tmp_path):
+    to = tracker()
     for name in ("", "x" * 900, "a/b, c", "\ud800", "été"):
-        to = tracker(tmp_path)
         to.config = replace(to.config, experiment=name)
         with to.run("job", replace(CONFIG, name=f"{name} 🇰🇷" * 3)) as run:
             assert run.live_run_id
@@ -153,12 +175,12 @@ def test_experiments_and_runs_of_odd_names_are_made(tmp_path):
 class Answer(BaseHTTPRequestHandler):
     code = 500
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.send_response(self.code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_GET
 
     def log_message(self, *arguments):
         """Nothing on the terminal."""
@@ -184,9 +206,9 @@ def server(kind):
 
 
 @pytest.mark.parametrize("kind", ["refuses", "hangs", "500", "401", "name"])
-def test_a_dead_server_is_given_up_after_seconds_and_the_figures_go_to_files(tmp_path, caplog, kind):
+def test_a_dead_server_is_given_up_after_seconds_and_the_figures_go_to_files(tracker, tmp_path, caplog, kind):
     with server(kind) as uri:
-        to = tracker(tmp_path, uri)
+        to = tracker(uri)
         began = time.monotonic()
         run_id = log(to, {"a": 1.5})
         assert time.monotonic() - began < MINUTE_S
@@ -197,36 +219,29 @@ def test_a_dead_server_is_given_up_after_seconds_and_the_figures_go_to_files(tmp
     assert not [key for key in store.QUICK if key in os.environ], "the limits are set while MLflow is asked, not for good"
 
 
-def test_a_server_that_is_back_has_the_next_run_of_the_same_process(tmp_path):
-    (tmp_path / "m.db").mkdir()
-    to = tracker(tmp_path)
+def test_a_server_that_is_back_has_the_next_run_of_the_same_process(tracker, tmp_path):
+    to, path = tracker(), tmp_path / "m.db"
+    path.rename(tmp_path / "away")
+    path.mkdir()
     assert log(to, {"a": 1.0}).startswith("offline-")
-    (tmp_path / "m.db").rmdir()
+    path.rmdir()
+    (tmp_path / "away").rename(path)
     run_id = log(to, {"a": 2.0})
     assert mlflow.get_run(run_id).data.metrics == {"a": 2.0}
     assert to.offline is None
 
 
-def locked(path):
-    held = sqlite3.connect(path)
-    held.execute("BEGIN EXCLUSIVE")
-    return held
-
-
 @pytest.mark.parametrize("damage", ["corrupt", "newer", "folder"])
-def test_a_database_that_mlflow_cannot_use_costs_its_figures_only(tmp_path, caplog, damage):
-    to, path = tracker(tmp_path), tmp_path / "m.db"
+def test_a_database_that_mlflow_cannot_use_costs_its_figures_only(tracker, tmp_path, caplog, damage):
+    to, path = tracker(), tmp_path / "m.db"
     if damage == "corrupt":
         path.write_bytes(b"no database" * 1000)
     elif damage == "folder":
+        path.unlink()
         path.mkdir()
     else:
-        log(to, {})
         with sqlite3.connect(path) as database:
             database.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
-        (tmp_path / "copy").mkdir()
-        shutil.copy(path, tmp_path / "copy" / "m.db")  # MLflow remembers what it found at an address
-        to = tracker(tmp_path, f"sqlite:///{tmp_path}/copy/m.db")
     began = time.monotonic()
     assert log(to, {"a": 1.0}).startswith("offline-")
     assert time.monotonic() - began < MINUTE_S
@@ -235,8 +250,8 @@ def test_a_database_that_mlflow_cannot_use_costs_its_figures_only(tmp_path, capl
         to.model_versions("m")
 
 
-def test_a_store_that_dies_on_the_way_is_given_up_and_the_run_is_ended_once_it_is_back(tmp_path, caplog):
-    to, path = tracker(tmp_path), tmp_path / "m.db"
+def test_a_store_that_dies_on_the_way_is_given_up_and_the_run_is_ended_once_it_is_back(tracker, tmp_path, caplog):
+    to, path = tracker(), tmp_path / "m.db"
     with to.run("job", CONFIG) as run:
         run.log_metrics({"before": 1.0})
         run_id = run.run_id
@@ -250,15 +265,12 @@ def test_a_store_that_dies_on_the_way_is_given_up_and_the_run_is_ended_once_it_i
     assert sum("metrics" in line for line in kept(to)) == 20
     log(to, {})
     assert mlflow.get_run(run_id).info.status == "FINISHED"
-    assert not list((tmp_path / "untracked").rglob(store_file))
+    assert not list((tmp_path / "untracked").rglob("unended"))
 
 
-store_file = "unended"
-
-
-def test_artifacts_that_cannot_be_written_leave_the_metrics_where_they_are(tmp_path, caplog):
+def test_artifacts_that_cannot_be_written_leave_the_metrics_where_they_are(tracker, tmp_path, caplog):
     (tmp_path / "artifacts").write_text("a file where a folder would be")
-    to = tracker(tmp_path)
+    to = tracker()
     with to.run("job", CONFIG) as run:
         for at in range(6):
             run.log_text("x", f"{at}.txt")
@@ -270,10 +282,10 @@ def test_artifacts_that_cannot_be_written_leave_the_metrics_where_they_are(tmp_p
 
 
 @pytest.mark.parametrize("root", ["file", "/proc/no_such_folder"])
-def test_a_run_goes_on_where_neither_mlflow_nor_offline_root_takes_anything(tmp_path, caplog, root):
+def test_a_run_goes_on_where_neither_mlflow_nor_offline_root_takes_anything(tracker, tmp_path, caplog, root):
     place = tmp_path / "file" if root == "file" else root
     (tmp_path / "file").write_text("a file where a folder would be")
-    to = tracker(tmp_path, f"sqlite:///{tmp_path}/file/m.db")
+    to = tracker(f"sqlite:///{tmp_path}/file/m.db")
     to.config = replace(to.config, offline_root=str(place))
     with to.run("job", CONFIG) as run:
         run.log_figure(histogram(np.array([1, 2]), np.array([1, 2]), "x", "y"), "plots/h.png")
@@ -294,8 +306,8 @@ def test_the_commit_is_unknown_where_git_hangs_or_is_not_there(tmp_path, monkeyp
     assert git_commit() == "unknown"
 
 
-def test_a_tracking_uri_by_reference_is_used_and_never_shown(tmp_path, monkeypatch, caplog):
-    to = Tracker(replace(tracker(tmp_path).config, uri="secret:ALURE_TEST_STORE"))
+def test_a_tracking_uri_by_reference_is_used_and_never_shown(tracker, tmp_path, monkeypatch, caplog):
+    to = Tracker(replace(tracker().config, uri="secret:ALURE_TEST_STORE"))
     with pytest.raises(ConfigError, match=r"tracking.uri is 'secret:ALURE_TEST_STORE'.*ALURE_TEST_STORE is not set"):
         log(to, {})
     monkeypatch.setenv("ALURE_TEST_STORE", f"sqlite:///{tmp_path}/m.db")
