@@ -195,7 +195,7 @@ def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
             bar.set_description(job.name)
             job.execute(context)
         run_id = context.tracker.run_id
-    print(f"MLflow run {run_id} in {masked_text(context.config.tracking.uri)}")
+    print(f"MLflow run {run_id} in {context.tracker.place}")
 
 
 def parameter(name: str, default: str, dbutils: Any = None) -> str:

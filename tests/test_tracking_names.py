@@ -9,8 +9,8 @@ from alure_spark.tracking.names import LONGEST, Names, as_number, as_text, clean
 
 ODD = [
     "Korea, Republic of", "Côte d'Ivoire", "", ".", "..", "../x", "/x", "x/", "a//b", "./a", "a/../b", "🇰🇷", "a\n", "a\x00b", "\ud800",
-    "x" * 300, "x" * 242 + "/" + "y" * 50, "대한민국", "a=b;c", 'say "hi"', "C:\\x", "%2e%2e", " ", "#1", "recall.", "recall..", "a:b", None,
-    7,
+    "x" * 300, "x" * 242 + "/" + "y" * 50, "대한민국", "a=b;c", 'say "hi"', "C:\\x", "%2e%2e", " ", "#1", "recall.", "recall..",
+    "a:b", None, 7,
 ]  # fmt: skip
 
 

@@ -98,6 +98,11 @@ class Registry:
                     raise
                 return None
 
+    @property
+    def place(self) -> str:
+        """The store as it may be printed: without login or token."""
+        return masked_text(self.config.uri)
+
     def _uri(self) -> str:
         return resolve(self.config.uri, "tracking.uri")
 
@@ -117,4 +122,4 @@ class Registry:
         except AlureError:
             raise
         except Exception as error:
-            raise TrackingError(f"MLflow at {masked_text(self.config.uri)} {what} ({said(error)}){then}") from error
+            raise TrackingError(f"MLflow at {self.place} {what} ({said(error)}){then}") from error
