@@ -85,7 +85,11 @@ def _note(secret: str) -> None:
 def _note_parts(text: str) -> None:
     """The passwords of URLs and connection strings, which an error may quote without the rest."""
     _seen.update(found[1] for found in re.finditer(r"://[^\s/:@]*:([^\s@]+)@", text))
-    _seen.update(found[3].strip("'\"") for found in _PAIR.finditer(text) if is_secret(found[1]) and not _PUBLIC.match(found[3]))
+    for found in _PAIR.finditer(text):
+        if is_secret(found[1]) and not _PUBLIC.match(found[3]):
+            _seen.add(found[3].strip("'\""))
+        else:
+            _note_parts(found[3])
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -132,4 +136,6 @@ def _pair(found: re.Match[str]) -> str:
     name, between, value = found.groups()
     # 'key: word' is how people write, 'key=word' is not.
     secret = is_secret(name) and ("=" in between or not re.fullmatch(r"key", name.lower()))
-    return found[0] if not secret or value.strip("'\"").startswith(REFERENCE) else f"{name}{between}{MASK}"
+    if not secret:  # what follows may hold a pair in turn: 'url: /x?token=...'
+        return f"{name}{between}{_PAIR.sub(_pair, value)}"
+    return found[0] if value.strip("'\"").startswith(REFERENCE) else f"{name}{between}{MASK}"

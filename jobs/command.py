@@ -165,9 +165,18 @@ def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, day
             run_jobs(context, jobs, name)
 
 
+class _Masking(logging.Formatter):
+    """Without the secrets that other people's libraries log, such as the query of a URL."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_text(super().format(record))
+
+
 def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
     """Do it; an AlureError ends the process with exit code 2 and its sentence. Nothing that is printed shows a secret of the conf."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    said = logging.StreamHandler()
+    said.setFormatter(_Masking("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[said])
     try:
         action(options)
     except AlureError as error:

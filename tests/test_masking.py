@@ -52,6 +52,16 @@ def test_no_kind_of_secret_is_shown(key):
         assert part not in found
 
 
+def test_an_error_of_another_library_shows_no_secret_of_a_url():
+    for text in (
+        f"Max retries exceeded with url: /x?token={SECRET}/api/2.0&max=1 (Caused by x)",
+        f"API request to http://me:{SECRET}@host:5000/api failed",
+        f'{{"password": "{SECRET}", "n": 1}}',
+        f"option 'password'='{SECRET}' is unknown",
+    ):
+        assert SECRET not in masked_text(text)
+
+
 def test_what_is_no_secret_is_shown_as_it_is():
     plain = {
         "path": "abfss://events@lake.dfs.core.windows.net/day=1", "root": "/data/a b/#1", "table": "main.logs.views", "header": "true",

@@ -35,6 +35,7 @@ def clean_file(name: object) -> str:
     """The same for a file below the artifacts: parts that every file system takes, and the extension stays."""
     parts = []
     for part in _parts(str(name).replace(":", "_")):
+        part = f"_{part}" if part.startswith(".") else part
         end = PurePosixPath(part).suffix
         parts.append(part if len(part) <= LONGEST_FILE else f"{part[: LONGEST_FILE - 7 - len(end[:8])]}-{_mark(part)}{end[:8]}")
     return "/".join(parts)

@@ -29,7 +29,11 @@ class Registry:
     """The models of a tracking store. What a job cannot do without: where the store fails, within seconds, it raises TrackingError."""
 
     config: TrackingConfig
-    live_run_id: str | None  # the open run, where MLflow has it
+
+    @property
+    def live_run_id(self) -> str | None:
+        """The open run, where MLflow has it."""
+        return None
 
     def log_model(self, name: str, folder: Path, loader_module: str, digest: str, tags: Mapping[str, str]) -> str:
         """Register a model folder under the name, as a pyfunc that loader_module reads; returns the new version.
