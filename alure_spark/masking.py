@@ -24,7 +24,7 @@ SECRET = re.compile(
 USER = re.compile(r"(^|[._-])(user|username|user_name|login|uid)$")
 SECTIONS = ("spark", "tracking", "source.options")  # where a value may be somebody's secret
 SHORTEST = 4  # a shorter secret is not looked for in texts: it would hit words
-_PAIR = re.compile(r"""([\w.\-]+)(['"]?\s*[=:]\s*)('[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+)""")
+_PAIR = re.compile(r"""(?<![\w.\-])([\w.\-]+)(['"]?\s*[=:]\s*)('[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+)""")
 _LOGIN = re.compile(r"""(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s'"<>/?#]*@|://[^\s'"<>:]*:[^\s'"<>]*@""")
 _BARE = re.compile(
     r"(?<=Bearer )\S+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=thin:)[^\s@]+(?=@)|\bdapi[0-9a-f]{32}\S*"

@@ -19,9 +19,10 @@ from .tables import TABLES
 
 LONGEST = 500
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
+READ = 20_000  # characters of an error that are looked at
 GONE = "…"
 KNOWN = {*TABLES, *(column for of in TABLES.values() for column in of.column_names)}
-_CLASS = re.compile(r"(?:[a-z][a-z0-9_]*\.)*[A-Z][A-Za-z]{2,40}(?:Exception|Error|Interrupt|Exit)\b")
+_CLASS = re.compile(r"(?<![\w.])(?:[a-z][a-z0-9_]*\.)*[A-Z][A-Za-z]{2,40}(?:Exception|Error|Interrupt|Exit)\b")
 _CONDITION = re.compile(r"\[([A-Z][A-Z0-9]*(?:[_.][A-Z0-9]+)+)\]")
 _QUOTED = re.compile(r"(?<!\w)(['\"`“])(.*?)(?:['\"`”](?!\w)|$)")
 _BRACKETS = re.compile(r"\{.*\}|\{.*$|\[.*\]|\[.*$|\([^()]*[=,][^()]*\)")
@@ -44,12 +45,12 @@ def stored_message(error: BaseException) -> str:
     what their numbers are.
     """
     ours = isinstance(error, AlureError)
-    text = masked_text(str(error)).strip()
+    text = masked_text(str(error)[:READ]).strip()
     if ours and error.__cause__ is not None:  # what it cites of another's error
         for line in filter(None, str(error.__cause__).splitlines()):
             text = text.replace(masked_text(line), GONE)
     lines = text.splitlines() or [""]
-    sentence = scrubbed(lines[0], ours)
+    sentence = scrubbed(lines[0][:4000], ours)
     inner = dict.fromkeys(found for line in lines[1:] for found in _CLASS.findall(line))
     more = f" ({', '.join(list(inner)[:3])})" if inner else ""
     condition = condition_of(error)

@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ import pytest
 from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker, git_commit, store
+from tests.conftest import ROOT
 from tests.test_tracking import CONFIG
 from tests.test_tracking import tracker as new_tracker
 
@@ -274,7 +277,23 @@ def test_a_store_that_dies_on_the_way_is_given_up_and_the_run_is_ended_once_it_i
     assert sum("metrics" in line for line in kept(to)) == 20
     log(to, {})
     assert mlflow.get_run(run_id).info.status == "FINISHED"
-    assert not list((tmp_path / "untracked").rglob("unended"))
+    assert not list((tmp_path / "untracked").rglob("unended.json"))
+
+
+def test_the_run_of_a_killed_process_is_ended_by_the_next_one_and_that_of_a_living_one_is_not(tracker, tmp_path):
+    to = tracker()
+    code = (
+        "import os; from tests.test_tracking import CONFIG, tracker; from pathlib import Path\n"
+        f"with tracker(Path({str(tmp_path)!r})).run('job', CONFIG) as run: print(run.run_id, flush=True); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()[-1]
+    assert mlflow.MlflowClient(to.config.uri).get_run(killed).info.status == "RUNNING"
+    with to.run("job", CONFIG) as run:
+        living = run.run_id
+        log(tracker(), {})
+        assert mlflow.get_run(living).info.status == "RUNNING"
+    assert {mlflow.get_run(run_id).info.status for run_id in (killed, living)} == {"FAILED", "FINISHED"}
+    assert not list((tmp_path / "untracked").glob("*"))
 
 
 def test_artifacts_that_cannot_be_written_leave_the_metrics_where_they_are(tracker, tmp_path, caplog):

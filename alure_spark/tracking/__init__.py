@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, TrackingConfig, as_dict, format_time
 from ..masking import masked_text, public
+from . import unended
 from .names import LONGEST, LONGEST_PARAMETER, LONGEST_TAG, Names, as_number, as_text, clean, clean_file
 from .registry import ModelVersion, Registry
 from .store import QUICK, SLOW_S, STRIKES, git_commit, is_refusal, limited, open_experiment, require_store, said
@@ -34,7 +35,6 @@ __all__ = ["ModelVersion", "Tracker", "git_commit"]
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 logger = logging.getLogger(__name__)
 STORE, ARTIFACTS = "store", "artifacts"  # a run's figures may fail where its metrics do not
-UNENDED = "unended"  # file below offline_root: how the run of that id ended, which MLflow does not know
 
 
 @dataclass
@@ -138,6 +138,7 @@ class Tracker(Registry):
             made = mlflow.MlflowClient(self._uri()).create_run(experiment, run_name=name, tags=stored)
             assert self._open is not None
             self._open.run_id, self._open.live = made.info.run_id, True
+            unended.note(self.config.offline_root, self.run_id, self.place)
 
         if self._attempt(what, start, STORE) is None:
             self._end_what_stayed_open()
@@ -150,17 +151,20 @@ class Tracker(Registry):
         if not run or not run.live:
             return
         if self._attempt("end the run", lambda mlflow: mlflow.MlflowClient(self._uri()).set_terminated(run.run_id, status), STORE, True):
-            self._keep(lambda folder: _made(folder / UNENDED).write_text(status))
+            unended.note(self.config.offline_root, run.run_id, self.place, status)
+        else:
+            unended.forget(self.config.offline_root, run.run_id)
 
     def _end_what_stayed_open(self) -> None:
-        """The runs whose end MLflow was not there to take."""
-        for file in Path(self.config.offline_root).glob(f"*/{UNENDED}"):
+        """Earlier runs that were killed, or whose end MLflow was not there to take."""
+        for run_id, status in unended.found(self.config.offline_root, self.place).items():
 
-            def end(mlflow: Any, file: Path = file) -> None:
-                mlflow.MlflowClient(self._uri()).set_terminated(file.parent.name, file.read_text() or "FAILED")
-                file.unlink()
+            def end(mlflow: Any, run_id: str = run_id, status: str = status) -> None:
+                mlflow.MlflowClient(self._uri()).set_terminated(run_id, status)
 
-            self._attempt("end an earlier run", end, STORE)
+            error = self._attempt("end an earlier run", end, STORE)
+            if error is None or is_refusal(error):  # the store has no such run any more
+                unended.forget(self.config.offline_root, run_id)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Parameters; values are cut at 500 characters."""
