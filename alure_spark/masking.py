@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -24,8 +24,9 @@ SECRET = re.compile(
 USER = re.compile(r"(^|[._-])(user|username|user_name|login|uid)$")
 SECTIONS = ("spark", "tracking", "source.options")  # where a value may be somebody's secret
 SHORTEST = 4  # a shorter secret is not looked for in texts: it would hit words
-_PAIR = re.compile(r"""(?<![\w.\-])([\w.\-]+)(['"]?\s*[=:]\s*)('[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+)""")
-_LOGIN = re.compile(r"""(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s'"<>/?#]*@|://[^\s'"<>:]*:[^\s'"<>]*@""")
+_NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(['"]?\s*[=:]\s*)""")
+_VALUE = re.compile(r"""'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+""")
+_LOGIN = re.compile(r"""(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s'"<>/?#]*@|://[^\s'"<>:]{0,200}:[^\s'"<>]{0,500}@""")
 _BARE = re.compile(
     r"(?<=Bearer )\S+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=thin:)[^\s@]+(?=@)|\bdapi[0-9a-f]{32}\S*"
 )
@@ -85,11 +86,7 @@ def _note(secret: str) -> None:
 def _note_parts(text: str) -> None:
     """The passwords of URLs and connection strings, which an error may quote without the rest."""
     _seen.update(found[1] for found in re.finditer(r"://[^\s/:@]*:([^\s@]+)@", text))
-    for found in _PAIR.finditer(text):
-        if is_secret(found[1]) and not _PUBLIC.match(found[3]):
-            _seen.add(found[3].strip("'\""))
-        else:
-            _note_parts(found[3])
+    _seen.update(text[start:end].strip("'\"") for start, end in _secret_values(text) if not _PUBLIC.match(text[start:end]))
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -129,13 +126,20 @@ def masked_text(text: str) -> str:
                 text = text.replace(form, MASK)
     text = _LOGIN.sub(f"://{MASK}@", text)
     text = _BARE.sub(MASK, text)
-    return _PAIR.sub(_pair, text)
+    parts, done = [], 0
+    for start, end in _secret_values(text):
+        parts += [text[done:start], MASK]
+        done = end
+    return "".join([*parts, text[done:]])
 
 
-def _pair(found: re.Match[str]) -> str:
-    name, between, value = found.groups()
-    # 'key: word' is how people write, 'key=word' is not.
-    secret = is_secret(name) and ("=" in between or not re.fullmatch(r"key", name.lower()))
-    if not secret:  # what follows may hold a pair in turn: 'url: /x?token=...'
-        return f"{name}{between}{_PAIR.sub(_pair, value)}"
-    return found[0] if value.strip("'\"").startswith(REFERENCE) else f"{name}{between}{MASK}"
+def _secret_values(text: str) -> Iterator[tuple[int, int]]:
+    """Where the values stand of `name=value` and `name: value`, in queries, connection strings and JSON, whose name is that of a secret."""
+    done = 0
+    for found in _NAME.finditer(text):
+        # People write 'no key: do this', but not 'key=this'.
+        secret = is_secret(found[1]) and ("=" in found[2] or found[1].lower() != "key")
+        value = _VALUE.match(text, found.end()) if secret and found.start() >= done else None
+        if value and not value[0].strip("'\"").startswith(REFERENCE):
+            yield value.span()
+            done = value.end()
