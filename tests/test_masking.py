@@ -146,9 +146,9 @@ def test_jobs_config_shows_no_secret(tmp_path):
 
 def test_settings_of_spark_and_read_options_may_be_references(spark, tmp_path, monkeypatch):
     config = SparkConfig(settings={"spark.hadoop.fs.s3a.secret.key": "secret:ALURE_TEST_PW"})
-    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: None)
     monkeypatch.delenv("ALURE_TEST_PW", raising=False)
-    with pytest.raises(ConfigError, match=r"spark.settings.spark.hadoop.fs.s3a.secret.key is 'secret:ALURE_TEST_PW'"):
+    with monkeypatch.context() as away, pytest.raises(ConfigError, match=r"fs.s3a.secret.key is 'secret:ALURE_TEST_PW'"):
+        away.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: None)
         get_session(config)
     (tmp_path / "log.csv").write_text("who|what\nu1|1\n")
     columns = {"user_id": "who", "item_id": "what"}
