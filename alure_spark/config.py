@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from .conf_checks import check_number, check_path, check_run_name, check_streams
 from .errors import ConfigError, nearest, shown
+from .masking import MASK, SECTIONS, is_secret, masked_text
 from .paths import PATTERN_SIGNS
 from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
-from .yaml_text import plain, read_file, read_override
+from .yaml_text import plain, read_file, read_override, shown_at
 
 T = TypeVar("T")
 DAY_MS = 86_400_000
@@ -37,7 +38,7 @@ ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at le
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{path} is {shown(value)}; allowed: {allowed}")
+        raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -831,7 +832,7 @@ def build(cls: type[T], values: Mapping[str, Any] | None, path: str = "") -> T:
     """
     values = {} if values is None else values
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'the configuration'} is {shown(values)}; allowed: a mapping")
+        raise ConfigError(f"{path or 'the configuration'} is {shown_at(values, path)}; allowed: a mapping")
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     known = [item.name for item in fields]
@@ -859,11 +860,11 @@ def _convert(hint: Any, value: Any, path: str, field: str) -> Any:
         return build(typing.cast(type, hint), value, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path} is {shown(value)}; allowed: a list")
+            raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: a list")
         return tuple(_convert(arguments[0], item, f"{path}[{index}]", field) for index, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} is {shown(value)}; allowed: a mapping")
+            raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: a mapping")
         return {str(key): _convert(arguments[1], item, f"{path}.{key}", field) for key, item in value.items()}
     if hint is Any:
         return plain(value, path)
@@ -871,7 +872,7 @@ def _convert(hint: Any, value: Any, path: str, field: str) -> Any:
         return value.isoformat()
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number if hint is float else isinstance(value, hint) and (number or hint is not int)):
-        raise ConfigError(f"{path} is {shown(value)}; allowed: {hint.__name__}{_remedy(hint, value)}")
+        raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: {hint.__name__}{_remedy(hint, value)}")
     if number:
         check_number(field, value, path)
     return float(value) + 0.0 if hint is float else value  # no -0.0
@@ -904,12 +905,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {shown(override)}: the form is a.b=value")
+    name = f"{dotted.strip()}={MASK}" if dotted.strip().startswith(SECTIONS) and is_secret(dotted) else masked_text(override)
     *parents, last = keys
     for parent in parents:
         if values.get(parent) is None:
             values[parent] = {}
         values = values[parent]
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {shown(override)}: {shown(parent)} holds a value, not a section")
-    value = read_override(text, f"--set {dotted.strip()}")
+            raise ConfigError(f"--set {shown(name)}: {shown(parent)} holds a value, not a section")
+    try:
+        value = read_override(text, f"--set {dotted.strip()}")
+    except ConfigError as error:
+        raise ConfigError(f"--set {name}: the value is not valid YAML") from None if MASK in name else error
     values[last] = "" if value is None else value

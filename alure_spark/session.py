@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from .config import SparkConfig
 from .errors import SessionError
+from .masking import resolve, resolved
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 DELTA_SETTINGS = {
@@ -63,10 +64,11 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     # Workers must run this interpreter, not the first python3 of the PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(app_name)
+    own, remote = resolved(config.settings, "spark.settings"), resolve(config.remote, "spark.remote")
     settings = {**SETTINGS, "spark.sql.shuffle.partitions": str(config.shuffle_partitions)}
-    if config.remote.startswith("sc://"):
-        builder = builder.remote(config.remote)
-        for key, value in {**settings, **config.settings}.items():
+    if remote.startswith("sc://"):
+        builder = builder.remote(remote)
+        for key, value in {**settings, **own}.items():
             builder = builder.config(key, value)
         return builder.getOrCreate()
     require_java()
@@ -76,9 +78,9 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
         settings["spark.jars.packages"] = DELTA_PACKAGE
         settings["spark.driver.memory"] = config.driver_memory
         settings["spark.ui.showConsoleProgress"] = str(sys.stderr.isatty()).lower()
-    if config.remote:  # e.g. local[2]: a Spark Connect server in this machine
+    if remote:  # e.g. local[2]: a Spark Connect server in this machine
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        builder = builder.remote(config.remote)
+        builder = builder.remote(remote)
         settings.update(LOOPBACK)
     elif not submitted:
         builder = builder.master(config.master)
@@ -86,7 +88,7 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
         if config.master.startswith("local"):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             settings.update(LOOPBACK)
-    for key, value in {**settings, **config.settings}.items():
+    for key, value in {**settings, **own}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     _require_delta(session)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError, shown
+from .masking import masked_at
 
 MOST_BYTES = 10_000_000
 MOST_VALUES = 100_000  # after aliases are spelled out: nine lines of nine aliases each would make a billion
@@ -138,11 +139,11 @@ class _Reader:
         except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError):
             if tag == "timestamp":  # 2025-02-30: text to whom it may concern
                 return node.value
-            raise self._error(node, f"{path or 'the value'} is {shown(node.value)}, which YAML cannot read as {tag}") from None
+            raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}, which YAML cannot read as {tag}") from None
         if isinstance(value, int) and value not in WHOLE_NUMBERS:
-            raise self._error(node, f"{path or 'the value'} is {shown(node.value)}; allowed: whole numbers of at most 64 bits")
+            raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}; allowed: whole numbers of at most 64 bits")
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise self._error(node, f"{path or 'the value'} is {shown(value)}, which holds half a character (a surrogate)")
+            raise self._error(node, f"{path or 'the value'} is {shown_at(value, path)}, which holds half a character (a surrogate)")
         return value
 
     def _error(self, node: yaml.Node, sentence: str) -> ConfigError:
@@ -155,6 +156,11 @@ def _problem(error: yaml.YAMLError) -> str:
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or " ".join(str(error).split())
     hint = "; indent with blanks" if "'\\t'" in said else ""
     return f"{shown(said)[1:-1]}{hint}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
+
+
+def shown_at(value: object, path: str) -> str:
+    """The value as a sentence quotes it: short, and masked where it may be a secret."""
+    return shown(masked_at(value, path))
 
 
 def plain(value: Any, path: str) -> Any:

@@ -14,14 +14,16 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alure_spark.config import DAY_MS, Config, format_time, load, parse_time
+from alure_spark.config import DAY_MS, Config, as_dict, format_time, load, parse_time
 from alure_spark.errors import AlureError, ConfigError, LeftoverError
 from alure_spark.lake import JobRun, Lake
+from alure_spark.masking import masked_text, remember
 from alure_spark.session import get_session
 from alure_spark.tracking import Tracker, git_commit
 
@@ -76,6 +78,7 @@ class Job:
                     report = self.body(context, run)
             except LeftoverError as error:  # the tables are published, so MLflow is told before this is said
                 leftover = error
+            tracker.published |= run.outputs
             tracker.log_inputs(context.lake.root, run.inputs)
             seconds = time.monotonic() - started
             tracker.log_metrics({f"{self.name}.{key}": value for key, value in (report.metrics | {"seconds": seconds}).items()})
@@ -168,18 +171,31 @@ def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, day
             run_jobs(context, jobs, name)
 
 
+class _Masking(logging.Formatter):
+    """Without the secrets that other people's libraries log, such as the query of a URL."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked_text(super().format(record))
+
+
 def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Do it; an AlureError ends the process with exit code 2 and its sentence."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    """Do it; an AlureError ends the process with exit code 2 and its sentence. Nothing that is printed shows a secret of the conf."""
+    said = logging.StreamHandler()
+    said.setFormatter(_Masking("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[said])
     try:
         action(options)
     except AlureError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked_text(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        print(masked_text(traceback.format_exc()), file=sys.stderr)
+        sys.exit(1)
 
 
 def open_context(config: Config, against: str = "") -> Context:
     """Session, lake and tracker for a configuration (also for notebooks and tests)."""
+    remember(as_dict(config))
     spark = get_session(config.spark, f"alure_spark {config.name}")
     return Context(config, spark, Lake(spark, config.lake), Tracker(config.tracking), against)
 
@@ -194,7 +210,7 @@ def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
             bar.set_description(job.name)
             job.execute(context)
         run_id = context.tracker.run_id
-    print(f"MLflow run {run_id} in {context.config.tracking.uri}")
+    print(f"MLflow run {run_id} in {context.tracker.place}")
 
 
 def parameter(name: str, default: str, dbutils: Any = None) -> str:

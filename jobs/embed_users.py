@@ -84,7 +84,7 @@ def registered(context: Context) -> ModelVersion:
     found = context.tracker.find_model(config.model_name, config.embedding.model)
     if found is None:
         raise TrackingError(
-            f"MLflow at {config.tracking.uri} has no model {config.model_name} with alias or version '{config.embedding.model}': "
+            f"MLflow at {context.tracker.place} has no model {config.model_name} with alias or version '{config.embedding.model}': "
             "run jobs/train_model.py first"
         )
     return found

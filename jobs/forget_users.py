@@ -16,6 +16,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from alure_spark import run_messages
 from alure_spark.config import LakeConfig
 from alure_spark.errors import ConfigError
 from alure_spark.events import identity
@@ -38,6 +39,8 @@ def forget(context: Context, run: JobRun, users: Sequence[str]) -> Report:
     tables = [name for name, of in TABLES.items() if of.users and name in published]
     deleted = {name: run.delete(name, ids) for name in tables}
     run.write("tombstones", _new_tombstones(run, ids, key, "tombstones" in published), append=True)
+    named = ids.union(context.spark.createDataFrame([(user,) for user in users], "user_id string"))
+    run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
     ids.unpersist()
     rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
     models = context.tracker.model_versions(config.model_name)
@@ -69,6 +72,8 @@ def erase(context: Context) -> None:
     def vacuum(name: str) -> None:
         if context.lake.is_ours(name):
             context.lake.vacuum(name, context.config.lake.vacuum_hours)
+
+    run_messages.erase(context.spark, context.lake.location("runs"), context.config.lake.vacuum_hours)
 
     for name, of in TABLES.items():
         if of.users:

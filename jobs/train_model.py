@@ -208,7 +208,7 @@ def quantizer_of(context: Context, attribute: str, origin: Artifact | None) -> s
     name, width = config.semantic_ids_name(attribute), config.model.embedding_dimensions[attribute]
     found = context.tracker.find_model(name)
     if found is None:
-        raise TrackingError(f"MLflow at {config.tracking.uri} has no model {name}: run jobs/train_semantic_ids.py first")
+        raise TrackingError(f"MLflow at {context.tracker.place} has no model {name}: run jobs/train_semantic_ids.py first")
     quantizer = semantic_ids.read(found.folder, found.digest)
     if len(quantizer.mean) != width:
         raise ConfigError(f"model.embedding_dimensions.{attribute} is {width}, but {name} was trained on {len(quantizer.mean)} numbers")

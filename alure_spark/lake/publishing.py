@@ -25,6 +25,7 @@ from pyspark.sql import functions as F
 
 from ..config import Config, LakeConfig, format_time
 from ..errors import LakeError, LeftoverError
+from ..run_messages import stored_message
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .content import hash_and_count
 from .store import Store, completed, sentence
@@ -179,7 +180,7 @@ class Lake(Store):
         except BaseException as error:
             try:
                 run.rollback()
-                self._record(run, writer, "failed", f"{type(error).__name__}: {error}"[:2000])
+                self._record(run, writer, "failed", stored_message(error))
             except Exception as second:  # readers are safe all the same: no published row names what this run wrote
                 logger.warning(
                     "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
@@ -198,7 +199,7 @@ class Lake(Store):
         except Exception as error:
             failure = error
         try:
-            self._record(run, writer, "ended", None if failure is None else f"{type(failure).__name__}: {sentence(failure)}")
+            self._record(run, writer, "ended", None if failure is None else stored_message(failure))
         except Exception as error:  # a full disk; this process no longer counts as a writer all the same
             failure = failure or error
         if failure is not None:

@@ -255,9 +255,9 @@ def completed(frame: DataFrame, of: Table) -> DataFrame:
 
 
 def _statistics(of: Table) -> str:
-    """Of a table about users, which columns the Delta log keeps the smallest and largest value of: none that could be a user."""
+    """Of a table about users and of `runs`, of which columns the Delta log keeps the extreme values: none that could be a user."""
     skipping = [c.name for c in of.columns if c.type in ("TIMESTAMP", "DATE", "INT", "BIGINT", "DOUBLE") and c.name not in of.partitions]
-    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users else ""
+    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users or of is RUNS else ""
 
 
 def _quoted(text: str) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from ..config import SourceConfig, build
 from ..errors import ConfigError, nearest
+from ..masking import resolved
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,20 @@ def read(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | Non
     return kinds[config.kind]()
 
 
+def _options(config: SourceConfig) -> dict[str, Any]:
+    return dict(resolved(config.options, "source.options"))
+
+
 def _completejourney(spark: SparkSession, config: SourceConfig) -> Canonical:
     from . import completejourney
 
-    return Canonical(*completejourney.canonical(spark, build(completejourney.Options, config.options, "source.options")))
+    return Canonical(*completejourney.canonical(spark, build(completejourney.Options, _options(config), "source.options")))
 
 
 def _synthetic(spark: SparkSession, config: SourceConfig) -> Canonical:
     from .synthetic import options, world
 
-    return Canonical(*world.canonical(spark, build(options.WorldOptions, config.options, "source.options")))
+    return Canonical(*world.canonical(spark, build(options.WorldOptions, _options(config), "source.options")))
 
 
 def _tables(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None) -> Canonical:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -17,6 +17,7 @@ from pyspark.sql import types as T
 from ..conf_checks import one_spelling
 from ..config import format_time
 from ..errors import ConfigError, DataError
+from ..masking import masked_text, resolve, resolved
 from ..paths import located
 from ..tables import ADS, EVENTS, FOLLOWS
 
@@ -108,6 +109,12 @@ def filled(batch_where: str, name: str, batch: tuple[int, int]) -> str:
     return re.sub(r"\{\{|\}\}|\{[^{}]*\}|[{}]", one, batch_where)
 
 
+def _resolved(item: TableMapping) -> TableMapping:
+    """The mapping with the secrets that its path, table and read options refer to."""
+    named = {"path": item.path, "table": item.table, "read_options": item.read_options}
+    return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
+
+
 def _union(frames: list[DataFrame]) -> DataFrame | None:
     result: DataFrame | None = None
     for frame in frames:
@@ -117,6 +124,8 @@ def _union(frames: list[DataFrame]) -> DataFrame | None:
 
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
     """The rows of one table in canonical columns, and their counts."""
+    item = _resolved(item)
+    root = resolve(root, "source.options.root")
     name = item.table or located(item.path, root, item.format)
     within = filled(item.batch_where, name, batch) if item.batch_where and batch is not None else ""
     where = f"({item.where}) AND ({within})" if item.where and within else item.where or within
@@ -126,7 +135,8 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         frame = given.where(item.where) if item.where else given
         frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
-        raise DataError(f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}") from error
+        said = f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}"
+        raise DataError(masked_text(said)) from error
     expressions = dict(item.columns)
     if item.source:
         expressions["source"] = "'" + item.source.replace("'", "''") + "'"
@@ -135,10 +145,8 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         try:
             frame.select(F.expr(expression)).schema  # noqa: B018
         except Exception as error:
-            raise DataError(
-                f"table {name}: column {column} = '{expression}' cannot be resolved: {str(error).splitlines()[0]}; "
-                f"the table has {', '.join(frame.columns)}"
-            ) from error
+            said = f"table {name}: column {column} = '{expression}' cannot be resolved: {str(error).splitlines()[0]}; "
+            raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
         columns.append(F.expr(expression).alias(column))
     told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
     return frame.select(*columns), _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
