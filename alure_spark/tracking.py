@@ -7,6 +7,7 @@ so once and writes everything else of the run (parameters, metrics, figures) und
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config, TrackingConfig, as_dict, format_time
-from .errors import TrackingError
+from .errors import DataError, TrackingError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,15 @@ class ModelVersion:
     version: str
     digest: str
     folder: Path
+
+
+def content_digest(folder: Path) -> str:
+    """sha256 over the names and the bytes of all files below the folder, hex."""
+    content = hashlib.sha256()
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
+        with (folder / name).open("rb") as file:
+            content.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(errors="surrogateescape"))
+    return content.hexdigest()
 
 
 class Tracker:
@@ -174,7 +184,7 @@ class Tracker:
             client = mlflow.MlflowClient()
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
-            tags = {"alure.digest": digest, **tags}
+            tags = {"alure.digest": digest, "alure.content_digest": content_digest(folder), **tags}
             made = client.create_model_version(name, logged.model_uri, self.run_id, tags=tags, model_id=logged.model_id)
             return str(made.version)
         except Exception as error:
@@ -192,7 +202,8 @@ class Tracker:
     def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
         """The version that an alias names, or the version of that number; None where there is none yet.
 
-        Raises TrackingError when the store cannot be read or the version has no digest.
+        Raises TrackingError when the store cannot be read or the version has no digest, DataError when a file is not as it was
+        registered (models of earlier releases have no digest of their files: what reads them checks alure.digest).
         """
         import mlflow
 
@@ -212,8 +223,13 @@ class Tracker:
         digest = found.tags.get("alure.digest")
         if not digest:
             raise TrackingError(f"model {name} version {found.version} has no digest (tag alure.digest): it is not one of ours")
-        (data,) = [path for path in (folder / "data").iterdir() if path.is_dir()]
-        return ModelVersion(name, str(found.version), digest, data)
+        data, registered = [path for path in folder.glob("data/*") if path.is_dir()], found.tags.get("alure.content_digest")
+        if len(data) != 1 or (registered and content_digest(data[0]) != registered):
+            raise DataError(
+                f"model {name} version {found.version} in {folder} was changed or damaged: its files are not those that were registered; "
+                "bring them back, or train anew"
+            )
+        return ModelVersion(name, str(found.version), digest, data[0])
 
     def model_versions(self, name: str) -> dict[str, dict[str, str]]:
         """Number -> tags of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""
