@@ -25,6 +25,7 @@ from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 T = TypeVar("T")
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+YEAR_MS = 365.2425 * DAY_MS
 ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
 
@@ -117,6 +118,7 @@ class IngestConfig:
     utc_offset_minutes: Mapping[str, int] = field(default_factory=dict)  # country -> local time, where an event has none of its own
     max_row_change: float = 0.0  # refuse a load with a stream that has more or fewer rows than the last one by this share; 0 is off
     max_refused_share: float = 0.0  # refuse a load of whose rows a larger share is refused; 0 is off
+    refuse_empty: bool = True  # refuse a load with a mapped table, or a batch, of which nothing is left; such tables are always told
     max_null_rise: float = 0.0  # refuse a load in which a column is missing more often than in the last one by this share; 0 is off
     hash_user_ids: bool = False  # user ids become HMAC-SHA256 under the key in the environment variable ALURE_USER_KEY
 
@@ -156,6 +158,7 @@ class LabelConfig:
     conversion_source: str = "conversion"
     click_window_hours: float = 24.0
     conversion_window_hours: float = 168.0
+    clock_skew_seconds: float = 0.0  # a response that names its impression may be earlier than it by so much: it counts as at it
     days: float = 0.0  # examples of the impressions in the last days before as_of; 0: of all there ever were, which reads all events
     validation_days: float = 7.0  # impressions in the last days before as_of are the validation split
     max_impressions: int = 1024  # the last impressions of a user that a training row keeps
@@ -166,6 +169,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         for name in ("click_window_hours", "conversion_window_hours", "validation_days", "max_impressions"):
             _require(getattr(self, name) > 0, f"labels.{name}", getattr(self, name), "a number above 0")
+        _require(0 <= self.clock_skew_seconds <= 3600, "labels.clock_skew_seconds", self.clock_skew_seconds, "0 (off) to 3600")
         enough = self.days == 0 or self.days > self.validation_days
         _require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
         _require(0 < self.negative_rate <= 1, "labels.negative_rate", self.negative_rate, "above 0, at most 1")
@@ -173,6 +177,18 @@ class LabelConfig:
     def first_ms(self, as_of_ms: int) -> int | None:
         """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""
         return as_of_ms - round(self.days * DAY_MS) if self.days else None
+
+    @property
+    def responses(self) -> tuple[tuple[str, str, float], ...]:
+        """(label, stream of its responses, window in hours) of each label."""
+        return (
+            ("click", self.click_source, self.click_window_hours),
+            ("conversion", self.conversion_source, self.conversion_window_hours),
+        )
+
+    @property
+    def clock_skew_ms(self) -> int:
+        return round(self.clock_skew_seconds * 1000)
 
     @property
     def window_ms(self) -> int:
@@ -734,8 +750,14 @@ def parse_time(text: str, path: str = "time") -> int:
 
 
 def format_time(epoch_ms: int) -> str:
-    """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it."""
-    moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)
+    """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it.
+
+    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)', which is no literal.
+    """
+    try:
+        moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)
+    except OverflowError:
+        return f"the year {1970 + int(epoch_ms // YEAR_MS)} or so ({epoch_ms} ms)"
     return moment.isoformat(sep=" ", timespec="milliseconds")
 
 

@@ -44,6 +44,7 @@ class Table:
     open: bool = False
     version: int = SCHEMA_VERSION
     not_content: tuple[str, ...] = field(default=())  # run ids and clocks: left out of the content hash
+    producer: str = "pipeline"  # the job that makes it: jobs/<producer>.py
     users: tuple[str, ...] = ()  # SQL expressions that name a user: forgetting one deletes the rows where any of them is that user
 
     @property
@@ -67,6 +68,7 @@ def _columns(text: str) -> tuple[Column, ...]:
 
 EVENTS = Table(
     name="events",
+    producer="ingest_events",
     doc="One row per accepted event of any source, de-duplicated by event_id.",
     columns=_columns("""
         event_id STRING ! : the log's own id, or a hash of the row's content, so that equal rows collapse
@@ -105,6 +107,7 @@ REQUIRED_INPUT_COLUMNS = ("user_id", "event_time", "source", "item_id")
 
 ADS = Table(
     name="ads",
+    producer="ingest_events",
     doc="One row per ad and flight (a time in which it may be shown).",
     columns=_columns("""
         ad_id STRING ! : the ad
@@ -123,6 +126,7 @@ ADS = Table(
 
 FOLLOWS = Table(
     name="follows",
+    producer="ingest_events",
     doc="One row per directed follow.",
     columns=_columns("""
         src_user_id STRING ! : who follows
@@ -135,6 +139,7 @@ FOLLOWS = Table(
 
 USER_SEQUENCES = Table(
     name="user_sequences",
+    producer="build_sequences",
     doc="One row per user touched since the previous as_of: per source s, parallel arrays ordered by (known_at, event_hash), oldest first.",
     columns=_columns("""
         user_id STRING ! : who
@@ -149,6 +154,7 @@ USER_SEQUENCES = Table(
 
 TRAINING_EXAMPLES = Table(
     name="training_examples",
+    producer="build_sequences",
     doc="One row per user and as_of: the sequence arrays that its reads may look at, and the labelled impressions as parallel arrays.",
     columns=_columns("""
         user_id STRING ! : who
@@ -173,6 +179,7 @@ TRAINING_EXAMPLES = Table(
 
 RANKING_EXAMPLES = Table(
     name="ranking_examples",
+    producer="log_embeddings",
     doc="One row per impression of training_examples, with the user's embedding as it was served then (embedding logging).",
     columns=_columns("""
         user_id STRING ! : who
@@ -200,6 +207,7 @@ RANKING_EXAMPLES = Table(
 
 VOCABULARIES = Table(
     name="vocabularies",
+    producer="build_sequences",
     doc="Append-only: which embedding row an id_hash has in a space; a row once given never changes.",
     columns=_columns("""
         space STRING ! : item_id, account_id, or an attribute name
@@ -212,6 +220,7 @@ VOCABULARIES = Table(
 
 USER_EMBEDDINGS = Table(
     name="user_embeddings",
+    producer="embed_users",
     doc="One row per user and as_of: E vectors of d numbers, each of a length that the model learnt, the whole of unit norm.",
     columns=_columns("""
         user_id STRING ! : who
@@ -227,6 +236,7 @@ USER_EMBEDDINGS = Table(
 
 USER_CLUSTERS = Table(
     name="user_clusters",
+    producer="build_graph",
     doc="One row per embedded user: the cluster of its country that its embedding is nearest to (cosine).",
     columns=_columns("""
         user_id STRING ! : who
@@ -241,6 +251,7 @@ USER_CLUSTERS = Table(
 
 CLUSTER_CENTROIDS = Table(
     name="cluster_centroids",
+    producer="build_graph",
     doc="One row per country and cluster: its unit-norm centroid.",
     columns=_columns("""
         country STRING ! : whose users
@@ -257,6 +268,7 @@ GRAPH_BITS = {"alure": 1, "bff": 2, "ppr": 4}  # a set of user graphs as one num
 
 USER_EDGES = Table(
     name="user_edges",
+    producer="build_graph",
     doc="One row per directed edge from a user to one of its nearest users of the same country, in one of the graphs.",
     columns=_columns("""
         src_user_id STRING ! : whose neighbour
@@ -276,6 +288,7 @@ USER_EDGES = Table(
 
 AD_CANDIDATES = Table(
     name="ad_candidates",
+    producer="retrieve_ads",
     doc="One row per user with a neighbour: candidate ads as parallel arrays, best first, at most the cap.",
     columns=_columns("""
         user_id STRING ! : who
@@ -296,6 +309,7 @@ AD_CANDIDATES = Table(
 
 SERVING_CANDIDATES = Table(
     name="serving_candidates",
+    producer="retrieve_ads",
     doc="Key and value for a serving store: the newest candidates of every user, which serve until they expire.",
     columns=_columns("""
         user_id STRING ! : the key
@@ -309,6 +323,7 @@ SERVING_CANDIDATES = Table(
 
 DWELL_STATISTICS = Table(
     name="dwell_statistics",
+    producer="correlate_dwell",
     doc="Sums per user, surface and part of the day, of the impressions that entered since the as_of before (DynamiX, section 3.1).",
     columns=_columns("""
         user_id STRING ! : who
@@ -332,6 +347,7 @@ DWELL_STATISTICS = Table(
 
 DWELL_CORRELATIONS = Table(
     name="dwell_correlations",
+    producer="correlate_dwell",
     doc="Correlation of dwell time and conversion per user, surface and part of the day at one as_of (DynamiX).",
     columns=_columns("""
         user_id STRING ! : who
@@ -354,6 +370,7 @@ DWELL_CORRELATIONS = Table(
 
 USER_SEGMENTS = Table(
     name="user_segments",
+    producer="correlate_dwell",
     doc="Segment of a user on a surface, valid in a window of time (DynamiX, equation 9).",
     columns=_columns("""
         user_id STRING ! : who
@@ -370,6 +387,7 @@ USER_SEGMENTS = Table(
 
 EVALUATION_USERS = Table(
     name="evaluation_users",
+    producer="evaluate",
     doc="One row per judged user and policy: what the held-out future said; two runs are compared from it.",
     columns=_columns("""
         user_id STRING ! : who
@@ -389,6 +407,7 @@ EVALUATION_USERS = Table(
 
 QUARANTINE = Table(
     name="quarantine",
+    producer="ingest_events",
     doc="One row per refused input row, with the reason, so that nothing is lost.",
     columns=_columns("""
         source STRING ! : table and stream that it came from
@@ -404,6 +423,7 @@ QUARANTINE = Table(
 
 TOMBSTONES = Table(
     name="tombstones",
+    producer="forget_users",
     doc="One row per forgotten user: ingestion keeps them out.",
     columns=_columns("""
         user_hash STRING ! : HMAC-SHA256 of the user id under the key in ALURE_USER_KEY

@@ -8,7 +8,7 @@ rebuilt where there is none, where the streams of the conf changed, or where eve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from pyspark.sql import DataFrame
@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import EVERYBODY, format_time, parse_time
 from alure_spark.errors import DataError
-from alure_spark.events import examples, vocabularies
+from alure_spark.events import attribution, examples, vocabularies
 from alure_spark.events.sequences import SHARED_HASH, Grouping, heavy_users, touched_sequences, user_sequences
 from alure_spark.lake import JobRun, Lake, as_of_scope, timestamp
 from jobs.command import Context, Job, Report
@@ -39,16 +39,24 @@ def build(context: Context, run: JobRun) -> Report:
         first, last = events.selectExpr("min(known_at)", "max(known_at)").collect()[0]
         raise DataError(f"no event was known before time.as_of={config.time.as_of}: events are known from {first} to {last}")
     first_ms = config.labels.first_ms(as_of)
-    start = _previous(lake, first_ms, config.sequence_digest()).since if first_ms is not None else None
+    skew_ms = config.labels.clock_skew_ms
+    start = _previous(lake, first_ms - skew_ms, config.sequence_digest()).since if first_ms is not None else None
 
     segments = run.read("user_segments") if config.segmented else None
 
+    too_heavy = heavy if start == since else heavy_users(events, as_of, start)
+    light = events.where(~F.col("user_id").isin(list(too_heavy))) if too_heavy else events
+    responses = attribution.matched_responses(light, config.labels, as_of, first_ms).persist()  # read for the labels and for the counts
+
     def labelled(grouping: Grouping) -> DataFrame:
         before = None if start is None else (run.read("user_sequences"), start)
-        return examples.training_examples(events, streams, config.labels, as_of, config.impression_attributes, before, grouping, segments)
+        return examples.training_examples(
+            events, streams, config.labels, as_of, config.impression_attributes, before, grouping, segments, responses
+        )
 
-    too_heavy = heavy if start == since else heavy_users(events, as_of, start)
     _written(run, "training_examples", labelled, too_heavy, scope)
+    counted = attribution.count_responses(responses, config.labels, first_ms)
+    responses.unpersist()
     metrics: dict[str, float | None] = {"users": users, "rebuilt": float(since is None), "users_too_heavy_to_train": len(too_heavy)}
     totals = lake.read("training_examples", run.outputs["training_examples"]).where(scope).selectExpr(
         "count_if(size(impression_id) > 0) AS users_with_impressions",
@@ -67,8 +75,11 @@ def build(context: Context, run: JobRun) -> Report:
     run.write("vocabularies", added, scope=scope.replace("as_of", "first_seen"), append=True)
     metrics["vocabulary_rows"] = lake.read("vocabularies", run.outputs["vocabularies"]).count()
     run.facts |= {"sequence_digest": config.sequence_digest(), "vocabulary_digest": config.vocabulary_digest()}
+    answers = [counted[label].sentence(label, source) for label, source, _ in config.labels.responses]
+    metrics |= {f"responses.{label}.{what}": float(n) for label, one in counted.items() for what, n in asdict(one).items()}
     reads = "all events" if start is None else f"the events since {format_time(start)}"
-    return Report(metrics, texts={"how.txt": f"{format_time(as_of)}: {users:,} users, {why}; training_examples from {reads}"})
+    how = f"{format_time(as_of)}: {users:,} users, {why}; training_examples from {reads}"
+    return Report(metrics, texts={"how.txt": how, "responses.txt": "\n".join(answers)})
 
 
 def _written(run: JobRun, name: str, build_rows: Callable[[Grouping], DataFrame], heavy: tuple[str, ...], scope: str) -> int:

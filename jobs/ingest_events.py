@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from alure_spark import sources
@@ -26,18 +26,25 @@ from jobs.command import Context, Job, Report
 
 
 def ingest(context: Context, run: JobRun) -> Report:
-    batch = _batch(context)
+    config, batch = context.config, _batch(context)
     judged = _judged(context, batch)
     for frame in (judged.events, judged.ads, judged.follows):
         frame.persist()
     found = preflight.profile(judged.events)
-    off = preflight.what_is_off(found, _last_profile(context), context.config.ingest)
-    if off and not context.force:
-        raise DataError(f"nothing was written, because this load is off: {'; '.join(off)}. Look at --dry-run; --force takes it as it is")
+    off, empty = preflight.what_is_off(found, _last_profile(context), config.ingest), preflight.what_is_empty(judged.tables, found, batch)
+    told = [*empty, *(remark for table in judged.tables for remark in table.remarks)]
+    refused_for = [*off, *(empty if config.ingest.refuse_empty else [])]
+    if refused_for and not context.force:
+        always = "; with ingest.refuse_empty: false a load may have empty tables" if config.ingest.refuse_empty and empty else ""
+        raise DataError(
+            f"nothing was written, because this load is off: {'; '.join(refused_for)}. Look at --dry-run; --force takes it as it is{always}"
+        )
     run.facts["load"] = _kind(batch)
     run.facts["profile"] = json.dumps({source: one.as_dict() for source, one in found.items()})
-    refused = clean.refused(judged.events).union(clean.refused(judged.ads)).union(clean.refused(judged.follows))
+    refused = judged.refused
     metrics: dict[str, float | None] = {"events_read": sum(one.rows for one in found.values())}
+    metrics["where_is_null"] = sum(table.unknown for table in judged.tables)
+    metrics["empty_tables"] = sum(bool(table.empty) for table in judged.tables)
     metrics["dwell_outliers"] = sum(one.dwell_outliers for one in found.values())
     if batch is not None and "events" in context.lake.published_versions():
         metrics["events"], more = add(context, run, judged.events, batch)
@@ -53,7 +60,7 @@ def ingest(context: Context, run: JobRun) -> Report:
             run.facts["known_from"] = format_time(batch[0])
     for name, frame in (("ads", judged.ads), ("follows", judged.follows)):
         metrics[name] = run.write(name, clean.accepted(frame))
-    per_reason = refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
+    per_reason = _per_reason(refused)
     metrics["refused"] = sum(row["count"] for row in per_reason)
     rows = refused.withColumn("run_id", F.lit(run.run_id))
     if batch is not None and "quarantine" in context.lake.published_versions():
@@ -62,8 +69,8 @@ def ingest(context: Context, run: JobRun) -> Report:
         run.write("quarantine", rows, scope="source <> 'user_embeddings'")
     for frame in (judged.events, judged.ads, judged.follows):
         frame.unpersist()
-    lines = [f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason]
-    return Report(metrics, texts={"quarantine.txt": "\n".join(lines)} if lines else {})
+    texts = {"load.txt": told, "quarantine.txt": _sentences(per_reason)}
+    return Report(metrics, texts={name: "\n".join(lines) for name, lines in texts.items() if lines})
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,20 @@ class _Judged:
     events: DataFrame
     ads: DataFrame
     follows: DataFrame
+    tables: list[preflight.TableCounts]
+
+    @property
+    def refused(self) -> DataFrame:
+        """Rows of QUARANTINE, without run_id."""
+        return clean.refused(self.events).union(clean.refused(self.ads)).union(clean.refused(self.follows))
+
+
+def _per_reason(refused: DataFrame) -> list[Row]:
+    return refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
+
+
+def _sentences(per_reason: list[Row]) -> list[str]:
+    return [f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason]
 
 
 def _batch(context: Context) -> tuple[int, int] | None:
@@ -80,12 +101,19 @@ def _batch(context: Context) -> tuple[int, int] | None:
 
 
 def plan(context: Context) -> str:
-    """What --dry-run says: the load as it would be judged, and what would be refused."""
-    events = _judged(context, _batch(context)).events.persist()
-    found = preflight.profile(events)
-    off = preflight.what_is_off(found, _last_profile(context), context.config.ingest)
-    lines = [*preflight.describe(found), *preflight.heavy_hitters(events), *(f"off: {sentence}" for sentence in off)]
-    events.unpersist()
+    """What --dry-run says: the load as it would be validated, and what would be refused, by reason."""
+    config, batch = context.config, _batch(context)
+    judged = _judged(context, batch)
+    judged.events.persist()
+    found = preflight.profile(judged.events)
+    off = [
+        *preflight.what_is_off(found, _last_profile(context), config.ingest),
+        *preflight.what_is_empty(judged.tables, found, batch),
+        *(remark for table in judged.tables for remark in table.remarks),
+    ]
+    lines = [*preflight.describe(found, config.streams), *_sentences(_per_reason(judged.refused)), *preflight.heavy_hitters(judged.events)]
+    lines += [f"off: {sentence}" for sentence in off]
+    judged.events.unpersist()
     return "\n".join(f"  {line}" for line in lines)
 
 
@@ -125,7 +153,7 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
-    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows))
+    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows), preflight.count_tables(given.tables))
 
 
 def judge(context: Context, events: DataFrame) -> DataFrame:

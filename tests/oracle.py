@@ -38,20 +38,32 @@ def kept(known: list[dict], stream, moment: int) -> list[dict]:
     return fresh[-stream.max_events :]
 
 
-def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int]) -> list[dict]:
+def impression_of(response: dict, shown: list[dict], skew: int = 0) -> tuple[dict | None, str]:
+    """The one impression that a response belongs to, of the user's (oldest first), or None and why: early, ambiguous or none."""
+    named, late = response["impression_id"] or None, skew
+    if named is None:
+        mine, late = [row for row in shown if row["item_id"] == response["item_id"]], 0
+    else:
+        mine = [row for row in shown if (row["impression_id"] or row["event_id"]) == named]
+        if len({row["item_id"] for row in mine}) > 1:
+            mine = [row for row in mine if row["item_id"] == response["item_id"]]
+            if not mine:
+                return None, "ambiguous"
+    before = [row for row in mine if row["event_time"] <= response["event_time"] + late]
+    if before:
+        return before[-1], "several" if named and len(before) > 1 else "one"
+    return None, "early" if named and mine else "none"
+
+
+def labels(events: list[dict], user: str, as_of: int, windows: dict[str, int], skew: int = 0) -> list[dict]:
     """The user's impressions known before as_of in (time, hash) order, each with click and conversion."""
     shown = sorted(history(events, user, "ad_impression", as_of), key=lambda event: (event["event_time"], event["hash"]))
     result = [dict(event, ad_click=0, conversion=0) for event in shown]
     for kind, window in windows.items():
         for response in history(events, user, kind, as_of):
-            if response["impression_id"] is not None:
-                owners = [row for row in result if (row["impression_id"] or row["event_id"]) == response["impression_id"]]
-            else:
-                before = [row for row in result if row["item_id"] == response["item_id"] and row["event_time"] <= response["event_time"]]
-                owners = before[-1:]
-            for row in owners:
-                if 0 <= response["event_time"] - row["event_time"] <= window:
-                    row[kind] = 1
+            row, _ = impression_of(response, result, skew)
+            if row is not None and response["event_time"] - row["event_time"] <= window:
+                row[kind] = 1
     return result
 
 

@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
+import yaml
 from pyspark.sql import functions as F
 
 from alure_spark.config import format_time, load, parse_time
@@ -313,3 +315,59 @@ def test_a_load_that_is_off_is_refused_before_anything_is_written(spark, tmp_pat
     run_jobs(planned, [ingest_events.JOB], "forced")
     planned.lake.refresh()
     assert planned.lake.read("events").count() < context.lake.read("events", before["events"]).count()
+
+
+def test_every_response_is_counted_once_and_those_that_label_an_impression_are_the_labels(chain):
+    metrics, as_of = chain.tracker.metrics, chain.config.time.as_of_ms
+    events = chain.lake.read("events").where(F.unix_millis("known_at") < as_of)
+    for label, source, _ in chain.config.labels.responses:
+        one = {key.rpartition(".")[2]: value for key, value in metrics.items() if key.startswith(f"build_sequences.responses.{label}.")}
+        assert one["responses"] == events.where(F.col("source") == source).count() > 0
+        assert one["responses"] == one["matched"] + one["outside_window"] + one["ambiguous"] + one["older"] + one["matched_nothing"]
+        assert one["matched"] >= metrics[f"build_sequences.{label}s"] > 0
+
+
+@pytest.fixture
+def views(spark, tmp_path):
+    """A log of views by a day column of type text, 4 a day, and how to ingest it with a batch_where."""
+    stop = datetime(2025, 5, 6)
+    moments = [stop - timedelta(hours=6 * place + 3) for place in range(4 * 4)]
+    log = pd.DataFrame({"user": [f"u{place % 3}" for place in range(16)], "at": moments, "item": "i"})
+    log = log.assign(dt=log["at"].dt.strftime("%Y-%m-%d"), at=log["at"].astype("datetime64[us]").dt.tz_localize("UTC"))
+    log.to_parquet(tmp_path / "views.parquet")
+    log[log["dt"] < "2025-05-04"].to_parquet(tmp_path / "first.parquet")
+
+    def ingest(batch_where, *more, path="views.parquet"):
+        columns = {"user_id": "user", "event_time": "at", "item_id": "item"}
+        table = {"path": path, "format": "parquet", "source": "organic_impression", "columns": columns, "batch_where": batch_where}
+        values = {"source": {"kind": "tables", "options": {"root": str(tmp_path), "events": [table]}}, "embedding": {"sources": []}}
+        values["streams"] = {"organic_impression": {}, "ad_impression": {}, "ad_click": {}, "conversion": {}}
+        conf = tmp_path / "conf.yml"
+        conf.write_text(yaml.safe_dump(values))
+        arguments = ["--conf", str(conf), *(part for value in overrides(tmp_path) for part in ("--set", value)), *more]
+        ingest_events.JOB.main(arguments)
+        return Lake(spark, load(conf, overrides(tmp_path)).lake).read("events").count()
+
+    return ingest
+
+
+def test_a_batch_that_its_condition_left_nothing_of_is_refused_and_a_text_day_has_its_placeholders(views, tmp_path, capsys):
+    text, days = "dt >= '{from}' AND dt < '{to}'", "dt >= '{from_date}' AND dt <= '{to_date}'"
+    daily = ("--set", "ingest.batch_days=1", "--from", "2025-05-05", "--to", "2025-05-06")
+    assert views(text, path="first.parquet") == 8
+    before = sorted(path for path in tmp_path.glob("lake/events/_delta_log/*.json"))
+    for more, condition, message in (
+        (daily, text, "none of the 4 rows that batch_where"),
+        ((*daily[:2], "--set", "time.as_of=2025-05-09"), days, "left no row; the batch from 2025-05-08 00:00:00.000 to 2025-05-09"),
+        ((), "dt >= '{today}'", "{today} in it stands for nothing"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            views(condition, *more)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.glob("lake/events/_delta_log/*.json")) == before
+    views(text, "--dry-run", *daily)
+    assert "off: table" in capsys.readouterr().out
+    assert views(text, *daily[:2], "--set", "time.as_of=2025-05-05", "--force") == 8
+    assert "none of the 4 rows that batch_where" in capsys.readouterr().out, "forced, it is still told"
+    assert views(days, *daily) == 16

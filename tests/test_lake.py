@@ -8,10 +8,10 @@ import psutil
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark import lake as lake_module
 from alure_spark.config import Config, LakeConfig, StreamConfig
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash, latest_rows
+from alure_spark.lake.writers import is_alive, this_process
 
 CONFIG = Config(streams={"purchase": StreamConfig()})
 
@@ -120,16 +120,16 @@ def test_a_reader_takes_each_users_latest_row_at_or_before_as_of(spark):
 
 def test_a_process_is_told_from_a_later_one_with_its_id():
     began = round(psutil.Process(1).create_time())
-    assert lake_module._is_alive(1)
-    assert lake_module._is_alive(1, began)
-    assert not lake_module._is_alive(1, began - 3600), "the id was given again"
-    assert not lake_module._is_alive(999_999_999)
-    host, pid, since = lake_module._this_process().split(" ")
+    assert is_alive(1)
+    assert is_alive(1, began)
+    assert not is_alive(1, began - 3600), "the id was given again"
+    assert not is_alive(999_999_999)
+    host, pid, since = this_process().split(" ")
     assert (host, int(pid)) == (socket.gethostname(), os.getpid())
-    assert lake_module._is_alive(os.getpid(), int(since))
+    assert is_alive(os.getpid(), int(since))
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    assert not lake_module._is_alive(thread.native_id), "the id of a thread can be signalled, but is no process"
+    assert not is_alive(thread.native_id), "the id of a thread can be signalled, but is no process"
     done.set()
     thread.join()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import and_
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
-from ..config import DAY_MS, EVERYBODY, HOUR_MS, LabelConfig, StreamConfig
-from .clean import id_hash
+from ..config import DAY_MS, EVERYBODY, LabelConfig, StreamConfig
+from .attribution import answers, matched_responses, shown_impressions
 from .segment_history import segment_at, segment_periods
-from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
+from .sequences import PLAIN, Grouping, as_of_column, continued, fields_of, first_kept, histories
 
 SHARES = 1_000_000  # down-sampling draws by hash, in millionths
 
@@ -25,6 +27,7 @@ def training_examples(
     previous: tuple[DataFrame, int] | None = None,
     grouping: Grouping = PLAIN,
     segments: DataFrame | None = None,
+    responses: DataFrame | None = None,
 ) -> DataFrame:
     """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
 
@@ -42,17 +45,23 @@ def training_examples(
     Where the conf asks for it, impressions whose windows are open are held back, and negatives of the training split are thinned
     out by the hash of the event, the same ones in every run; the rest weigh 1 / labels.negative_rate. Heavy users of `grouping` are
     left out: a row of all of their events would fit no task.
+
+    With labels.clock_skew_seconds, a response that is known before the impression it belongs to is known from that impression on.
+    `previous` then has to end so much before those days. `responses`: `matched_responses` of events and labels, where there already.
     """
     border = as_of_ms - int(labels.validation_days * DAY_MS)
     first_ms = labels.first_ms(as_of_ms)
     since = previous[1] if previous else None
-    assert since is None or (first_ms is not None and since <= first_ms), "rows before `since` cannot be told from the previous ones"
+    skew_ms = labels.clock_skew_ms
+    assert since is None or (first_ms is not None and since <= first_ms - skew_ms), (
+        "rows before `since` cannot be told from the previous ones"
+    )
     if grouping.heavy:
         events = events.where(~F.col("user_id").isin(list(grouping.heavy)))
     whole = histories(events, streams, as_of_ms, since, grouping)
     if previous:
         whole = continued(whole, previous[0], streams, previous[1])
-    impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms)
+    impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms, responses)
     if first_ms is not None:
         newest = F.greatest(*(F.try_element_at(F.col(f"{name}__known_at_ms"), F.lit(-1)) for name in streams), F.lit(0))
         whole = whole.where(~known_before(newest, F.lit(first_ms)))
@@ -62,15 +71,19 @@ def training_examples(
     fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion", "weight"]
     listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
-    per_user = impressions.groupBy("user_id").agg(last.alias("_shown"))
+    early = [F.flatten(F.collect_list("early")).alias("_early")] if skew_ms else []
+    per_user = impressions.groupBy("user_id").agg(last.alias("_shown"), *early)
     joined = whole.join(per_user, "user_id", "left")
     kind = per_user.schema["_shown"].dataType
     joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
     joined = joined.withColumn("segment", F.lit(EVERYBODY)) if segments is None else _by_segment(joined, segments, as_of_ms)
     first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
-    joined = joined.withColumns({f"_{name}": first_kept(name, stream, first) for name, stream in streams.items()})
+    joined = joined.withColumns({f"_{name}": first_kept(name, stream, first - skew_ms) for name, stream in streams.items()})
     arrays = [(name, f"{name}__{field}") for name, stream in streams.items() for field in fields_of(stream)]
-    columns = [F.slice(column, F.col(f"_{name}"), F.greatest(F.size(column), F.lit(1))).alias(column) for name, column in arrays]
+    cut = {column: F.slice(column, F.col(f"_{name}"), F.greatest(F.size(column), F.lit(1))) for name, column in arrays}
+    if skew_ms:
+        joined = _known_later(joined.withColumns(cut), streams, labels)
+    columns = [F.col(column) if skew_ms else cut[column].alias(column) for _, column in arrays]
     shown = F.col("_shown")
     return joined.select(
         "user_id", "country", as_of_column(as_of_ms), "segment",
@@ -103,51 +116,62 @@ def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> Dat
 
 
 def labelled_impressions(
-    events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}, first_ms: int | None = None
+    events: DataFrame,
+    labels: LabelConfig,
+    as_of_ms: int,
+    attributes: Mapping[str, str] = {},
+    first_ms: int | None = None,
+    responses: DataFrame | None = None,
 ) -> DataFrame:
     """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
 
     And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it. With first_ms, impressions that happened
-    before it are left out, and events known before it not read: none of them can matter to the others.
+    before it are left out. `responses`: what `matched_responses` made of the same arguments, where the caller has it already.
 
-    A response belongs to the impression that its impression_id names; without one, to the user's last impression of the same
-    ad at or before it. It counts when it happened within the window (both ends included) and was known before as_of.
+    A response belongs to at most one impression, see attribution.py. It counts when it happened within the window (both ends
+    included) and was known before as_of. With labels.clock_skew_seconds, `early` lists the responses known before their impression:
+    source, known_at_ms, event_time_ms, item_id, and from_ms, the time of the impression.
     """
-    known = known_events(events, as_of_ms, first_ms)
-    if first_ms is not None:
-        known = known.where(F.unix_millis("event_time") >= first_ms)
-    shown = known.where(F.col("source") == labels.impression_source).select(
-        "user_id", "event_hash", F.coalesce("impression_id", "event_id").alias("impression_id"),
-        F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
-        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
-    )  # fmt: skip
-    for label, source, hours in (
-        ("click", labels.click_source, labels.click_window_hours),
-        ("conversion", labels.conversion_source, labels.conversion_window_hours),
-    ):
-        responses = known.where(F.col("source") == source).select(
-            "user_id", "impression_id", F.col("item_hash").alias("ad_id"), F.unix_millis("event_time").alias("response_ms")
+    shown = shown_impressions(events, labels, as_of_ms, attributes, first_ms)
+    if responses is None:
+        responses = matched_responses(events, labels, as_of_ms, first_ms)
+    skew_ms = labels.clock_skew_ms
+    hits = {label: answers(source, hours, skew_ms) for label, source, hours in labels.responses}
+    answered = [F.max(hit.cast("int")).alias(label) for label, hit in hits.items()]
+    if skew_ms:
+        early = F.struct(
+            "source", "known_at_ms", F.col("response_ms").alias("event_time_ms"), F.col("ad_id").alias("item_id"),
+            F.col("time_ms").alias("from_ms"),
+        )  # fmt: skip
+        answered.append(F.collect_list(F.when(F.col("known_at_ms") < F.col("time_ms"), early)).alias("early"))
+    per_impression = responses.where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(*answered)
+    joined = shown.join(per_impression, ["user_id", "event_hash"], "left")
+    return joined.withColumns({label: F.coalesce(label, F.lit(0)) for label in hits})
+
+
+def _known_later(rows: DataFrame, streams: Mapping[str, StreamConfig], labels: LabelConfig) -> DataFrame:
+    """The rows with the responses that `_early` lists known from their impression on: no history at it may hold what answers it.
+
+    Their clock was behind. The arrays stay in the order of becoming known.
+    """
+    for name in sorted({labels.click_source, labels.conversion_source} & set(streams)):
+        fields = fields_of(streams[name])
+        events = F.arrays_zip(*(F.col(f"{name}__{field}").alias(field) for field in fields))
+        ordered = F.sort_array(F.transform(events, _later(name, fields)))
+        changed = F.when(F.size("_early") > 0, ordered)
+        rows = rows.withColumn("_ordered", changed).withColumns(
+            {f"{name}__{field}": F.coalesce(F.col("_ordered")[field], F.col(f"{name}__{field}")) for field in fields}
         )
-        hits = _attributed(shown, responses, int(hours * HOUR_MS)).withColumn(label, F.lit(1))
-        shown = shown.join(hits, ["user_id", "event_hash"], "left").withColumn(label, F.coalesce(label, F.lit(0)))
-    return shown
+    return rows
 
 
-def _attributed(shown: DataFrame, responses: DataFrame, window_ms: int) -> DataFrame:
-    """Distinct (user_id, event_hash) of impressions that a response followed within the window."""
-    in_window = (F.col("response_ms") - F.col("time_ms")).between(0, window_ms)
-    named = shown.join(responses.where("impression_id IS NOT NULL").drop("ad_id"), ["user_id", "impression_id"]).where(in_window)
-    # Last touch: walk the impressions and nameless responses of a user and ad in time, an impression before a response.
-    walk = shown.select(
-        "user_id", "ad_id", F.col("time_ms").alias("t"), F.lit(0).alias("is_response"), "event_hash", "time_ms"
-    ).unionByName(
-        responses.where("impression_id IS NULL").select("user_id", "ad_id", F.col("response_ms").alias("t"), F.lit(1).alias("is_response")),
-        allowMissingColumns=True,
-    )
-    past = Window.partitionBy("user_id", "ad_id").orderBy("t", "is_response", "event_hash").rowsBetween(Window.unboundedPreceding, 0)
-    touched = walk.select(
-        "user_id", "is_response", F.col("t").alias("response_ms"),
-        F.last("event_hash", ignorenulls=True).over(past).alias("event_hash"),
-        F.last("time_ms", ignorenulls=True).over(past).alias("time_ms"),
-    ).where((F.col("is_response") == 1) & in_window)  # fmt: skip
-    return named.select("user_id", "event_hash").union(touched.select("user_id", "event_hash")).distinct()
+def _later(source: str, fields: Sequence[str]) -> Callable[[Column, Column], Column]:
+    """For F.transform: an event of the stream with the time from which it is known, its place among equals, and its further fields."""
+    identity = ("known_at_ms", "event_time_ms", "item_id")
+
+    def moved(event: Column, place: Column) -> Column:
+        same = F.filter("_early", lambda one: (one["source"] == source) & reduce(and_, (one[field] == event[field] for field in identity)))
+        known = F.greatest(event["known_at_ms"], F.array_max(F.transform(same, lambda one: one["from_ms"])))
+        return F.struct(known.alias("known_at_ms"), place.alias("place"), *(event[field].alias(field) for field in fields[1:]))
+
+    return moved

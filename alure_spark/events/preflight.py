@@ -5,13 +5,14 @@ Enters: judged events (clean.py). Leaves: one `SourceProfile` per stream, as pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..config import IngestConfig, format_time
+from ..errors import DataError
 from ..tables import DERIVED_EVENT_COLUMNS, EVENTS, REQUIRED_INPUT_COLUMNS
 
 OPTIONAL = tuple(
@@ -27,7 +28,7 @@ class SourceProfile:
     rows: int
     refused: int
     dwell_outliers: int  # dwell_ms outside the bounds of `ingest`, therefore null
-    first_ms: int | None  # known_at, epoch ms
+    first_ms: int | None  # known_at of the accepted rows, epoch ms; None without one
     last_ms: int | None
     nulls: Mapping[str, float]  # optional column -> share of the rows without a value
     countries: Mapping[str, int]  # rows of the largest countries
@@ -41,10 +42,11 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     source = F.coalesce("source", F.lit("?")).alias("source")
     counts = {"rows": F.lit(True), "refused": F.col("reason").isNotNull(), "dwell_outliers": F.col("_dwell_outlier")}
     counts |= {f"null_{name}": F.col(name).isNull() for name in OPTIONAL}
+    known = F.when(F.col("reason").isNull(), F.col("known_at"))  # a refused row may say any year
     per_country = judged.groupBy(source, "country").agg(
         *(F.count_if(condition).alias(name) for name, condition in counts.items()),
-        F.min("known_at").alias("first"),
-        F.max("known_at").alias("last"),
+        F.min(known).alias("first"),
+        F.max(known).alias("last"),
     )
     largest = F.slice(F.sort_array(F.collect_list(F.struct("rows", "country")), asc=False), 1, COUNTRIES)
     found = per_country.groupBy("source").agg(
@@ -74,6 +76,64 @@ def heavy_hitters(judged: DataFrame, keys: tuple[str, ...] = ("user_id", "item_i
     return found
 
 
+@dataclass(frozen=True)
+class TableCounts:
+    """What was read of one mapped table."""
+
+    name: str
+    where: str
+    batch_where: str  # with the times of the batch; '' for a whole load
+    read: int  # rows that batch_where left
+    taken: int  # of these, rows that `where` takes
+    unknown: int  # of these, rows for which `where` is null: SQL leaves them out
+    known: int | None  # of the taken, rows known in the batch; None for a whole load, for ads and follows
+
+    @property
+    def empty(self) -> str:
+        """A sentence where nothing is left of the table though it was meant to have rows; '' otherwise."""
+        if not self.read:
+            return f"table {self.name}: " + (f"batch_where {self.batch_where!r} left no row" if self.batch_where else "it has no row")
+        if not self.taken:
+            return f"table {self.name}: where {self.where!r} left none of {self.read:,} rows"
+        if self.known == 0 and self.batch_where:
+            hint = "a day column of type text is compared as text, for which {from_date} and {to_date} are there"
+            return f"table {self.name}: none of the {self.taken:,} rows that batch_where {self.batch_where!r} left is of the batch ({hint})"
+        return ""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences on what is worth a look though a load may be meant so."""
+        found = []
+        if self.unknown:
+            found.append(f"table {self.name}: where {self.where!r} is null for {self.unknown:,} of {self.read:,} rows, which are left out")
+        if self.taken and self.known == 0 and not self.batch_where:
+            found.append(f"table {self.name}: none of its {self.taken:,} rows is of the batch")
+        return found
+
+
+def count_tables(tables: DataFrame | None) -> list[TableCounts]:
+    """The counts of the mapped tables, in the conf's order; none for another source. Raises DataError where a condition fails."""
+    if tables is None:
+        return []
+    try:
+        return [TableCounts(**row.asDict()) for row in tables.collect()]
+    except Exception as error:
+        why = str(error).splitlines()[0]
+        raise DataError(
+            f"the rows of source.options cannot be counted: {why}; look at path, where and batch_where of its tables"
+        ) from error
+
+
+def what_is_empty(tables: Sequence[TableCounts], now: Mapping[str, SourceProfile], batch: tuple[int, int] | None) -> list[str]:
+    """Sentences on mapped tables, and on a batch [from, to) (epoch ms of known_at), of which nothing is left."""
+    found = [table.empty for table in tables if table.empty]
+    if batch is not None and all(one.first_ms is None for one in now.values()):
+        refused = sum(one.refused for one in now.values())
+        why = f"all {refused:,} rows are refused" if refused else "0 rows"
+        found.append(f"the batch from {format_time(batch[0])} to {format_time(batch[1])} has no event: {why}")
+    return found
+
+
 def what_is_off(now: Mapping[str, SourceProfile], last: Mapping[str, Mapping[str, object]], ingest: IngestConfig) -> list[str]:
     """Sentences on what passes the thresholds of `ingest`; empty when the load is like the last one (or there was none).
 
@@ -85,7 +145,7 @@ def what_is_off(now: Mapping[str, SourceProfile], last: Mapping[str, Mapping[str
             found.append(f"{source}: {found_now.refused:,} of {found_now.rows:,} rows are refused")
     for source, before in last.items():
         rows, was = now[source].rows if source in now else 0, int(str(before["rows"]))
-        if ingest.max_row_change and abs(rows - was) > ingest.max_row_change * was:
+        if ingest.max_row_change and was and abs(rows - was) > ingest.max_row_change * was:
             found.append(f"{source}: {rows:,} rows, {was:,} the last time")
         nulls = before["nulls"]
         assert isinstance(nulls, Mapping)
@@ -95,14 +155,14 @@ def what_is_off(now: Mapping[str, SourceProfile], last: Mapping[str, Mapping[str
     return found
 
 
-def describe(profiles: Mapping[str, SourceProfile]) -> list[str]:
-    """One sentence per stream."""
-    lines = []
+def describe(profiles: Mapping[str, SourceProfile], streams: Iterable[str] = ()) -> list[str]:
+    """One sentence per stream, also for those of `streams` that have no row."""
+    lines = [f"{source}: 0 rows" for source in streams if source not in profiles]
     for source, one in sorted(profiles.items()):
         when = (
             f"{format_time(one.first_ms)} to {format_time(one.last_ms)}"
             if one.first_ms is not None and one.last_ms is not None
-            else "no time"
+            else "at no time"
         )
         nulls = ", ".join(f"{name} {share:.0%}" for name, share in sorted(one.nulls.items(), key=lambda pair: -pair[1]) if share < 1)
         countries = ", ".join(f"{country} {count:,}" for country, count in one.countries.items())

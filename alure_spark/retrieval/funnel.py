@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from ..boundary import known_before
 from ..config import LabelConfig
 from ..errors import DataError
+from ..events.attribution import given, matched
 
 PRIOR = 50.0  # impressions that a rate of few impressions is drawn with towards the rate of all
 Lists = Mapping[str, Sequence[str]]  # user -> ads, best first
@@ -121,17 +122,27 @@ def read_history(events: DataFrame, ads: DataFrame, embeddings: DataFrame, label
 
 
 def logged_impressions(events: DataFrame, labels: LabelConfig, start_ms: int, end_ms: int) -> pd.DataFrame:
-    """user_id, ad_id, clicked, converted of each impression known in [start, end), with the responses known before end."""
-    moment = F.unix_millis("known_at")
-    known = events.where(known_before(moment, end_ms) & F.col("impression_id").isNotNull())
-    impressions = known.where((F.col("source") == labels.impression_source) & ~known_before(moment, start_ms))
-    responses = known.where(F.col("source").isin(labels.click_source, labels.conversion_source)).groupBy("impression_id")
-    answered = responses.agg(
+    """user_id, ad_id, clicked, converted of each impression known in [start, end), with the responses known before end.
+
+    Only impressions and responses with an impression_id; a response belongs to the impression that `attribution.matched` says.
+    """
+    moment, happened = F.unix_millis("known_at"), F.unix_millis("event_time")
+    known = (
+        events.where(known_before(moment, end_ms)).withColumn("impression_id", given("impression_id")).where("impression_id IS NOT NULL")
+    )
+    impressions = known.where(F.col("source") == labels.impression_source).select(
+        "impression_id", "user_id", F.col("item_id").alias("ad_id"), "event_hash", happened.alias("time_ms"), moment.alias("known_ms")
+    )
+    responses = known.where(F.col("source").isin(labels.click_source, labels.conversion_source)).select(
+        "impression_id", "user_id", F.col("item_id").alias("ad_id"), "source", happened.alias("response_ms")
+    )
+    answered = matched(impressions, responses, labels.clock_skew_ms).where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(
         *(F.max((F.col("source") == source).cast("double")).alias(name)
           for name, source in (("clicked", labels.click_source), ("converted", labels.conversion_source)))
     )  # fmt: skip
-    rows = impressions.select("impression_id", "user_id", F.col("item_id").alias("ad_id")).join(answered, "impression_id", "left")
-    return pd.DataFrame(rows.fillna(0.0, ["clicked", "converted"]).orderBy("impression_id").toPandas())
+    rows = impressions.where(~known_before(F.col("known_ms"), start_ms)).join(answered, ["user_id", "event_hash"], "left")
+    rows = rows.select("impression_id", "user_id", "ad_id", "clicked", "converted").fillna(0.0, ["clicked", "converted"])
+    return pd.DataFrame(rows.orderBy("impression_id", "user_id", "ad_id").toPandas())
 
 
 def fit_ranker(history: History, logged: pd.DataFrame) -> Ranker:

@@ -16,11 +16,12 @@ from ..errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Canonical:
-    """What an adapter hands over. A set without ads or follows leaves them None."""
+    """What an adapter hands over. A set without ads or follows leaves them None; one that is no set of mapped tables, `tables`."""
 
     events: DataFrame
     ads: DataFrame | None = None
     follows: DataFrame | None = None
+    tables: DataFrame | None = None  # one row per mapped table: what was read of it, shaped as preflight.TableCounts
 
 
 def read(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None) -> Canonical:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import functions as F
 
 from alure_spark.config import LabelConfig
 from alure_spark.errors import DataError
@@ -28,6 +29,12 @@ def test_a_pool_takes_the_best_of_each_source_in_turn_and_no_ad_twice():
     assert fill_pool([first, first], 2)["u"] == ["a", "b"]
 
 
+def frame(spark, rows):
+    """Events that happened when they were known."""
+    events = spark.createDataFrame([(*row[:-1], at(row[-1])) for row in rows], EVENTS)
+    return events.withColumns({"event_time": F.col("known_at"), "event_hash": F.xxhash64("source", "item_id", "impression_id", "known_at")})
+
+
 @pytest.fixture(scope="module")
 def world(spark):
     """Two users, two ads; what happens at 100 is the future of a history at 100."""
@@ -36,7 +43,7 @@ def world(spark):
         ("v", "ad_impression", "p", "c1", "i2", 30), ("v", "ad_impression", "q", "c2", "i3", 40), ("v", "organic", "x", "c2", None, 50),
         ("v", "ad_click", "q", "c2", "i3", 100), ("v", "conversion", "q", "c2", "i3", 101), ("w", "ad_impression", "q", "c2", "i4", 120),
     ]  # fmt: skip
-    events = spark.createDataFrame([(*row[:-1], at(row[-1])) for row in rows], EVENTS).cache()
+    events = frame(spark, rows).cache()
     ads = [
         ("p", "b1", "c1", at(0), 1.0, 10.0), ("p", "b1", "c1", at(5), 2.0, 20.0), ("q", "b2", "c2", at(0), None, None)
     ]  # fmt: skip
@@ -65,6 +72,19 @@ def test_logged_impressions_carry_the_responses_known_by_the_end(world):
         ["i2", "v", "p", 0, 0],
         ["i3", "v", "q", 1, 0],
     ]
+
+
+def test_one_click_on_a_request_of_three_ads_is_a_click_on_one_of_them_and_of_one_user(spark):
+    rows = [("u", "ad_impression", ad, None, "request", 10) for ad in "pqr"] + [("v", "ad_impression", "q", None, "request", 10)]
+    rows += [
+        ("u", "ad_click", "q", None, "request", 20),
+        ("u", "conversion", "z", None, "request", 30),
+        ("v", "ad_impression", "q", None, "", 9),
+    ]
+    found = logged_impressions(frame(spark, rows), LABELS, 0, 100)
+    assert found[["user_id", "ad_id", "clicked", "converted"]].to_numpy().tolist() == [
+        ["u", "p", 0, 0], ["u", "q", 1, 0], ["u", "r", 0, 0], ["v", "q", 0, 0],
+    ]  # fmt: skip
 
 
 def planted(seed, n=4000):

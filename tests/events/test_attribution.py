@@ -1,0 +1,206 @@
+"""Which impression a response belongs to: request ids of several ads, ids that are missing or shared, clocks that are behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import strategies as st
+from pyspark.sql import functions as F
+
+from alure_spark.boundary import known_before
+from alure_spark.config import LabelConfig, StreamConfig
+from alure_spark.errors import ConfigError
+from alure_spark.events.attribution import count_responses, matched_responses
+from alure_spark.events.examples import labelled_impressions, training_examples
+from alure_spark.events.sequences import user_sequences
+from alure_spark.lake import content_hash
+from tests import oracle
+
+START, HOUR, DAY = 1_500_000_000_000, 3_600_000, 86_400_000
+AS_OF = START + 40
+WINDOWS = {"ad_click": 10, "conversion": 25}
+LABELS = LabelConfig(click_window_hours=10 / HOUR, conversion_window_hours=25 / HOUR, validation_days=5 / DAY)
+SKEWED = replace(LABELS, clock_skew_seconds=4 / 1000)
+STREAMS = {
+    "ad_impression": StreamConfig({"value": "numeric"}, max_events=3),
+    "ad_click": StreamConfig({"value": "numeric"}, max_events=2),
+    "conversion": StreamConfig({}, max_events=4, max_days=20 / DAY),
+}
+SCHEMA = (
+    "event_id string, user_id string, country string, source string, event_time timestamp, known_at timestamp, item_id string, "
+    "account_id string, impression_id string, value double"
+)
+
+event = st.fixed_dictionaries({
+    "source": st.sampled_from(["ad_impression", "ad_impression", "ad_click", "conversion"]),
+    "event_time": st.integers(0, 42).map(lambda t: START + t),
+    "delay": st.sampled_from([None, None, 0, 1, 3, 20]),
+    "item_id": st.sampled_from(["a", "a", "b", "c"]),
+    "named": st.sampled_from(["r1", "r1", "r2", "r3", "own", "", None]),  # r1 to r3 are ids of every user
+})  # fmt: skip
+
+
+def made(logs):
+    events = []
+    for number, rows in enumerate(logs):
+        for place, row in enumerate(rows):
+            own = f"u{number}/{place}"
+            # A response that names "own" names the event id of the user's first event, which may be an impression without an id.
+            named = (f"u{number}/0" if row["source"] != "ad_impression" else own) if row["named"] == "own" else row["named"]
+            arrival = None if row["delay"] is None else row["event_time"] + row["delay"]
+            events.append(row | {"event_id": own, "user_id": f"u{number}", "impression_id": named, "arrival_time": arrival, "value": place})
+    return events
+
+
+def at(ms):
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def frame(spark, events):
+    """EVENTS as far as labels read them; fills in the hashes that the oracle orders by."""
+    rows = [
+        (row["event_id"], row["user_id"], "X", row["source"], at(row["event_time"]), at(oracle.known_at(row)), row["item_id"], None,
+         row["impression_id"], float(row["value"]))
+        for row in events
+    ]  # fmt: skip
+    hashes = {"event_hash": F.xxhash64("event_id"), "item_hash": F.xxhash64("item_id"), "known_date": F.to_date("known_at")}
+    clean = spark.createDataFrame(rows, SCHEMA).withColumns(hashes).persist()
+    found = {row["event_id"]: row for row in clean.collect()}
+    for row in events:
+        row["hash"], row["item_hash"] = found[row["event_id"]]["event_hash"], found[row["event_id"]]["item_hash"]
+    return clean
+
+
+@pytest.fixture(scope="module")
+def world(spark):
+    events = made(oracle.cases_of(st.lists(event, max_size=12), 400))
+    return events, frame(spark, events)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SKEWED], ids=["exact clocks", "clock skew"])
+def test_labels_and_the_counts_of_responses_are_those_of_plain_loops(world, labels):
+    events, clean = world
+    skew = labels.clock_skew_ms
+    found = {row["event_hash"]: (row["click"], row["conversion"]) for row in labelled_impressions(clean, labels, AS_OF).collect()}
+    expected, outcomes = {}, Counter()
+    for user in sorted({row["user_id"] for row in events}):
+        shown = oracle.labels(events, user, AS_OF, WINDOWS, skew)
+        expected |= {row["hash"]: (row["ad_click"], row["conversion"]) for row in shown}
+        for kind, window in WINDOWS.items():
+            for response in oracle.history(events, user, kind, AS_OF):
+                row, why = oracle.impression_of(response, shown, skew)
+                inside = row is not None and response["event_time"] - row["event_time"] <= window
+                outcomes[kind, "matched" if inside else why if row is None else "outside"] += 1
+                outcomes[kind, "several"] += inside and why == "several"
+    assert found == expected
+    responses = matched_responses(clean, labels, AS_OF)
+    assert responses.count() == sum(row["source"] in WINDOWS and oracle.known_at(row) < AS_OF for row in events), "one row per response"
+    counted = count_responses(responses, labels)
+    for label, kind in (("click", "ad_click"), ("conversion", "conversion")):
+        one = counted[label]
+        assert (one.matched, one.several, one.outside_window, one.ambiguous) == tuple(
+            outcomes[kind, why] for why in ("matched", "several", "outside", "ambiguous")
+        )
+        assert (one.matched_nothing, one.just_early) == (outcomes[kind, "none"] + outcomes[kind, "early"], outcomes[kind, "early"])
+        assert one.responses == one.matched + one.outside_window + one.ambiguous + one.matched_nothing
+        assert min(getattr(one, item.name) for item in fields(one) if item.name not in ("older", "outside_window")) > 0, "the world has all"
+    assert sum(map(sum, found.values())) <= counted["click"].matched + counted["conversion"].matched
+
+
+def test_no_response_is_history_of_the_impression_it_answers_and_the_rows_are_the_same_from_yesterdays_sequences(world):
+    events, clean = world
+    labels = replace(SKEWED, days=22 / DAY, max_impressions=3)
+    rows = training_examples(clean, STREAMS, labels, AS_OF, {"value": "numeric"}).persist()
+    early = 0
+    for row in rows.collect():
+        user, times = row["user_id"], row["time_ms"]
+        moved = {source: {} for source in WINDOWS}
+        recent = [one for one in events if one["event_time"] >= labels.first_ms(AS_OF) or one["source"] != "ad_impression"]
+        for kind, window in WINDOWS.items():
+            shown = oracle.labels(recent, user, AS_OF, WINDOWS, 4)
+            for response in oracle.history(recent, user, kind, AS_OF):
+                impression, _ = oracle.impression_of(response, shown, 4)
+                if impression is not None and response["event_time"] - impression["event_time"] <= window:
+                    moved[kind][response["event_id"]] = max(oracle.known_at(response), impression["event_time"])
+        for kind, stream in ((kind, STREAMS[kind]) for kind in WINDOWS):
+            known_at = row[f"{kind}__known_at_ms"]
+            assert known_at == sorted(known_at)
+            expected = Counter(moved[kind].get(one["event_id"], oracle.known_at(one)) for one in oracle.history(events, user, kind, AS_OF))
+            assert Counter(known_at) <= expected
+            early += sum(when > oracle.known_at(one) for one in events for name, when in moved[kind].items() if name == one["event_id"])
+            for moment in times:  # what serving would have seen there, but for what answers it
+                seen = sorted(when for when in expected.elements() if when < moment and (not stream.max_days or when >= moment - 20))
+                stored = [when for when in known_at if known_before(when, moment)]
+                assert stored[len(stored) - len(seen[-stream.max_events :]) :] == seen[-stream.max_events :]
+    assert early > 50
+    since = labels.first_ms(AS_OF) - labels.clock_skew_ms
+    unread, before = clean.where(F.unix_millis("known_at") >= since), user_sequences(clean, STREAMS, since)
+    again = training_examples(unread, STREAMS, labels, AS_OF, {"value": "numeric"}, (before, since))
+    assert content_hash(again) == content_hash(rows)
+    rows.unpersist()
+
+
+def case(rows):
+    """(source, ms, ad, impression_id) of one user -> events."""
+    return [
+        {"event_id": f"e{place}", "user_id": "u", "source": source, "event_time": START + ms, "arrival_time": None, "item_id": ad,
+         "impression_id": named, "value": place}
+        for place, (source, ms, ad, named) in enumerate(rows)
+    ]  # fmt: skip
+
+
+SLOTS = [("ad_impression", 1, ad, "request") for ad in "abc"]
+CAMPAIGN = [("ad_impression", 1, "campaign:4", "u/4")]
+
+
+@pytest.mark.parametrize(
+    ("log", "labels", "clicks", "told"),
+    [
+        pytest.param([*SLOTS, ("ad_click", 2, "b", "request")], LABELS, [0, 1, 0], "1 of 1", id="the ad decides"),
+        pytest.param([*SLOTS, ("ad_click", 2, "z", "request")], LABELS, [0, 0, 0], "1 name an id of several ads", id="no such ad"),
+        pytest.param([*CAMPAIGN, ("ad_click", 2, "coupon", "u/4")], LABELS, [1], "1 of 1", id="the id alone decides"),
+        pytest.param(
+            [("ad_impression", 1, "a", "r"), ("ad_impression", 3, "a", "r"), ("ad_click", 4, "a", "r")], LABELS, [0, 1],
+            "1 of these name an id under which the ad was shown several times", id="shown twice under one id: the last one",
+        ),
+        pytest.param([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], LABELS, [0], "set labels.clock_skew_sec", id="a clock behind"),
+        pytest.param([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], SKEWED, [1], "1 of 1", id="a skew is set"),
+        pytest.param([("ad_impression", 1, "a", ""), ("ad_click", 2, "b", "")], LABELS, [0], "1 matched no impression", id="empty ids"),
+        pytest.param([("ad_impression", 1, "a", ""), ("ad_click", 2, "a", "")], LABELS, [1], "1 of 1", id="last touch"),
+        pytest.param([("ad_impression", 1, "a", "r"), ("ad_click", 0, "a", None)], SKEWED, [0], "1 matched no", id="no skew"),
+        pytest.param([("ad_impression", 1, "a", "r"), ("ad_click", 12, "a", "r")], LABELS, [0], "came after labels.click", id="too late"),
+    ],
+)  # fmt: skip
+def test_what_a_click_labels_and_what_is_said_of_it(spark, log, labels, clicks, told):
+    clean = frame(spark, case(log))
+    rows = labelled_impressions(clean, labels, AS_OF).orderBy("time_ms", "ad_id").collect()
+    ads = {row["item_hash"]: row["item_id"] for row in clean.collect()}
+    assert [row["click"] for row in sorted(rows, key=lambda row: (row["time_ms"], ads[row["ad_id"]]))] == clicks
+    assert told in count_responses(matched_responses(clean, labels, AS_OF), labels)["click"].sentence("click", "ad_click")
+
+
+def test_a_response_whose_impression_may_be_older_than_the_days_of_the_examples_is_not_called_unmatched(spark):
+    days = replace(LABELS, days=22 / DAY)
+    first = days.first_ms(AS_OF)
+    clean = frame(spark, case([("ad_click", first - START + 3, "a", "r"), ("ad_click", first - START + 15, "a", "r")]))
+    counted = count_responses(matched_responses(clean, days, AS_OF, first), days, first)["click"]
+    assert (counted.responses, counted.matched, counted.older, counted.matched_nothing, counted.just_early) == (2, 0, 1, 1, 0)
+    assert "1 may answer an impression from before labels.days; 1 matched no impression" in counted.sentence("click", "ad_click")
+
+
+def test_one_stream_of_responses_may_make_both_labels(spark):
+    labels = replace(LABELS, conversion_source="ad_click")
+    clean = frame(spark, case([*SLOTS, ("ad_click", 15, "b", "request")]))
+    rows = {row["time_ms"]: row for row in labelled_impressions(clean, labels, AS_OF).where("conversion = 1").collect()}
+    assert [(row["click"], row["conversion"]) for row in rows.values()] == [(0, 1)]
+    counted = count_responses(matched_responses(clean, labels, AS_OF), labels)
+    assert (counted["click"].outside_window, counted["conversion"].matched) == (1, 1)
+
+
+def test_a_skew_of_more_than_an_hour_or_below_0_is_refused():
+    for seconds in (-1.0, 3601.0, float("nan")):
+        with pytest.raises(ConfigError, match="labels.clock_skew_seconds"):
+            LabelConfig(clock_skew_seconds=seconds)
