@@ -15,7 +15,7 @@ from alure_spark.errors import ConfigError
 from alure_spark.events import identity
 from alure_spark.tables import TABLES
 from jobs import forget_users, ingest_events, replay_quarantine
-from jobs.command import open_context, run_jobs
+from jobs.command import open_context
 from tests import scan
 
 KEY, OTHER = "a key of the tests, long enough", "another key that is long enough"
@@ -42,8 +42,10 @@ def conf(folder: Path, **more) -> dict:
 
 
 def do(folder: Path, job, **more):
+    """The job published, without its MLflow run; its Context."""
     context = open_context(build(Config, conf(folder, **more)))
-    run_jobs(context, [job], job.name)
+    with context.lake.run(job.name, context.config, "true") as run:
+        job.body(context, run)
     context.lake.refresh()
     return context
 
@@ -79,15 +81,19 @@ def loaded(made, tmp_path, monkeypatch):
     return open_context(build(Config, conf(tmp_path)))
 
 
-def refused(folder: Path, message: str, **more) -> None:
-    """Every job that uses the key ends with that sentence, and publishes nothing."""
-    before = open_context(build(Config, conf(folder, **more))).lake.published_versions()
-    ingest = more.pop("ingest", {})
-    jobs = [(ingest_events.JOB, {}), (ingest_events.JOB, {"batch_days": 30}), (replay_quarantine.JOB, {})]
-    for job, batch in [*jobs, (forget_users.job(["kept"]), {})]:
+LOADS = [(ingest_events.JOB, {}), (ingest_events.JOB, {"batch_days": 30})]
+USING_THE_KEY = [*LOADS, (replay_quarantine.JOB, {}), (forget_users.job(["kept"]), {})]
+
+
+def refused(folder: Path, message: str, jobs, **ingest) -> None:
+    """Each of the jobs ends with that sentence, and publishes nothing."""
+    context = open_context(build(Config, conf(folder)))
+    before = context.lake.published_versions()
+    for job, batch in jobs:
         with pytest.raises(ConfigError, match=message):
-            do(folder, job, ingest=ingest | batch, **more)
-    assert open_context(build(Config, conf(folder, **more))).lake.published_versions() == before
+            do(folder, job, ingest=ingest | batch)
+    context.lake.refresh()
+    assert context.lake.published_versions() == before
 
 
 def test_a_list_of_an_editor_forgets_whom_it_names_and_says_whom_it_does_not(loaded, tmp_path, capsys, monkeypatch):
@@ -102,16 +108,15 @@ def test_a_list_of_an_editor_forgets_whom_it_names_and_says_whom_it_does_not(loa
     log(tmp_path, [*USERS, "nobody", "new"])
     do(tmp_path, ingest_events.JOB)
     assert users_of(loaded) == ["0007", "U0001", "kept", "new", "pad"], "whom no row named is kept out, too"
-    assert forget(tmp_path, "--user", "u0001", "--user", "new") == 0
-    assert "forgotten: 1 users; rows deleted: events 2\n1 of 2 ids matched no row" in (again := capsys.readouterr()).out
-    assert "(1 had one before)" in again.out
-    assert "warning: 1 of 2 ids matched no row of any table: 'u0001'." in again.err
+    unmatched: list[str] = []
+    do(tmp_path, forget_users.job(["u0001", "new"], unmatched))
+    assert unmatched == ["u0001"]
+    assert users_of(loaded) == ["0007", "U0001", "kept", "pad"]
 
     monkeypatch.setenv(identity.KEY_VARIABLE, OTHER)
-    refused(tmp_path, "forgotten under another key than the one in ALURE_USER_KEY: they would come back")
+    refused(tmp_path, "forgotten under another key than the one in ALURE_USER_KEY: they would come back", USING_THE_KEY)
     monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
-    refused(tmp_path, "user ids of this lake are raw, but ingest.hash_user_ids is true", ingest={"hash_user_ids": True})
-    assert users_of(loaded) == ["0007", "U0001", "kept", "pad"]
+    refused(tmp_path, "user ids of this lake are raw, but ingest.hash_user_ids is true", USING_THE_KEY[:1], hash_user_ids=True)
 
 
 def test_a_list_that_cannot_be_read_ends_with_exit_code_2_and_nothing_is_changed(loaded, tmp_path, capsys):
@@ -129,18 +134,18 @@ def test_a_list_that_cannot_be_read_ends_with_exit_code_2_and_nothing_is_changed
     assert loaded.lake.published_versions().keys() == {"events", "ads", "follows", "quarantine"}
 
 
-def test_hashed_ids_are_of_one_key_and_raw_ids_do_not_come_beside_them(loaded, tmp_path, monkeypatch, caplog):
-    hashed = {"ingest": {"hash_user_ids": True}}
-    shutil.rmtree(tmp_path / "lake")
-    context = do(tmp_path, ingest_events.JOB, **hashed)
+def test_hashed_ids_are_of_one_key_and_raw_ids_do_not_come_beside_them(spark, tmp_path, monkeypatch, caplog):
+    log(tmp_path, USERS)
+    monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
+    context = do(tmp_path, ingest_events.JOB, ingest={"hash_user_ids": True})
     assert identity.hashed("u0001", KEY.encode()) in users_of(context)
     monkeypatch.setenv(identity.KEY_VARIABLE, OTHER)
-    refused(tmp_path, "were hashed under another key than the one in ALURE_USER_KEY", **hashed)
+    refused(tmp_path, "were hashed under another key than the one in ALURE_USER_KEY", USING_THE_KEY, hash_user_ids=True)
     monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
-    refused(tmp_path, "user ids of this lake are hashed, but ingest.hash_user_ids is false")
-    do(tmp_path, forget_users.job(["u0001", "U0002"]), **hashed)
-    assert identity.hashed("u0001", KEY.encode()) not in users_of(context)
+    refused(tmp_path, "user ids of this lake are hashed, but ingest.hash_user_ids is false", USING_THE_KEY[1:])
+    do(tmp_path, forget_users.job(["u0001 ", "U0002"]), ingest={"hash_user_ids": True})
     do(tmp_path, ingest_events.JOB, ingest={"hash_user_ids": True, "batch_days": 30})
+    assert identity.hashed("u0001", KEY.encode()) not in users_of(context)
     assert len(users_of(context)) == len(USERS) - 1
     assert "cannot be known" not in caplog.text
 
