@@ -89,7 +89,9 @@ def _users(context: Context, ids: Collection[str]) -> DataFrame:
 def _known(run: JobRun, tables: Sequence[str], ids: DataFrame) -> set[str]:
     """Those of the ids (user_id) that a row of one of the tables names."""
     named = [run.read(name).select(F.expr(user).alias("user_id")) for name in tables for user in TABLES[name].users]
-    return {row["user_id"] for row in reduce(DataFrame.union, named, ids.limit(0)).join(ids, "user_id", "left_semi").distinct().collect()}
+    if not named:
+        return set()
+    return {row["user_id"] for row in reduce(DataFrame.union, named).join(ids, "user_id", "left_semi").distinct().collect()}
 
 
 def _with_tombstones(run: JobRun, hashes: Collection[str]) -> set[str]:
@@ -109,8 +111,9 @@ def _models(context: Context) -> str:
     try:
         found = context.tracker.model_versions(name)
     except TrackingError as error:
+        why = " ".join(str(error).split())[:300]
         return (
-            f"warning: which model versions of {name} may have been trained with them is unknown ({error}). The tables are done; left to "
+            f"warning: which model versions of {name} may have been trained with them is unknown ({why}). The tables are done; left to "
             "do: once MLflow answers, look there, or run forget_users with the same ids again, which lists them"
         )
     return f"remains: {len(found)} model versions of {name} may have been trained with them ({', '.join(found) or 'none'})"
