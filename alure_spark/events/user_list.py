@@ -15,8 +15,8 @@ from ..errors import ConfigError
 
 # UTF-32 first: its mark begins with that of UTF-16.
 MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-BLANK = r"[\s\ufeff\u200b-\u200f\u2060]+"  # also what is seen as nothing: byte order marks of joined files, zero-width spaces
-AROUND = re.compile(rf"\A{BLANK}|{BLANK}\Z")
+# What is seen as nothing: white space, zero-width characters, byte order marks of joined files.
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 def read_ids(file: Path) -> list[str]:
@@ -39,7 +39,7 @@ def read_ids(file: Path) -> list[str]:
         found = f"not UTF-8 (line {content[: error.start].count(10) + 1} holds the byte {content[error.start]:#04x})"
     if found:
         raise ConfigError(f"the list of users {file} is {found}; allowed: UTF-8, one user id per line. Save it as UTF-8, and run again")
-    ids = [line for line in re.split(r"\r\n|\r|\n", text) if AROUND.sub("", line)]
+    ids = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip(BLANKS)]
     if not ids:
         raise ConfigError(f"the list of users {file} holds no user id: give a text file with one per line")
     return ids
@@ -51,7 +51,7 @@ def require_ids(users: Iterable[str]) -> None:
     if not users:
         raise ConfigError("nobody to forget: give --user ID or --users FILE")
     for user in users:
-        if not AROUND.sub("", user):
+        if not user.strip(BLANKS):
             raise ConfigError(f"a user id is {user!r}; allowed: one that is not blank")
         if any("\ud800" <= letter <= "\udfff" for letter in user):
             raise ConfigError(f"the user id {user!r} is not UTF-8: give the bytes that the log holds")
@@ -59,4 +59,4 @@ def require_ids(users: Iterable[str]) -> None:
 
 def forms(written: str) -> tuple[str, ...]:
     """What the id may be in the log: as it is written; if the log has no such id, without the blanks around it."""
-    return tuple(dict.fromkeys((written, AROUND.sub("", written))))
+    return tuple(dict.fromkeys((written, written.strip(BLANKS))))
