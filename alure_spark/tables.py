@@ -428,8 +428,10 @@ TOMBSTONES = Table(
     columns=_columns("""
         user_hash STRING ! : HMAC-SHA256 of the user id under the key in ALURE_USER_KEY
         forgotten_at TIMESTAMP ! : when, UTC
+        key_check STRING : names the key without telling it, and whether user_hash is of a hashed id; null: of an earlier release
     """),
     key=("user_hash",),
+    version=2,  # 2: key_check
     not_content=("forgotten_at",),
 )
 

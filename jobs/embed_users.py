@@ -39,7 +39,7 @@ def _by_model(context: Context, run: JobRun, sequences: DataFrame) -> Report:
     """Only users with new events, or whose newest embedding is of another model, are computed and written."""
     config, as_of = context.config, context.config.time.as_of_ms
     artifact = champion(context)
-    if artifact.facts["as_of_ms"] > as_of:
+    if artifact.as_of_ms > as_of:
         raise ConfigError(
             f"model {artifact.model_id} was trained on what became known after time.as_of={config.time.as_of}: it would leak the future; "
             "name an older version by embedding.model, or train one for this as_of"

@@ -3,57 +3,123 @@
 Deletes their rows (history, examples, embeddings, both ends of edges and follows, candidates, quarantine), writes tombstones under
 the key in ALURE_USER_KEY so that no later ingestion brings them back, vacuums by `lake.vacuum_hours`, and erases what jobs on this
 lake left in lake.scratch. Says what remains: models that were trained with them, and the time-travel window.
+
+An id is taken as it is written; if no row has it, without the blanks around it. Ids that name no row of any table are counted and named;
+their tombstones are written, and the exit code is 0, with --strict 3. While MLflow does not answer, the tables are erased all the same
+(exit code 0), and a warning says that the models are not known.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import partial, reduce
 from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import run_messages
-from alure_spark.config import LakeConfig
-from alure_spark.errors import ConfigError
-from alure_spark.events import identity
+from alure_spark.config import IngestConfig, LakeConfig
+from alure_spark.errors import TrackingError
+from alure_spark.events import identity, user_list
 from alure_spark.lake import JobRun, timestamp
 from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases
 from alure_spark.tables import TABLES
 from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
+from jobs.ingest_events import user_key
+
+NAMED = 10  # ids that the terminal names
 
 
-def forget(context: Context, run: JobRun, users: Sequence[str]) -> Report:
-    """users: ids as the source writes them. Raises ConfigError without a key or a user."""
+def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[str] | None = None) -> Report:
+    """users: ids as the source writes them, or with blanks around them. Those that name no row of any table are added to `unmatched`.
+
+    Their tombstones are written all the same: they may be in the log and not be loaded yet. Raises ConfigError without a user, without
+    a key, or with another key than that of the lake.
+    """
+    user_list.require_ids(users)
     key, config = identity.user_key(os.environ), context.config
-    if not users:
-        raise ConfigError("nobody to forget: give --user ID or --users FILE")
-    ids = context.spark.createDataFrame([(user,) for user in sorted(set(users))], "user_id string")
-    if config.ingest.hash_user_ids:
-        ids = ids.withColumn("user_id", identity.keyed_hash(F.col("user_id"), key))
-    ids = ids.persist()
+    user_key(context)
     published = context.lake.published_versions()
     tables = [name for name, of in TABLES.items() if of.users and name in published]
+    in_lake = {user: [_id_in_lake(form, config.ingest, key) for form in user_list.forms(user)] for user in sorted(set(users))}
+    known = _known(run, tables, _users(context, {one for ids in in_lake.values() for one in ids}))
+    chosen = {user: [one for one in ids if one in known][:1] or ids for user, ids in in_lake.items()}
+    missing = [user for user, ids in chosen.items() if not known.intersection(ids)]
+    ids = _users(context, {one for ids in chosen.values() for one in ids}).persist()
     deleted = {name: run.delete(name, ids) for name in tables}
-    run.write("tombstones", _new_tombstones(run, ids, key, "tombstones" in published), append=True)
-    named = ids.union(context.spark.createDataFrame([(user,) for user in users], "user_id string"))
+    named = ids.union(_users(context, users))
     run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
     ids.unpersist()
+    hashes = {identity.hashed(one, key): user for user, ids in chosen.items() for one in ids}
+    before = _with_tombstones(run, hashes) if "tombstones" in published else set()
+    new = context.spark.createDataFrame([(one,) for one in sorted(hashes.keys() - before)], "user_hash string")
+    check = F.lit(identity.key_check(key, config.ingest.hash_user_ids))
+    now = timestamp(int(time.time() * 1000))
+    run.write("tombstones", new.withColumns({"forgotten_at": now, "key_check": check}), append=True)
     rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
-    models = context.tracker.model_versions(config.model_name)
+    gone = len({one for ids in chosen.values() for one in ids if one in known})
+    # No id here: MLflow keeps this text.
     remains = [
-        f"forgotten: {len(set(users)):,} users; rows deleted: {rows}",
+        f"forgotten: {gone:,} users; rows deleted: {rows}",
+        *_said_of_missing(len(missing), len(chosen), len({hashes[one] for one in before}.intersection(missing))),
         f"remains: versions of the last {config.lake.vacuum_hours:g} hours can still be read back (lake.vacuum_hours)"
         if config.lake.vacuum_hours
         else "remains: no earlier version of the tables",
-        f"remains: {len(models)} model versions of {config.model_name} may have been trained with them ({', '.join(models) or 'none'})",
+        _models(context),
         *_unmarked(config.lake),
         "remains: candidates and graphs of other users, made with their help, until the next run; the source's own log",
     ]
-    return Report({f"deleted.{name}": float(count) for name, count in deleted.items()}, texts={"forgotten.txt": "\n".join(remains)})
+    if unmatched is not None:
+        unmatched += missing
+    counts: dict[str, float | None] = {"users": gone, "unmatched": len(missing)}
+    return Report(
+        counts | {f"deleted.{name}": float(count) for name, count in deleted.items()}, texts={"forgotten.txt": "\n".join(remains)}
+    )
+
+
+def _id_in_lake(user: str, ingest: IngestConfig, key: bytes) -> str:
+    return identity.hashed(user, key) if ingest.hash_user_ids else user
+
+
+def _users(context: Context, ids: Collection[str]) -> DataFrame:
+    return context.spark.createDataFrame([(one,) for one in sorted(ids)], "user_id string")
+
+
+def _known(run: JobRun, tables: Sequence[str], ids: DataFrame) -> set[str]:
+    """Those of the ids (user_id) that a row of one of the tables names."""
+    named = [run.read(name).select(F.expr(user).alias("user_id")) for name in tables for user in TABLES[name].users]
+    if not named:
+        return set()
+    return {row["user_id"] for row in reduce(DataFrame.union, named).join(ids, "user_id", "left_semi").distinct().collect()}
+
+
+def _with_tombstones(run: JobRun, hashes: Collection[str]) -> set[str]:
+    ours = run.lake.spark.createDataFrame([(one,) for one in sorted(hashes)], "user_hash string")
+    return {row["user_hash"] for row in run.read("tombstones").join(ours, "user_hash", "left_semi").select("user_hash").collect()}
+
+
+def _said_of_missing(missing: int, asked: int, before: int) -> list[str]:
+    again = f" ({before:,} had one before)" if before else ""
+    what = f"{missing:,} of {asked:,} ids matched no row of any table; tombstones keep them out if they come later{again}"
+    return [what] if missing else []
+
+
+def _models(context: Context) -> str:
+    """Which models may know the users; the erasure does not wait for an MLflow that does not answer."""
+    name = context.config.model_name
+    try:
+        found = context.tracker.model_versions(name)
+    except TrackingError as error:
+        why = " ".join(str(error).split())[:300]
+        return (
+            f"warning: which model versions of {name} may have been trained with them is unknown ({why}). The tables are done; left to "
+            "do: once MLflow answers, look there, or run forget_users with the same ids again, which lists them"
+        )
+    return f"remains: {len(found)} model versions of {name} may have been trained with them ({', '.join(found) or 'none'})"
 
 
 def erase(context: Context) -> None:
@@ -73,11 +139,10 @@ def erase(context: Context) -> None:
         if context.lake.is_ours(name):
             context.lake.vacuum(name, context.config.lake.vacuum_hours)
 
-    run_messages.erase(context.spark, context.lake.location("runs"), context.config.lake.vacuum_hours)
-
     for name, of in TABLES.items():
         if of.users:
             attempt(partial(vacuum, name))
+    attempt(partial(run_messages.erase, context.spark, context.lake.location("runs"), context.config.lake.vacuum_hours))
     attempt(partial(erase_workspace, context.config.lake))
     if failures:
         raise failures[0]
@@ -89,22 +154,15 @@ def _unmarked(config: LakeConfig) -> list[str]:
     return [f"remains: {what}: look at them and delete them by hand"] if names else []
 
 
-def _new_tombstones(run: JobRun, ids: DataFrame, key: bytes, published: bool) -> DataFrame:
-    found = ids.select(identity.keyed_hash(F.col("user_id"), key).alias("user_hash"))
-    if published:
-        found = found.join(run.read("tombstones").select("user_hash"), "user_hash", "left_anti")
-    return found.withColumn("forgotten_at", timestamp(int(time.time() * 1000)))
-
-
-def job(users: Sequence[str]) -> Job:
-    """The job that forgets these users."""
+def job(users: Sequence[str], unmatched: list[str] | None = None) -> Job:
+    """The job that forgets these users, and adds those that name no row to `unmatched`."""
     return Job(
         "forget_users",
         "remove users from every table of the lake",
         tuple(name for name, of in TABLES.items() if of.users),
         ("tombstones",),
         lambda config: "true",
-        lambda context, run: forget(context, run, users),
+        lambda context, run: forget(context, run, users, unmatched),
         after=erase,
     )
 
@@ -112,11 +170,23 @@ def job(users: Sequence[str]) -> Job:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--user", action="append", default=[], metavar="ID")
-    parser.add_argument("--users", default="", metavar="FILE", help="one user id per line")
+    parser.add_argument("--users", default="", metavar="FILE", help="one user id per line, UTF-8")
+    parser.add_argument("--strict", action="store_true", help="exit with 3 where an id names no row; what the others name is erased")
 
     def action(options) -> None:  # type: ignore[no-untyped-def]
-        listed = Path(options.users).read_text().split("\n") if options.users else []
-        run_options(options, [job([*options.user, *(line for line in listed if line)])], "forget_users")
+        users = [*options.user, *(user_list.read_ids(Path(options.users)) if options.users else [])]
+        user_list.require_ids(users)
+        unmatched: list[str] = []
+        run_options(options, [job(users, unmatched)], "forget_users")
+        if unmatched:
+            named = f"{', '.join(map(repr, unmatched[:NAMED]))}{' ...' if len(unmatched) > NAMED else ''}"
+            print(
+                f"{'error' if options.strict else 'warning'}: {len(unmatched):,} of {len(set(users)):,} ids matched no row of any table: "
+                f"{named}. An id must be as the log writes it, but for blanks around it; what the others name is erased",
+                file=sys.stderr,
+            )
+            if options.strict:
+                sys.exit(3)
 
     guarded(action, parser.parse_args(arguments))
 

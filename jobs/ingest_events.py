@@ -41,6 +41,7 @@ def ingest(context: Context, run: JobRun) -> Report:
             f"nothing was written, because this load is off: {'; '.join(refused_for)}. Look at --dry-run; --force takes it as it is{always}"
         )
     run.facts["load"] = _kind(batch)
+    run.facts["user_ids"] = judged.user_ids
     run.facts["profile"] = json.dumps({source: one.as_dict() for source, one in found.items()})
     refused = judged.refused
     metrics: dict[str, float | None] = {"events_read": sum(one.rows for one in found.values())}
@@ -80,6 +81,7 @@ class _Judged:
     ads: DataFrame
     follows: DataFrame
     tables: list[preflight.TableCounts]
+    user_ids: str  # how they are written: identity.ids_are
 
     @property
     def refused(self) -> DataFrame:
@@ -139,10 +141,10 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     config, spark = context.config, context.spark
     gap_ms = int(config.ingest.session_gap_minutes * MINUTE_MS) if config.ingest.dwell_from_next else 0
     given = sources.read(spark, config.source, (batch[0] - gap_ms, batch[1]) if batch else None)
-    key = identity.user_key(os.environ) if config.ingest.hash_user_ids else None
+    key = user_key(context)
 
     def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
-        if key is None:
+        if not config.ingest.hash_user_ids:
             return frame
         return frame.withColumns({name: identity.keyed_hash(F.col(name), key) for name in names if name in frame.columns})
 
@@ -154,7 +156,23 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
-    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows), preflight.count_tables(given.tables))
+    ids = identity.ids_are(config.ingest.hash_user_ids, key)
+    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows), preflight.count_tables(given.tables), ids)
+
+
+def user_key(context: Context) -> bytes:
+    """The key that the lake's hashes and tombstones are made under; b'' where it has neither.
+
+    Raises ConfigError where the environment has none or another, and where raw ids would stand beside hashed ones.
+    """
+    lake, hash_user_ids = context.lake, context.config.ingest.hash_user_ids
+    published = lake.published_versions()
+    key = identity.user_key(os.environ) if hash_user_ids or "tombstones" in published else b""
+    if published:
+        identity.require_same_ids(lake.runs(), lake.read("events") if "events" in published else None, hash_user_ids, key)
+    if "tombstones" in published:
+        identity.require_same_key(lake.read("tombstones"), hash_user_ids, key)
+    return key
 
 
 def judge(context: Context, events: DataFrame) -> DataFrame:

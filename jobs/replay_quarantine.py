@@ -14,12 +14,13 @@ from alure_spark import sources
 from alure_spark.events import batches, clean
 from alure_spark.lake import JobRun
 from jobs.command import Context, Job, Report
-from jobs.ingest_events import add, judge
+from jobs.ingest_events import add, judge, user_key
 
 EVENTS_ONLY = "source LIKE 'events/%'"
 
 
 def replay(context: Context, run: JobRun) -> Report:
+    user_key(context)  # refuses another key than that of the rows
     quarantined = run.read("quarantine").where(EVENTS_ONLY).persist()
     judged = judge(context, batches.from_quarantine(quarantined, _shape(context))).persist()
     known = judged.where("reason IS NULL").selectExpr("unix_millis(min(known_at))", "unix_millis(max(known_at))").collect()[0]
@@ -44,7 +45,11 @@ def _shape(context: Context) -> DataFrame:
 
 
 def _from(run: JobRun) -> str:
-    return f"; events known from {run.facts['known_from']} on are new: run build_sequences from that day on" if run.facts else ""
+    return (
+        f"; events known from {run.facts['known_from']} on are new: run build_sequences from that day on"
+        if "known_from" in run.facts
+        else ""
+    )
 
 
 JOB = Job(

@@ -166,7 +166,7 @@ def _anew(
 def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: UserModel, loader: Segments, checkpoint: Path) -> _Learnt:
     """From the champion, with the impressions that are new to it; how well it foretold them all is measured first."""
     config, as_of = context.config, context.config.time.as_of_ms
-    since = recurring.new_since(config.labels, champion.facts["as_of_ms"])
+    since = recurring.new_since(config.labels, champion.as_of_ms)
     before, vocabulary = champion.model()
     cuts = loop.calendar(loader, spec.item_sources, as_of, as_of).cuts_ms
     when = recurring.SplitByUser(cuts, as_of, as_of)

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from alure_spark.config import Config, StreamConfig, TrackingConfig
-from alure_spark.errors import TrackingError
+from alure_spark.errors import DataError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker
 
@@ -78,6 +78,52 @@ def test_a_model_is_found_by_alias_and_version_with_its_digest(tmp_path):
     assert (found.version, found.digest, (found.folder / "weights").read_bytes()) == ("2", "digest-2", b"1")
     with pytest.raises(TrackingError, match="does not give model m, 9"):
         to.find_model("m", "9")
+
+
+def changed(path, place=0.5):
+    """One bit of the file's byte at this share of it is another."""
+    content = bytearray(path.read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_registered_model_of_which_any_byte_or_file_is_another_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "validated").mkdir(parents=True)
+    names = [f"{part}{name}" for part in ("", "validated/") for name in ("user.safetensors", "readout.safetensors", "model.json")]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(bytes([number]) * 40)
+    to = tracker(tmp_path)
+    with to.run("job", CONFIG):
+        to.log_model("m", folder, "alure_spark.inference.pyfunc", "digest", {})
+    assert to.find_model("m", "1").digest == "digest"
+    (stored,) = (path.parent.parent for path in (tmp_path / "artifacts").rglob("validated/model.json"))
+
+    def refused():
+        with pytest.raises(DataError, match="model m version 1 in .* was changed or damaged: its files are not those that were registered"):
+            to.find_model("m", "1")
+
+    for name in names:
+        before = (stored / name).read_bytes()
+        for place in (0, 0.3, 0.7, 1):
+            changed(stored / name, place)
+            refused()
+            (stored / name).write_bytes(before)
+        (stored / name).unlink()
+        refused()
+        (stored / name).write_bytes(before)
+    (stored / names[0]).rename(stored / "other")
+    refused()
+    (stored / "other").rename(stored / names[0])
+    (stored / "added").write_text("")
+    refused()
+    (stored / "added").unlink()
+    assert to.find_model("m", "1").folder.name == "model"
+    mlflow.MlflowClient(to.config.uri).delete_model_version_tag("m", "1", "alure.content_digest")
+    changed(stored / names[0])
+    assert to.find_model("m", "1").digest == "digest", "of an earlier release: what reads the files checks that digest"
+    stored.rename(stored.parent.parent / "elsewhere")
+    refused()
 
 
 def test_a_store_that_takes_no_model_is_an_error_and_not_a_warning(tmp_path):

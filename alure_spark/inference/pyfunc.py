@@ -74,5 +74,9 @@ def _as_of_ms(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _load_pyfunc(path: str) -> UserModelFunction:
-    """By this name MLflow finds the loader. Raises DataError when the folder was changed."""
+    """By this name MLflow finds the loader.
+
+    Raises DataError when the folder does not have the digests that it names; MLflow does not tell a loader what the registry says of it,
+    which `Tracker.find_model` checks.
+    """
     return UserModelFunction(UserEmbedder(Artifact.read(path), InferenceConfig()))

@@ -1,5 +1,8 @@
 """A user model on disk: safetensors and JSON, trusted only by its digest (house rule 7).
 
+The registry keeps two digests of a model: this module's, of all that decides an embedding, and one of every byte of the folder
+(alure.content_digest, alure_spark/tracking/registry.py), which covers the read-out, the metadata and the validated twin too.
+
 user.safetensors     the user sub-graph and the vocabulary: all that embedding the table needs
 readout.safetensors  the rest, for going on with training and for scoring impressions
 model.json           the spec, and what the training run said of itself (conf hash, vocabulary version, ...)
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, as_dict, build
 from ..errors import DataError
+from .files import readable
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
 from .user_model import UserModel
@@ -35,6 +39,9 @@ YOUNGER = (
     "compressed", "text_words", "text_buckets", "embedding_dimensions", "semantic_ids", "full_softmax", "next_items",
 )  # fmt: skip
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
+# What a description holds beside its own digest, and of its facts those that later runs decide by.
+DESCRIBED = {"spec": dict, "facts": dict, "digest": str, "readout_digest": str}
+DECISIVE_FACTS = {"as_of_ms": int, "validated": str}
 
 
 @dataclass(frozen=True)
@@ -77,22 +84,31 @@ class Artifact:
     def model_id(self) -> str:
         return f"alure-{self.digest[:12]}"
 
+    @property
+    def as_of_ms(self) -> int:
+        """The model was trained on what was known before this moment, epoch ms. Raises DataError where it does not say."""
+        if "as_of_ms" not in self.facts:
+            raise DataError(f"model {self.model_id} does not say up to when it was trained (as_of_ms): train one by jobs/train_model.py")
+        return int(self.facts["as_of_ms"])
+
     def encoder(self) -> tuple[UserEncoder, Vocabulary]:
-        """The user sub-graph in evaluation mode, and the vocabulary that it reads ids by."""
-        tensors = load(self.user)
-        encoder = UserEncoder(self.spec)
-        encoder.load_state_dict(_without("encoder.", tensors))
-        return encoder.eval(), _vocabulary(tensors)
+        """The user sub-graph in evaluation mode, and the vocabulary that it reads ids by. Raises DataError on broken weights."""
+        with readable(f"model {self.model_id}"):
+            tensors = load(self.user)
+            encoder = UserEncoder(self.spec)
+            encoder.load_state_dict(_without("encoder.", tensors))
+            return encoder.eval(), _vocabulary(tensors)
 
     def model(self) -> tuple[UserModel, Vocabulary]:
-        """The whole model in evaluation mode, and its vocabulary. Raises DataError when only the user sub-graph is here."""
+        """The whole model in evaluation mode, and its vocabulary. Raises DataError on broken weights or without a read-out."""
         if not self.readout:
             raise DataError(f"model {self.model_id} holds the user sub-graph only: load it with its {READOUT}")
-        tensors = load(self.user)
-        model = UserModel(self.spec)
-        weights = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
-        model.load_state_dict({**weights, **load(self.readout)})
-        return model.eval(), _vocabulary(tensors)
+        with readable(f"model {self.model_id}"):
+            tensors = load(self.user)
+            model = UserModel(self.spec)
+            weights = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+            model.load_state_dict({**weights, **load(self.readout)})
+            return model.eval(), _vocabulary(tensors)
 
     def write(self, folder: str | Path) -> Path:
         """Into a folder, which is made; returns it."""
@@ -113,15 +129,10 @@ class Artifact:
         missing = [name for name in (USER, READOUT, DESCRIPTION) if not (place / name).is_file()]
         if missing:
             raise DataError(f"{place} is not a user model: it lacks {', '.join(missing)}")
-        damaged = DataError(f"the model in {place} was changed or damaged; take it from MLflow again, or train anew")
-        try:
-            content = json.loads((place / DESCRIPTION).read_bytes())
-            if content.pop("description_digest", "") != _sha256(json.dumps(content).encode()):
-                raise damaged
+        with readable(f"the model in {place}"):
+            content = _description((place / DESCRIPTION).read_bytes())
             spec = build(ModelSpec, content["spec"], "spec")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise damaged from error
-        found = cls((place / USER).read_bytes(), spec, (place / READOUT).read_bytes(), content["facts"])
+            found = cls((place / USER).read_bytes(), spec, (place / READOUT).read_bytes(), content["facts"])
         expected = digest or content["digest"]
         if found.digest != expected or _sha256(found.readout) != content["readout_digest"]:
             raise DataError(
@@ -137,8 +148,23 @@ def read_validated(folder: str | Path, digest: str) -> Artifact:
     Raises DataError as Artifact.read does.
     """
     refitted = Artifact.read(folder, digest)
-    place = Path(folder) / VALIDATED
-    return Artifact.read(place, refitted.facts["validated"]) if place.is_dir() else refitted
+    if "validated" not in refitted.facts:
+        return refitted
+    return Artifact.read(Path(folder) / VALIDATED, refitted.facts["validated"])
+
+
+def _description(content: bytes) -> dict[str, Any]:
+    """What model.json says; ValueError where it is not as `write` leaves it."""
+    said = json.loads(content)
+    if not isinstance(said, dict) or said.pop("description_digest", "") != _sha256(json.dumps(said).encode()):
+        raise ValueError(f"{DESCRIPTION} does not have the digest that it names")
+    if {name: type(value) for name, value in said.items()} != DESCRIBED:
+        raise ValueError(f"{DESCRIPTION} holds {', '.join(said)}; allowed: {', '.join(DESCRIBED)}, each of its type")
+    json.dumps(said["spec"], allow_nan=False)
+    for name, kind in DECISIVE_FACTS.items():
+        if name in said["facts"] and type(said["facts"][name]) is not kind:
+            raise ValueError(f"its {name} is {said['facts'][name]!r}; allowed: {kind.__name__}")
+    return said
 
 
 def _sha256(content: bytes) -> str:

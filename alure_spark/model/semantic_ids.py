@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..config import SemanticIdConfig
 from ..errors import DataError
+from .files import readable
 
 FILE = "semantic_ids.safetensors"
 BEAM = 4  # partial codes that are followed at once: greedy choices of a level cost accuracy in the next ones
@@ -231,15 +232,16 @@ def digest(folder: str | Path) -> str:
 
 
 def read(folder: str | Path, expected: str = "") -> SemanticIds:
-    """From a folder. Raises DataError when the file is missing or has not the expected digest."""
+    """From a folder. Raises DataError when the file is missing, broken or has not the expected digest."""
     found = digest(folder)
     if expected and found != expected:
         raise DataError(f"the quantiser in {folder} was changed or damaged: its digest is {found[:12]}..., expected {expected[:12]}...")
-    state = load((Path(folder) / FILE).read_bytes())
-    levels, codes, dimension = state["codebooks"].shape
-    model = SemanticIds(dimension, levels, codes, len(state["encoder.inner.0.bias"]))
-    model.load_state_dict(state)
-    return model.eval()
+    with readable(f"the quantiser in {folder}"):
+        state = load((Path(folder) / FILE).read_bytes())
+        levels, codes, dimension = state["codebooks"].shape
+        model = SemanticIds(dimension, levels, codes, len(state["encoder.inner.0.bias"]))
+        model.load_state_dict(state)
+        return model.eval()
 
 
 def _nearest(rows: Tensor, centres: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..config import FeaturePolicy, ModelConfig
+from ..errors import ConfigError
 
 COUNTED_EVENTS = 64  # the frequency encoding counts no further back
+WIDEST = 2**16  # numbers of one text or embedding
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class ModelSpec:
     quantizers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # embedding read as codes -> levels, codes and hidden
     config: ModelConfig = field(default_factory=ModelConfig)
     policies: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> what is read of its users; not named: everything
+
+    def __post_init__(self) -> None:
+        for name, width in self.widths.items():
+            if not 1 <= width <= WIDEST:
+                raise ConfigError(f"the width of '{name}' is {width}; allowed: 1 to {WIDEST}")
 
     @property
     def views(self) -> int:

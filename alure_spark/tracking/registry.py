@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import TrackingConfig
-from ..errors import AlureError, TrackingError
+from ..errors import AlureError, DataError, TrackingError
 from ..masking import masked_text, resolve
 from ..paths import sqlite_uri
 from .names import LONGEST_TAG, as_text
@@ -24,6 +25,15 @@ class ModelVersion:
     version: str
     digest: str
     folder: Path
+
+
+def content_digest(folder: Path) -> str:
+    """sha256 over the names and the bytes of all files below the folder, hex."""
+    content = hashlib.sha256()
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
+        with (folder / name).open("rb") as file:
+            content.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(errors="surrogateescape"))
+    return content.hexdigest()
 
 
 class Registry:
@@ -53,7 +63,10 @@ class Registry:
             files = {"loader_module": loader_module, "data_path": str(folder), "pip_requirements": requirements}
             with limited(FILES):
                 logged = Model.log(None, mlflow.pyfunc, name="user_model", flavor_name="pyfunc", run_id=self.live_run_id, **files)
-            stored = {key: as_text(value, LONGEST_TAG) for key, value in {"alure.digest": digest, **tags}.items()}
+            stored = {
+                key: as_text(value, LONGEST_TAG)
+                for key, value in {"alure.digest": digest, "alure.content_digest": content_digest(folder), **tags}.items()
+            }
             made = client.create_model_version(name, logged.model_uri, self.live_run_id, tags=stored, model_id=logged.model_id)
             return str(made.version)
 
@@ -65,7 +78,8 @@ class Registry:
     def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
         """The version that an alias names, or the version of that number; None where there is none yet.
 
-        Raises TrackingError when the store cannot be read or the version has no digest.
+        Raises TrackingError when the store cannot be read or the version has no digest, DataError when a file is not as it was
+        registered (models of earlier releases have no digest of their files: what reads them checks alure.digest).
         """
         with self._asked(f"does not give model {name}, {which}"):
             import mlflow
@@ -81,8 +95,13 @@ class Registry:
         digest = found.tags.get("alure.digest")
         if not digest:
             raise TrackingError(f"model {name} version {found.version} has no digest (tag alure.digest): it is not one of ours")
-        (data,) = [path for path in (folder / "data").iterdir() if path.is_dir()]
-        return ModelVersion(name, str(found.version), digest, data)
+        data, registered = [path for path in folder.glob("data/*") if path.is_dir()], found.tags.get("alure.content_digest")
+        if len(data) != 1 or (registered and content_digest(data[0]) != registered):
+            raise DataError(
+                f"model {name} version {found.version} in {folder} was changed or damaged: its files are not those that were registered; "
+                "bring them back, or train anew"
+            )
+        return ModelVersion(name, str(found.version), digest, data[0])
 
     def model_versions(self, name: str) -> dict[str, dict[str, str]]:
         """Number -> tags of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""

@@ -32,7 +32,7 @@ def judge(
     """
     if champion is None:
         return Verdict(True, "champion: there was none")
-    if champion.facts["as_of_ms"] > when.end_ms:
+    if champion.as_of_ms > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
     layout, there = Layout.of(champion.spec, impressions=True), packed.columns() | packed.impression_columns()
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()

@@ -1,0 +1,62 @@
+"""Lists of user ids that a person hands over, one id per line, as editors and spreadsheets save them.
+
+Enters: a file, or ids of a command line. Leaves: ids as they are written. Nothing is guessed of an id but what editors and spreadsheets
+put around it: 'U1' and '0007' are other ids than 'u1' and '7'.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import ConfigError
+
+# UTF-32 first: its mark begins with that of UTF-16.
+MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+# What is seen as nothing: white space, zero-width characters, byte order marks of joined files.
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+
+
+def read_ids(file: Path) -> list[str]:
+    """The lines of a UTF-8 file, with or without byte order mark, that are not blank; they end in LF, CRLF or CR.
+
+    Raises ConfigError where the file cannot be read, is no UTF-8 text or holds no id.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the list of users {file} cannot be read ({error.strerror}): give a text file with one user id per line"
+        ) from None
+    found = next((name for mark, name in MARKS.items() if content.startswith(mark)), "")
+    if not found and b"\0" in content:
+        found = "not a text (it holds bytes of 0)"
+    try:
+        text = "" if found else content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"not UTF-8 (line {content[: error.start].count(10) + 1} holds the byte {content[error.start]:#04x})"
+    if found:
+        raise ConfigError(f"the list of users {file} is {found}; allowed: UTF-8, one user id per line. Save it as UTF-8, and run again")
+    ids = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip(BLANKS)]
+    if not ids:
+        raise ConfigError(f"the list of users {file} holds no user id: give a text file with one per line")
+    return ids
+
+
+def require_ids(users: Iterable[str]) -> None:
+    """Raises ConfigError where there is no id, or one is blank or not UTF-8."""
+    users = list(users)
+    if not users:
+        raise ConfigError("nobody to forget: give --user ID or --users FILE")
+    for user in users:
+        if not user.strip(BLANKS):
+            raise ConfigError(f"a user id is {user!r}; allowed: one that is not blank")
+        if any("\ud800" <= letter <= "\udfff" for letter in user):
+            raise ConfigError(f"the user id {user!r} is not UTF-8: give the bytes that the log holds")
+
+
+def forms(written: str) -> tuple[str, ...]:
+    """What the id may be in the log: as it is written; if the log has no such id, without the blanks around it."""
+    return tuple(dict.fromkeys((written, written.strip(BLANKS))))
