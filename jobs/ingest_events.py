@@ -16,9 +16,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import sources
-from alure_spark.config import DAY_MS, format_time, parse_time
+from alure_spark.config import DAY_MS, Config, format_time, parse_time
 from alure_spark.errors import DataError
-from alure_spark.events import batches, clean, identity, preflight
+from alure_spark.events import batches, clean, identity, preflight, reasons
 from alure_spark.events.dwell import MINUTE_MS
 from alure_spark.lake import JobRun, timestamp
 from alure_spark.tables import ADS, FOLLOWS
@@ -27,6 +27,11 @@ from jobs.command import Context, Job, Report
 
 def ingest(context: Context, run: JobRun) -> Report:
     batch = _batch(context)
+    with sources.failures_named(context.spark, context.config.source, _read_batch(context, batch)):
+        return _ingest(context, run, batch)
+
+
+def _ingest(context: Context, run: JobRun, batch: tuple[int, int] | None) -> Report:
     judged = _judged(context, batch)
     for frame in (judged.events, judged.ads, judged.follows):
         frame.persist()
@@ -39,6 +44,7 @@ def ingest(context: Context, run: JobRun) -> Report:
     refused = clean.refused(judged.events).union(clean.refused(judged.ads)).union(clean.refused(judged.follows))
     metrics: dict[str, float | None] = {"events_read": sum(one.rows for one in found.values())}
     metrics["dwell_outliers"] = sum(one.dwell_outliers for one in found.values())
+    metrics["nulled"] = sum(count for one in found.values() for count in one.nulled.values())
     if batch is not None and "events" in context.lake.published_versions():
         metrics["events"], more = add(context, run, judged.events, batch)
         refused = refused.union(more)
@@ -62,8 +68,13 @@ def ingest(context: Context, run: JobRun) -> Report:
         run.write("quarantine", rows, scope="source <> 'user_embeddings'")
     for frame in (judged.events, judged.ads, judged.follows):
         frame.unpersist()
-    lines = [f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason]
+    lines = [_refused(row["source"], row["reason"], row["count"]) for row in per_reason]
     return Report(metrics, texts={"quarantine.txt": "\n".join(lines)} if lines else {})
+
+
+def _refused(source: str, reason: str, rows: int) -> str:
+    known = reasons.reason_of(reason)
+    return f"refused {rows:,} {source}: {reason}" + (f". {known.remedy}" if known else "")
 
 
 @dataclass(frozen=True)
@@ -79,12 +90,22 @@ def _batch(context: Context) -> tuple[int, int] | None:
     return (context.config.time.as_of_ms - int(days * DAY_MS), context.config.time.as_of_ms) if days else None
 
 
+def _read_batch(context: Context, batch: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The batch and what must be read before it, so that an event before it finds its next one."""
+    ingest = context.config.ingest
+    return batch and (batch[0] - (int(ingest.session_gap_minutes * MINUTE_MS) if ingest.dwell_from_next else 0), batch[1])
+
+
 def plan(context: Context) -> str:
     """What --dry-run says: the load as it would be judged, and what would be refused."""
-    events = _judged(context, _batch(context)).events.persist()
-    found = preflight.profile(events)
+    batch = _batch(context)
+    with sources.failures_named(context.spark, context.config.source, _read_batch(context, batch)):
+        events = _judged(context, batch).events.persist()
+        found = preflight.profile(events)
     off = preflight.what_is_off(found, _last_profile(context), context.config.ingest)
-    lines = [*preflight.describe(found), *preflight.heavy_hitters(events), *(f"off: {sentence}" for sentence in off)]
+    per_reason = clean.refused(events).groupBy("source", "reason").count().orderBy("source", "reason").collect()
+    lines = [*preflight.describe(found), *(_refused(*row) for row in per_reason)]
+    lines += [*preflight.heavy_hitters(events), *(f"off: {sentence}" for sentence in off)]
     events.unpersist()
     return "\n".join(f"  {line}" for line in lines)
 
@@ -108,8 +129,7 @@ def _kind(batch: tuple[int, int] | None) -> str:
 def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     """The source's rows with the verdicts; of events those of the batch (and those whose time cannot be read)."""
     config, spark = context.config, context.spark
-    gap_ms = int(config.ingest.session_gap_minutes * MINUTE_MS) if config.ingest.dwell_from_next else 0
-    given = sources.read(spark, config.source, (batch[0] - gap_ms, batch[1]) if batch else None)
+    given = sources.read(spark, config.source, _read_batch(context, batch), config.attribute_kinds())
     key = identity.user_key(os.environ) if config.ingest.hash_user_ids else None
 
     def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
@@ -125,17 +145,21 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
-    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows))
+    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows, parse_time(config.time.not_before), _not_after_ms(config)))
 
 
 def judge(context: Context, events: DataFrame) -> DataFrame:
     """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
     config = context.config
-    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
     return clean.judge_events(
         _without_forgotten(context, events, "user_id"),
-        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after, config.ingest,
+        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
+        config.model.embedding_dimensions,
     )  # fmt: skip
+
+
+def _not_after_ms(config: Config) -> int:
+    return parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
 
 
 def _without_forgotten(context: Context, frame: DataFrame, *names: str) -> DataFrame:
