@@ -17,7 +17,7 @@ from pyspark.sql import types as T
 from .. import canonical as contract
 from ..config import format_time
 from ..errors import ConfigError, DataError
-from ..tables import ADS, EVENTS, FOLLOWS
+from ..tables import ADS, EVENTS, FOLLOWS, Table
 from . import parquet_times
 
 
@@ -63,7 +63,11 @@ def canonical(
 
     attributes: the declared ones, name -> kind. A column without any value may have any type: an empty table of pandas has INT for all.
     """
-    parts = ((options.events, EVENTS, attributes or {}), (options.ads, ADS, {}), (options.follows, FOLLOWS, {}))
+    parts: list[tuple[tuple[TableMapping, ...], Table, Mapping[str, str]]] = [
+        (options.events, EVENTS, attributes or {}),
+        (options.ads, ADS, {}),
+        (options.follows, FOLLOWS, {}),
+    ]
     frames = []
     for items, table, declared in parts:
         targets = contract.types(table, declared)
