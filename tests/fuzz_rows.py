@@ -115,8 +115,8 @@ def integers(rng: np.random.Generator, n: int, name: str) -> pa.Array:
 
 def decimals(rng: np.random.Generator, n: int, name: str) -> pa.Array:
     scale = 0 if name in TEXTS else int(rng.choice((0, 2, 10)))
-    most = Decimal(10) ** (38 - scale) - 1
-    return pa.array(mixed(rng, n, (most, -most, Decimal(-1), Decimal(0)), [Decimal(x) for x in range(60)]), pa.decimal128(38, scale))
+    most, least = (Decimal((sign, (9,) * 38, -scale)) for sign in (0, 1))
+    return pa.array(mixed(rng, n, (most, least, Decimal(-1), Decimal(0)), [Decimal(x) for x in range(60)]), pa.decimal128(38, scale))
 
 
 def floats(rng: np.random.Generator, n: int, name: str) -> pa.Array:
@@ -205,6 +205,15 @@ def plain_text(value: object) -> str:
     return "" if value is None else value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
+def plain_values(column: pa.ChunkedArray) -> list[object]:
+    """The values as Python has them; times as texts, which Python's do not reach, and texts with U+FFFD for broken bytes."""
+    if pa.types.is_temporal(column.type):
+        column = column.cast(pa.string())
+    if not pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    return [value if value is None else value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
+
+
 def save(table: pa.Table, folder: Path, number: int, how: str) -> dict[str, object]:
     """Write it; the mapping that reads it."""
     stream = STREAMS[number % len(STREAMS)]
@@ -216,10 +225,7 @@ def save(table: pa.Table, folder: Path, number: int, how: str) -> dict[str, obje
     else:
         table = table.select([name for name in table.column_names if name not in LISTS])
         columns = {name: name for name in table.column_names} | {"vector": "CAST(NULL AS ARRAY<FLOAT>)"}
-        values = [
-            column.to_pylist() if not pa.types.is_temporal(column.type) else column.cast(pa.string()).to_pylist()
-            for column in table.columns
-        ]
+        values = [plain_values(column) for column in table.columns]
         if how == "csv":
             with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, quoting=csv.QUOTE_ALL)

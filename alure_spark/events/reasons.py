@@ -173,7 +173,8 @@ WHOLE = (
 
 def reason_of(text: str) -> Reason | None:
     """The reason of a text in quarantine; None where no reason has it."""
-    return next((reason for reason in REASONS if reason.fits(text)), None)
+    exact = [reason for reason in REASONS if reason.text == text]
+    return next((reason for reason in (*exact, *REASONS) if reason.fits(text)), None)
 
 
 def page() -> str:
