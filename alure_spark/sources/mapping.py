@@ -113,12 +113,14 @@ def _kind(error: Exception) -> str:
     text = str(error)
     classes = re.findall(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]", text)
     file = re.search(r"\b[a-z0-9]+:/[^\s'\"]+\.[^\s'\"]*[^\s'\".,;:]", text)
-    return (classes[0] if classes else type(error).__name__) + (f" in {file[0]}" if file else "")
+    return (", ".join(dict.fromkeys(classes)) or type(error).__name__) + (f" in {file[0]}" if file else "")
 
 
 def _said(error: Exception) -> str:
     """The first line of an error that was raised before any row was read."""
-    lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()]
+    lines = [
+        line.strip(" :") for line in str(error).splitlines() if line.strip() and not line.startswith("An error occurred while calling")
+    ]
     return next((line[line.index("[") :] for line in lines if re.search(r"\[[A-Z][A-Z0-9_.]+\]", line)), lines[0] if lines else repr(error))
 
 
