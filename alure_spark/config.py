@@ -915,6 +915,8 @@ def _override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {shown(name)}: {shown(parent)} holds a value, not a section")
     try:
         value = read_override(text, f"--set {dotted.strip()}")
-    except ConfigError as error:
-        raise ConfigError(f"--set {name}: the value is not valid YAML") from None if MASK in name else error
+    except ConfigError:
+        if MASK not in name:
+            raise
+        raise ConfigError(f"--set {name}: the value is not valid YAML") from None
     values[last] = "" if value is None else value

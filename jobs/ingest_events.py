@@ -17,9 +17,9 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from alure_spark import sources
-from alure_spark.config import DAY_MS, EARLIEST_MS, format_time, parse_time
+from alure_spark.config import DAY_MS, EARLIEST_MS, Config, format_time, parse_time
 from alure_spark.errors import DataError
-from alure_spark.events import batches, clean, identity, preflight
+from alure_spark.events import batches, clean, identity, preflight, reasons
 from alure_spark.events.dwell import MINUTE_MS
 from alure_spark.lake import JobRun, timestamp
 from alure_spark.tables import ADS, FOLLOWS
@@ -27,7 +27,13 @@ from jobs.command import Context, Job, Report
 
 
 def ingest(context: Context, run: JobRun) -> Report:
-    config, batch = context.config, _batch(context)
+    batch = _batch(context)
+    with sources.failures_named(context.spark, context.config.source, _read_batch(context, batch)):
+        return _ingest(context, run, batch)
+
+
+def _ingest(context: Context, run: JobRun, batch: tuple[int, int] | None) -> Report:
+    config = context.config
     judged = _judged(context, batch)
     for frame in (judged.events, judged.ads, judged.follows):
         frame.persist()
@@ -48,6 +54,7 @@ def ingest(context: Context, run: JobRun) -> Report:
     metrics["where_is_null"] = sum(table.unknown for table in judged.tables)
     metrics["empty_tables"] = sum(bool(table.empty) for table in judged.tables)
     metrics["dwell_outliers"] = sum(one.dwell_outliers for one in found.values())
+    metrics["nulled"] = sum(count for one in found.values() for count in one.nulled.values())
     if batch is not None and "events" in context.lake.published_versions():
         metrics["events"], more = add(context, run, judged.events, batch)
         refused = refused.union(more)
@@ -75,6 +82,11 @@ def ingest(context: Context, run: JobRun) -> Report:
     return Report(metrics, texts={name: "\n".join(lines) for name, lines in texts.items() if lines})
 
 
+def _refused(source: str, reason: str, rows: int) -> str:
+    known = reasons.reason_of(reason)
+    return f"refused {rows:,} {source}: {reason}" + (f". {known.remedy}" if known else "")
+
+
 @dataclass(frozen=True)
 class _Judged:
     events: DataFrame
@@ -94,7 +106,7 @@ def _per_reason(refused: DataFrame) -> list[Row]:
 
 
 def _sentences(per_reason: list[Row]) -> list[str]:
-    return [f"refused {row['count']:,} {row['source']}: {row['reason']}" for row in per_reason]
+    return [_refused(row["source"], row["reason"], row["count"]) for row in per_reason]
 
 
 def _batch(context: Context) -> tuple[int, int] | None:
@@ -103,18 +115,26 @@ def _batch(context: Context) -> tuple[int, int] | None:
     return (max(end.as_of_ms - int(days * DAY_MS), EARLIEST_MS), end.as_of_ms) if days else None
 
 
+def _read_batch(context: Context, batch: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The batch and what must be read before it, so that an event before it finds its next one."""
+    ingest = context.config.ingest
+    return batch and (batch[0] - (int(ingest.session_gap_minutes * MINUTE_MS) if ingest.dwell_from_next else 0), batch[1])
+
+
 def plan(context: Context) -> str:
     """What --dry-run says: the load as it would be validated, and what would be refused, by reason."""
     config, batch = context.config, _batch(context)
-    judged = _judged(context, batch)
-    judged.events.persist()
-    found = preflight.profile(judged.events)
+    with sources.failures_named(context.spark, config.source, _read_batch(context, batch)):
+        judged = _judged(context, batch)
+        judged.events.persist()
+        found = preflight.profile(judged.events)
+        per_reason = _per_reason(judged.refused)
     off = [
         *preflight.what_is_off(found, _last_profile(context), config.ingest),
         *preflight.what_is_empty(judged.tables, found, batch),
         *(remark for table in judged.tables for remark in table.remarks),
     ]
-    lines = [*preflight.describe(found, config.streams), *_sentences(_per_reason(judged.refused)), *preflight.heavy_hitters(judged.events)]
+    lines = [*preflight.describe(found, config.streams), *_sentences(per_reason), *preflight.heavy_hitters(judged.events)]
     lines += [f"off: {sentence}" for sentence in off]
     judged.events.unpersist()
     return "\n".join(f"  {line}" for line in lines)
@@ -139,8 +159,7 @@ def _kind(batch: tuple[int, int] | None) -> str:
 def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     """The source's rows with the verdicts; of events those of the batch (and those whose time cannot be read)."""
     config, spark = context.config, context.spark
-    gap_ms = int(config.ingest.session_gap_minutes * MINUTE_MS) if config.ingest.dwell_from_next else 0
-    given = sources.read(spark, config.source, (batch[0] - gap_ms, batch[1]) if batch else None)
+    given = sources.read(spark, config.source, _read_batch(context, batch), config.attribute_kinds())
     key = user_key(context)
 
     def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
@@ -157,7 +176,8 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
-    return _Judged(events, clean.judge_ads(ads), clean.judge_follows(follows), preflight.count_tables(given.tables), ids)
+    follows = clean.judge_follows(follows, parse_time(config.time.not_before), _not_after_ms(config))
+    return _Judged(events, clean.judge_ads(ads), follows, preflight.count_tables(given.tables), ids)
 
 
 def user_key(context: Context) -> bytes:
@@ -178,11 +198,15 @@ def user_key(context: Context) -> bytes:
 def judge(context: Context, events: DataFrame) -> DataFrame:
     """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
     config = context.config
-    not_after = parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
     return clean.judge_events(
         _without_forgotten(context, events, "user_id"),
-        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), not_after, config.ingest,
+        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
+        config.model.embedding_dimensions,
     )  # fmt: skip
+
+
+def _not_after_ms(config: Config) -> int:
+    return parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
 
 
 def _without_forgotten(context: Context, frame: DataFrame, *names: str) -> DataFrame:

@@ -41,7 +41,7 @@ def replay(context: Context, run: JobRun) -> Report:
 
 def _shape(context: Context) -> DataFrame:
     """The events as the source hands them over, of which only the columns and types are asked for."""
-    return sources.read(context.spark, context.config.source).events
+    return sources.read(context.spark, context.config.source, attributes=context.config.attribute_kinds()).events
 
 
 def _from(run: JobRun) -> str:

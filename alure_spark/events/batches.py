@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..canonical import quoted
 from ..config import IngestConfig
-from .clean import OTHER_CONTENT, as_json, content
+from .clean import as_json, conflict, content, without_blanks
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,32 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     """
     altered = changed_by(ingest)
     shared = sorted(set(batch.columns) & set(existing.columns))
+    columns = [quoted(name) for name in shared]
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
+    again = without_blanks(again)  # a table of an earlier release holds '' where a batch has null today
     old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
         F.col("known_at").alias("_old_known_at"),
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
-        content(again.select(*shared), altered).alias("_old_said"),
+        content(again.select(*columns), altered).alias("_old_said"),
         as_json(shared).alias("_old_row"),
     )
-    new = batch.withColumn("_said", content(batch.select(*shared), altered))
+    new = batch.withColumn("_said", content(without_blanks(batch.select(*columns)), altered))
     met = new.join(old, "event_id", "left")
     order_old, order_new = F.struct("_old_known_at", "_old_said", "_old_arrival_time"), F.struct("known_at", "_said", "arrival_time")
     met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))
-    conflict = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said"))
-    refused_new = met.where(conflict & ~F.col("_stays")).select(
-        F.concat(F.lit("events/"), "source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), as_json(shared).alias("row")
+    differs = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said"))
+    refused_new = met.where(differs & ~F.col("_stays")).select(
+        F.concat(F.lit("events/"), "source").alias("source"),
+        conflict(F.col("source"), F.col("_old_source")).alias("reason"),
+        as_json(shared).alias("row"),
     )
-    refused_old = met.where(conflict & F.col("_stays")).select(
-        F.concat(F.lit("events/"), "_old_source").alias("source"), F.lit(OTHER_CONTENT).alias("reason"), F.col("_old_row").alias("row")
+    refused_old = met.where(differs & F.col("_stays")).select(
+        F.concat(F.lit("events/"), "_old_source").alias("source"),
+        conflict(F.col("_old_source"), F.col("source")).alias("reason"),
+        F.col("_old_row").alias("row"),
     )
     helpers = [name for name in met.columns if name.startswith("_")]
     return Merge(

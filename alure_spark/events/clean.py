@@ -12,14 +12,22 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..config import DAY_MS, IngestConfig, format_time
+from .. import canonical
+from ..canonical import quoted
+from ..config import DAY_MS, IngestConfig, format_time, parse_time
 from ..errors import DataError, nearest
-from ..tables import ADS, ATTRIBUTE_TYPES, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
-from .dwell import bound_dwell, dwell_from_next, fill_local_time
+from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
+from . import reasons
+from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_time
 
 NO_COUNTRY = "ALL"
-OTHER_CONTENT = "event_id has other content already"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
+WHITE = " \t\r\n\u00a0"  # a text of nothing else is missing
+FREE_TEXT = ("text", "title")  # may be empty: they name nothing
+FLOAT_MAX = 3.4e38  # training reads float32
+EMBEDDING_MAX = 1e12  # its square, and that of a gradient, must fit float32
+LAST_START_MS = parse_time("2200-01-01")  # of a flight
+FIRST_YEAR_MS, LAST_YEAR_MS = parse_time("0001-01-01"), parse_time("9999-12-31T23:59:59.999")
 
 
 def id_hash(column: Column) -> Column:
@@ -34,40 +42,51 @@ def judge_events(
     not_before_ms: int,
     not_after_ms: int,
     ingest: IngestConfig | None = None,
+    dimensions: Mapping[str, int] | None = None,
 ) -> DataFrame:
     """Every input event, typed, with the verdict on it; `accepted` and `refused` split it (persist it between the two).
 
     Of rows with one event_id the first by (known_at, content) stays, equal copies vanish, copies with other content are refused;
     when a copy arrived is not its content, as a log that delivers at least once may deliver late. Dwell and local time come as
-    `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds. Raises DataError on a missing required column
-    or declared attribute, or on a column of the wrong type.
+    `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds, `_nulled` (ARRAY<STRING>, null for none) names the
+    columns whose value cannot be true. dimensions: embedding attribute -> numbers it must have. Raises DataError on a missing required
+    column or declared attribute (but for those that `ingest` fills), or on a column of the wrong type.
     """
     ingest = ingest or IngestConfig()
-    typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, REQUIRED_INPUT_COLUMNS)
+    filled = (("dwell_ms",) if ingest.dwell_from_next else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
+    required = (*REQUIRED_INPUT_COLUMNS, *(name for name in attributes if name not in filled))
+    typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, required)
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
     typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_content", content(typed))
-    typed = typed.withColumn("event_id", F.coalesce("event_id", "_content")).withColumn(
-        "known_at", F.greatest("event_time", "arrival_time")
+    names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
+    typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS) - {*FREE_TEXT})
+    typed = typed.withColumns(
+        {
+            "country": F.coalesce("country", F.lit(no_country)),
+            "event_id": F.coalesce("event_id", "_content"),
+            "known_at": F.greatest("event_time", "arrival_time"),
+        }
     )
     late_ms = F.unix_millis("known_at") - F.unix_millis("event_time")
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
+    embeddings = dict.fromkeys(["media_embedding", *(name for name, kind in attributes.items() if kind == "embedding")])
     reason = _first_reason(
-        (_empty("user_id"), "user_id is null or empty"),
-        (F.col("event_time").isNull(), "event_time is missing or unparsable"),
-        (_unparsed(frame, "arrival_time"), "arrival_time is unparsable"),
-        (F.unix_millis("event_time") < not_before_ms, f"event_time is before {format_time(not_before_ms)}"),
-        (F.unix_millis("known_at") >= not_after_ms, "event_time or arrival_time is in the future"),
-        *([(late_ms > int(ingest.late_days * DAY_MS), f"arrived more than {ingest.late_days:g} days late")] if ingest.late_days else []),
-        (_empty("source"), "source is null or empty"),
-        (~F.col("source").isin(streams), "source is not declared in streams"),
-        (_empty("item_id"), "item_id is null or empty"),
-        (F.col("dwell_ms") < 0, "dwell_ms is negative"),
-        (F.exists("media_embedding", lambda x: x.isNull() | F.isnan(x)), "media_embedding has NaN or null"),
-        *((_not_finite(name), f"{name} is not finite") for name in ("value", *numeric)),
+        _missing("user_id"),
+        (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
+        (F.col("_lost").isNotNull(), F.col("_lost")),
+        (F.unix_millis("event_time") < not_before_ms, reasons.TOO_EARLY.of(column="event_time", time=format_time(not_before_ms))),
+        (F.unix_millis("known_at") >= not_after_ms, reasons.FUTURE.text),
+        *([(late_ms > int(ingest.late_days * DAY_MS), reasons.LATE.of(days=f"{ingest.late_days:g}"))] if ingest.late_days else []),
+        _missing("source"),
+        (~F.col("source").isin(streams), reasons.UNDECLARED.text),
+        _missing("item_id"),
+        (F.col("dwell_ms") < 0, reasons.NEGATIVE_DWELL.text),
+        *(check for name in embeddings for check in _unusable(name, (dimensions or {}).get(name))),
+        *(check for name in ("value", *numeric) for check in _not_a_number(name)),
     )
-    checked = typed.withColumn("reason", reason)
+    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"))
     checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
-    judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), OTHER_CONTENT)
+    judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), reasons.OTHER_CONTENT, "source")
     conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
     judged = judged.withColumn("_raw", F.coalesce("_raw", conflicting))
     judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest), ingest), ingest)
@@ -88,34 +107,55 @@ def content(typed: DataFrame, without: Collection[str] = ()) -> Column:
 
 def as_json(names: Collection[str]) -> Column:
     """The columns as one JSON object, the way quarantine keeps a row; nulls are left out."""
-    return F.to_json(F.struct(*(F.col(f"`{name}`") for name in names)))
+    return F.to_json(F.struct(*(quoted(name) for name in names)))
+
+
+def without_blanks(frame: DataFrame, names: Collection[str] | None = None) -> DataFrame:
+    """A text of white space alone is missing: null, in the columns of that name (None: in every text column)."""
+    texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and not item.name.startswith("_")]
+    chosen = [name for name in texts if names is None or name in names]
+    return frame.select("*") if not chosen else frame.withColumns({name: F.when(~_blank(quoted(name)), quoted(name)) for name in chosen})
 
 
 def judge_ads(frame: DataFrame) -> DataFrame:
     """Every input ad with the verdict on it: one row per (ad_id, active_from) stays, other content for that key is refused."""
     typed = _typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from"))
+    start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
     reason = _first_reason(
-        (_empty("ad_id"), "ad_id is null or empty"),
-        (_empty("account_id"), "account_id is null or empty"),
-        (F.col("active_from").isNull(), "active_from is missing or unparsable"),
-        (F.col("active_to") <= F.col("active_from"), "active_to is not after active_from"),
-        *((_not_finite(name), f"{name} is not finite") for name in ("bid", "value")),
+        _missing("ad_id"),
+        _missing("account_id"),
+        (F.col("active_from").isNull(), reasons.NO_TIME.of(column="active_from")),
+        (F.col("_lost").isNotNull(), F.col("_lost")),
+        (F.col("active_to") <= F.col("active_from"), reasons.ENDS_FIRST.text),
+        (~start.between(FIRST_YEAR_MS, LAST_START_MS), reasons.OUT_OF_YEARS.of(column="active_from", years="1 to 2200")),
+        (~end.between(FIRST_YEAR_MS, LAST_YEAR_MS), reasons.OUT_OF_YEARS.of(column="active_to", years="1 to 9999")),
+        *_unusable("media_embedding"),
+        *(check for name in ("bid", "value") for check in _not_a_number(name)),
     )
-    typed = typed.withColumn("_content", _wide_hash([name for name in typed.columns if name != "_raw"]))
-    judged = _first_per_key(typed.withColumn("reason", reason), ADS.key, (), "ad_id and active_from have other content already")
+    checked = typed.withColumn("reason", reason).drop("_lost")
+    checked = checked.withColumn("_content", _wide_hash([name for name in typed.columns if not name.startswith("_")]))
+    judged = without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",))
     return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
 
-def judge_follows(frame: DataFrame) -> DataFrame:
-    """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish."""
+def judge_follows(frame: DataFrame, not_before_ms: int | None = None, not_after_ms: int | None = None) -> DataFrame:
+    """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish. The bounds are those of events."""
     typed = _typed(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
+    since = F.unix_millis("event_time")
     reason = _first_reason(
-        (_empty("src_user_id") | _empty("dst_user_id"), "a user id is null or empty"),
-        (F.col("event_time").isNull(), "event_time is missing or unparsable"),
-        (F.col("src_user_id") == F.col("dst_user_id"), "a user follows itself"),
+        (_blank_or_null("src_user_id") | _blank_or_null("dst_user_id"), reasons.USER_EMPTY.text),
+        (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
+        (F.col("_lost").isNotNull(), F.col("_lost")),
+        (F.col("src_user_id") == F.col("dst_user_id"), reasons.ITSELF.text),
+        *(
+            [(since < not_before_ms, reasons.TOO_EARLY.of(column="event_time", time=format_time(not_before_ms)))]
+            if not_before_ms is not None
+            else []
+        ),
+        *([(since >= not_after_ms, reasons.FOLLOW_FUTURE.text)] if not_after_ms is not None else []),
     )
-    typed = typed.withColumn("_content", F.lit(""))
-    return _first_per_key(typed.withColumn("reason", reason), FOLLOWS.key, ("event_time",), "").withColumn("_from", F.lit(FOLLOWS.name))
+    checked = typed.withColumn("reason", reason).withColumn("_content", F.lit("")).drop("_lost")
+    return _first_per_key(checked, FOLLOWS.key, ("event_time",), reasons.OTHER_CONTENT).withColumn("_from", F.lit(FOLLOWS.name))
 
 
 def accepted(judged: DataFrame) -> DataFrame:
@@ -129,75 +169,100 @@ def refused(judged: DataFrame) -> DataFrame:
     return judged.where("reason IS NOT NULL").select(F.col("_from").alias("source"), "reason", F.col("_raw").alias("row"))
 
 
-def _first_per_key(checked: DataFrame, key: tuple[str, ...], order: tuple[str, ...], conflict: str) -> DataFrame:
+def conflict(source: Column, other: Column) -> Column:
+    """Why an event of the stream `source` is refused whose id an event of the stream `other` has already."""
+    elsewhere = F.concat(F.lit(reasons.OTHER_STREAM.of(stream="")), other)
+    return F.when(source == other, F.lit(reasons.OTHER_CONTENT.text)).otherwise(elsewhere)
+
+
+def _first_per_key(
+    checked: DataFrame, key: tuple[str, ...], order: tuple[str, ...], other: reasons.Reason, stream: str | None = None
+) -> DataFrame:
     """Number the unrefused rows of a key (_n = 1 stays) and refuse those whose content differs from the first's."""
     ordered = Window.partitionBy(*key, F.col("reason").isNull()).orderBy(*order, "_content")
-    ranked = checked.select("*", F.row_number().over(ordered).alias("_n"), F.first("_content").over(ordered).alias("_kept"))
+    ranked = checked.select(
+        "*",
+        F.row_number().over(ordered).alias("_n"),
+        F.first("_content").over(ordered).alias("_kept"),
+        *([F.first(stream).over(ordered).alias("_kept_stream")] if stream else []),
+    )
     differs = F.col("reason").isNull() & (F.col("_content") != F.col("_kept"))
-    return ranked.withColumn("reason", F.when(differs, F.lit(conflict)).otherwise(F.col("reason")))
+    why = conflict(F.col(stream), F.col("_kept_stream")) if stream else F.lit(other.text)
+    return ranked.withColumn("reason", F.when(differs, why).otherwise(F.col("reason")))
 
 
 def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]) -> DataFrame:
-    """The table's columns and the declared attributes in their types, missing optional ones as null, and `_raw` (the row as JSON)."""
+    """The table's columns and the declared attributes in their types, missing optional ones as null.
+
+    Also `_lost` (why a value could not be read; null where all could) and `_raw` (the row as JSON).
+    """
     given = {item.name: item.dataType for item in frame.schema.fields}
-    targets = {column.name: column.type for column in of.columns if column.name not in derived}
-    targets.update({name: ATTRIBUTE_TYPES[kind][0] for name, kind in attributes.items() if name not in targets})
-    for name in (*required, *(name for name in attributes)):
+    targets = canonical.types(of, attributes, derived)
+    for name in required:
         if name not in given:
             raise DataError(f"table '{of.name}' lacks the column '{name}'{nearest(name, given)}")
-    columns = [
-        _cast(name, given[name], kind, of.name) if name in given else F.lit(None).cast(kind).alias(name) for name, kind in targets.items()
+    columns, lost = [], []
+    for name, kind in targets.items():
+        if name not in given:
+            columns.append(F.lit(None).cast(kind).alias(name))
+            continue
+        if not canonical.fits(name, given[name], kind):
+            raise DataError(f"table '{of.name}': {canonical.problem(name, given[name], kind)}")
+        columns.append(canonical.read_as(name, given[name], kind).alias(name))
+        nothing = canonical.lost(name, given[name], kind)
+        if nothing is not None and name not in ("event_time", "active_from"):  # these have a reason that covers null too
+            lost.append(F.when(nothing, F.lit(_why_lost(name, kind))))
+    raw = F.struct(
+        *(F.make_valid_utf8(quoted(name)).alias(name) if isinstance(kind, T.StringType) else quoted(name) for name, kind in given.items())
+    )
+    return frame.select(*columns, (F.coalesce(*lost) if lost else F.lit(None).cast("string")).alias("_lost"), F.to_json(raw).alias("_raw"))
+
+
+def _why_lost(name: str, kind: str) -> str:
+    if kind == "STRING":
+        return reasons.NOT_UTF8.of(column=name)
+    return reasons.UNPARSABLE.of(column=name) if kind == "TIMESTAMP" else reasons.TOO_LARGE.of(column=name, type=kind)
+
+
+def _names(of: Table) -> list[str]:
+    """The table's text columns."""
+    return [column.name for column in of.columns if column.type == "STRING"]
+
+
+def _first_reason(*checks: tuple[Column, str | Column]) -> Column:
+    return F.coalesce(*(F.when(condition, reason if isinstance(reason, Column) else F.lit(reason)) for condition, reason in checks))
+
+
+def _blank(column: Column) -> Column:
+    return F.btrim(column, F.lit(WHITE)) == ""
+
+
+def _blank_or_null(name: str) -> Column:
+    return F.col(name).isNull() | _blank(F.col(name))
+
+
+def _missing(name: str) -> tuple[Column, str]:
+    return _blank_or_null(name), reasons.EMPTY.of(column=name)
+
+
+def _not_a_number(name: str) -> list[tuple[Column, str]]:
+    size = F.abs(quoted(name))
+    return [
+        (F.isnan(quoted(name)) | (size == float("inf")), reasons.NOT_FINITE.of(column=name)),
+        (size > FLOAT_MAX, reasons.BEYOND_FLOAT.of(column=name)),
     ]
-    return frame.select(*columns, as_json(given).alias("_raw"))
 
 
-def _cast(name: str, given: T.DataType, target: str, table_name: str) -> Column:
-    column = F.col(f"`{name}`")
-    kind, allowed = given.simpleString(), ""
-    integral = isinstance(given, T.IntegralType)
-    number = isinstance(given, T.NumericType)
-    if isinstance(given, T.NullType):
-        return F.lit(None).cast(target).alias(name)
-    if target == "STRING":
-        if isinstance(given, T.StringType) or integral:
-            return column.cast("string").alias(name)
-        allowed = "string or an integer type (cast a decimal id to BIGINT first: 17850.0 is another id than 17850)"
-    elif target == "TIMESTAMP":
-        if isinstance(given, T.TimestampType | T.TimestampNTZType | T.DateType | T.StringType):
-            moment = F.try_to_timestamp(column) if isinstance(given, T.StringType) else column.cast("timestamp")
-            return F.timestamp_millis(F.unix_millis(moment)).alias(name)
-        allowed = "timestamp, date or an ISO 8601 string (for epoch numbers use timestamp_seconds(x) or timestamp_millis(x))"
-    elif target in ("BIGINT", "INT", "DOUBLE"):
-        if number:
-            return column.cast(target).alias(name)
-        allowed = "a numeric type"
-    elif target == "ARRAY<FLOAT>":
-        if isinstance(given, T.ArrayType) and isinstance(given.elementType, T.NumericType):
-            return column.cast("array<float>").alias(name)
-        allowed = "an array of numbers"
-    raise DataError(f"table '{table_name}': column '{name}' has type {kind}; allowed: {allowed}")
-
-
-def _first_reason(*checks: tuple[Column, str]) -> Column:
-    return F.coalesce(*(F.when(condition, F.lit(reason)) for condition, reason in checks))
-
-
-def _empty(name: str) -> Column:
-    return F.col(name).isNull() | (F.col(name) == "")
-
-
-def _not_finite(name: str) -> Column:
-    return F.isnan(name) | (F.abs(name) == float("inf"))
-
-
-def _unparsed(frame: DataFrame, name: str) -> Column:
-    """A string was given where no time could be read."""
-    if name not in frame.columns or not isinstance(frame.schema[name].dataType, T.StringType):
-        return F.lit(False)
-    return F.col(name).isNull() & F.get_json_object("_raw", f"$.{name}").isNotNull()
+def _unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
+    """What training could not read of an embedding."""
+    checks = [
+        (F.exists(quoted(name), lambda x: x.isNull() | F.isnan(x)), reasons.BROKEN_EMBEDDING.of(column=name)),
+        (F.exists(quoted(name), lambda x: F.abs(x) > EMBEDDING_MAX), reasons.ABSURD_EMBEDDING.of(column=name)),
+    ]
+    return checks + ([(F.size(quoted(name)) != width, reasons.EMBEDDING_LENGTH.of(column=name, width=width))] if width else [])
 
 
 def _wide_hash(names: list[str]) -> Column:
     """128-bit hash of the columns as 32 hex digits: two differently seeded chains; isNull tells (null, 'a') from ('a', null)."""
-    columns = [F.col(name) for name in names] + [F.col(name).isNull() for name in names]
+    columns = [quoted(name) for name in names] + [quoted(name).isNull() for name in names]
     return F.concat(*(F.lpad(F.hex(F.xxhash64(F.lit(seed), *columns)), 16, "0") for seed in (0, 1)))

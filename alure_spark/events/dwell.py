@@ -8,9 +8,12 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..config import IngestConfig
+from ..config import DAY_MS, IngestConfig
 
 MINUTE_MS = 60_000
+MAX_OFFSET_MINUTES = 14 * 60  # of local time, either way
+MAX_DWELL_MS = 366 * DAY_MS
+MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms")  # numbers that drop_impossible looks at
 
 
 def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
@@ -37,6 +40,22 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
             "known_at": F.when(derived, moment).otherwise(F.col("known_at")),
         }
     )
+
+
+def drop_impossible(checked: DataFrame) -> DataFrame:
+    """What cannot be true becomes null, and the event stays: a slot below 0, local time 14 hours off, a dwell of more than a year.
+
+    `_nulled` (ARRAY<STRING>, null for none) names the columns.
+    """
+    impossible = {
+        "position": F.col("position") < 0,
+        "utc_offset_minutes": ~F.col("utc_offset_minutes").between(-MAX_OFFSET_MINUTES, MAX_OFFSET_MINUTES),
+        "dwell_ms": F.col("dwell_ms") > MAX_DWELL_MS,
+    }
+    found = F.array_compact(F.array(*(F.when(condition, F.lit(name)) for name, condition in impossible.items())))
+    any_of = F.coalesce(*(F.when(condition, F.lit(True)) for condition in impossible.values()))
+    marked = checked.withColumn("_nulled", F.when(any_of & F.col("reason").isNull(), found))
+    return marked.withColumns({name: F.when(condition, None).otherwise(F.col(name)) for name, condition in impossible.items()})
 
 
 def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:

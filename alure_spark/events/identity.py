@@ -119,12 +119,12 @@ def _word(value: bool) -> str:
 
 
 def keyed_hash(column: Column, key: bytes) -> Column:
-    """HMAC-SHA256 of a string column, 64 hex digits; null and '' stay as they are (they are refused later)."""
+    """HMAC-SHA256 of a string column, 64 hex digits; null and white space stay, and what is not UTF-8 is null (all are refused later)."""
 
     def of_batch(batch: pd.Series) -> pd.Series:
-        return batch.map(lambda value: hashed(value, key) if value else value)
+        return batch.map(lambda value: hashed(value, key) if value and value.strip() else value)
 
-    return F.pandas_udf(of_batch, "string")(column.cast("string"))  # type: ignore[call-overload,no-any-return]
+    return F.pandas_udf(of_batch, "string")(F.try_validate_utf8(column.cast("string")))  # type: ignore[call-overload,no-any-return]
 
 
 def without_forgotten(frame: DataFrame, users: tuple[str, ...], tombstones: DataFrame, key: bytes) -> DataFrame:

@@ -6,14 +6,14 @@ Enters: judged events (clean.py). Leaves: one `SourceProfile` per stream, as pla
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..config import IngestConfig, format_time
-from ..errors import DataError
 from ..tables import DERIVED_EVENT_COLUMNS, EVENTS, REQUIRED_INPUT_COLUMNS
+from .dwell import MAY_BE_IMPOSSIBLE
 
 OPTIONAL = tuple(
     column.name for column in EVENTS.columns if column.name not in (*REQUIRED_INPUT_COLUMNS, *DERIVED_EVENT_COLUMNS, "event_id", "country")
@@ -32,6 +32,7 @@ class SourceProfile:
     last_ms: int | None
     nulls: Mapping[str, float]  # optional column -> share of the rows without a value
     countries: Mapping[str, int]  # rows of the largest countries
+    nulled: Mapping[str, int] = field(default_factory=dict)  # column -> values that could not be true, therefore null
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -43,6 +44,7 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     counts = {"rows": F.lit(True), "refused": F.col("reason").isNotNull(), "dwell_outliers": F.col("_dwell_outlier")}
     counts |= {f"null_{name}": F.col(name).isNull() for name in OPTIONAL}
     known = F.when(F.col("reason").isNull(), F.col("known_at"))  # a refused row may say any year
+    counts |= {f"nulled_{name}": F.array_contains("_nulled", name) for name in MAY_BE_IMPOSSIBLE}
     per_country = judged.groupBy(source, "country").agg(
         *(F.count_if(condition).alias(name) for name, condition in counts.items()),
         F.min(known).alias("first"),
@@ -60,6 +62,7 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
             row["rows"], row["refused"], row["dwell_outliers"], row["first_ms"], row["last_ms"],
             {name: row[f"null_{name}"] / row["rows"] for name in OPTIONAL if row[f"null_{name}"]},
             {pair["country"]: pair["rows"] for pair in row["largest"]},
+            {name: row[f"nulled_{name}"] for name in MAY_BE_IMPOSSIBLE if row[f"nulled_{name}"]},
         )
         for row in found.collect()
     }  # fmt: skip
@@ -112,16 +115,8 @@ class TableCounts:
 
 
 def count_tables(tables: DataFrame | None) -> list[TableCounts]:
-    """The counts of the mapped tables, in the conf's order; none for another source. Raises DataError where a condition fails."""
-    if tables is None:
-        return []
-    try:
-        return [TableCounts(**row.asDict()) for row in tables.collect()]
-    except Exception as error:
-        why = str(error).splitlines()[0]
-        raise DataError(
-            f"the rows of source.options cannot be counted: {why}; look at path, where and batch_where of its tables"
-        ) from error
+    """The counts of the mapped tables, in the conf's order; none for another source."""
+    return [] if tables is None else [TableCounts(**row.asDict()) for row in tables.collect()]
 
 
 def what_is_empty(tables: Sequence[TableCounts], now: Mapping[str, SourceProfile], batch: tuple[int, int] | None) -> list[str]:
@@ -166,5 +161,8 @@ def describe(profiles: Mapping[str, SourceProfile], streams: Iterable[str] = ())
         )
         nulls = ", ".join(f"{name} {share:.0%}" for name, share in sorted(one.nulls.items(), key=lambda pair: -pair[1]) if share < 1)
         countries = ", ".join(f"{country} {count:,}" for country, count in one.countries.items())
-        lines.append(f"{source}: {one.rows:,} rows, {one.refused:,} refused; known {when}; {countries}; missing: {nulls or 'nothing'}")
+        nulled = "".join(f"; {count:,} impossible {name} made null" for name, count in sorted(one.nulled.items()))
+        lines.append(
+            f"{source}: {one.rows:,} rows, {one.refused:,} refused; known {when}; {countries}; missing: {nulls or 'nothing'}{nulled}"
+        )
     return lines

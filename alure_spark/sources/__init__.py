@@ -5,14 +5,15 @@ An adapter hands over frames with the canonical column names; it does not clean:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from ..config import SourceConfig, build
-from ..errors import ConfigError, nearest
+from ..errors import AlureError, ConfigError, DataError, nearest
 from ..masking import resolved
 
 
@@ -26,15 +27,18 @@ class Canonical:
     tables: DataFrame | None = None  # one row per mapped table: what was read of it, shaped as preflight.TableCounts
 
 
-def read(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None) -> Canonical:
+def read(
+    spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None, attributes: Mapping[str, str] | None = None
+) -> Canonical:
     """The canonical frames of the configured source. Raises ConfigError on an unknown kind or option.
 
     batch: epoch ms [from, to) of known_at that will be asked for; an adapter may leave out events outside, so as to read less.
+    attributes: the declared ones, name -> kind, which decide what type such a column has where tables differ.
     """
     kinds: dict[str, Callable[[], Canonical]] = {
         "completejourney": lambda: _completejourney(spark, config),
         "synthetic": lambda: _synthetic(spark, config),
-        "tables": lambda: _tables(spark, config, batch),
+        "tables": lambda: _tables(spark, config, batch, attributes or {}),
     }
     if config.kind not in kinds:
         raise ConfigError(f"source.kind is '{config.kind}'{nearest(config.kind, kinds)}")
@@ -57,7 +61,28 @@ def _synthetic(spark: SparkSession, config: SourceConfig) -> Canonical:
     return Canonical(*world.canonical(spark, build(options.WorldOptions, _options(config), "source.options")))
 
 
-def _tables(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None) -> Canonical:
+def _tables(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None, attributes: Mapping[str, str]) -> Canonical:
     from . import mapping
 
-    return Canonical(*mapping.canonical(spark, build(mapping.Options, config.options, "source.options"), batch))
+    return Canonical(*mapping.canonical(spark, build(mapping.Options, config.options, "source.options"), batch, attributes))
+
+
+@contextmanager
+def failures_named(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None) -> Iterator[None]:
+    """Spark reads rows when they are asked for: what then fails in here because of a table of the source is a DataError that names it.
+
+    A table that cannot be read, or an expression of the conf that fails on a row. Looks for it by reading the tables once more.
+    """
+    try:
+        yield
+    except AlureError:
+        raise
+    except Exception as error:
+        if config.kind != "tables" or not type(error).__module__.startswith(("pyspark.", "py4j.")):
+            raise
+        from . import mapping
+
+        found = mapping.what_fails(spark, build(mapping.Options, config.options, "source.options"), batch)
+        if not found:
+            raise
+        raise DataError(found) from error

@@ -1,12 +1,13 @@
 """Your own tables as canonical frames, by conf alone: one SQL expression per canonical column (source.kind: tables).
 
-Enters: Delta, Parquet, CSV or JSON tables by path, or catalog tables by name. Leaves: events, ads and follows frames.
+Enters: Delta, Parquet, CSV or JSON tables by path, or catalog tables by name. Leaves: events, ads and follows frames. Each table's
+column has a type that its canonical one takes; where tables give it in different types it travels in one that keeps what each says.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -14,23 +15,14 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from .. import canonical as contract
 from ..conf_checks import one_spelling
-from ..config import format_time
 from ..errors import ConfigError, DataError
 from ..masking import masked_text, resolve, resolved
 from ..paths import located
-from ..tables import ADS, EVENTS, FOLLOWS
-
-# Of batch_where, for a batch of events known in [from, to): UTC times, UTC days (a day column of type text is compared as text: with
-# "dt >= '{from_date}' AND dt <= '{to_date}'" no event of the batch is lost), and milliseconds since 1970.
-PLACEHOLDERS: Mapping[str, Callable[[int, int], str]] = {
-    "from": lambda first, _: format_time(first),
-    "to": lambda _, end: format_time(end),
-    "from_date": lambda first, _: format_time(first)[:10],
-    "to_date": lambda _, end: format_time(end)[:10],
-    "from_ms": lambda first, _: str(first),
-    "to_ms": lambda _, end: str(end),
-}
+from ..tables import ADS, EVENTS, FOLLOWS, Table
+from . import parquet_times
+from .batch_where import PLACEHOLDERS, filled
 
 
 @dataclass(frozen=True)
@@ -78,74 +70,160 @@ class Options:
 
 
 def canonical(
-    spark: SparkSession, options: Options, batch: tuple[int, int] | None = None
+    spark: SparkSession, options: Options, batch: tuple[int, int] | None = None, attributes: Mapping[str, str] | None = None
 ) -> tuple[DataFrame, DataFrame | None, DataFrame | None, DataFrame]:
     """(events, ads, follows, tables); columns that a table does not map are null. Raises DataError naming table and expression.
 
+    attributes: the declared ones, name -> kind. A column without any value may have any type: an empty table of pandas has INT for all.
     tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over the columns of `where` and of the times.
     """
-    parts = (options.events, options.ads, options.follows)
-    mapped = [[_mapped(spark, item, options.root, batch) for item in items] for items in parts]
-    frames = [_union([rows for rows, _ in items]) for items in mapped]
+    options = _resolved(options)
+    parts: list[tuple[tuple[TableMapping, ...], Table, Mapping[str, str]]] = [
+        (options.events, EVENTS, attributes or {}),
+        (options.ads, ADS, {}),
+        (options.follows, FOLLOWS, {}),
+    ]
+    frames, counts = [], []
+    for items, table, declared in parts:
+        targets = contract.types(table, declared)
+        mapped = [(_name(item, options.root), *_mapped(spark, item, options.root, batch)) for item in items]
+        frames.append(_union([_checked(rows, name, targets) for name, rows, _ in mapped], targets))
+        counts += [count for _, _, count in mapped]
     assert frames[0] is not None
-    return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, (counts for items in mapped for _, counts in items))
+    return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, counts)
 
 
-def filled(batch_where: str, name: str, batch: tuple[int, int]) -> str:
-    """The condition with the times of the batch for its placeholders. Raises ConfigError on other braces; {{ and }} stand for one."""
+def _resolved(options: Options) -> Options:
+    """The options with the secrets that paths, tables and read options refer to."""
 
-    def one(found: re.Match[str]) -> str:
-        text = found.group()
-        if text in ("{{", "}}"):
-            return text[0]
-        if text[1:-1] not in PLACEHOLDERS:
-            allowed = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ConfigError(
-                f"table {name}: batch_where is {batch_where!r}, and {text} in it stands for nothing; allowed: {allowed}; a brace that is "
-                "meant as one is doubled"
-            )
-        return PLACEHOLDERS[text[1:-1]](*batch)
+    def one(item: TableMapping) -> TableMapping:
+        named = {"path": item.path, "table": item.table, "read_options": item.read_options}
+        return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
 
-    return re.sub(r"\{\{|\}\}|\{[^{}]*\}|[{}]", one, batch_where)
+    parts = {name: tuple(map(one, getattr(options, name))) for name in ("events", "ads", "follows")}
+    return replace(options, root=resolve(options.root, "source.options.root"), **parts)
 
 
-def _resolved(item: TableMapping) -> TableMapping:
-    """The mapping with the secrets that its path, table and read options refer to."""
-    named = {"path": item.path, "table": item.table, "read_options": item.read_options}
-    return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
+def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | None = None) -> str:
+    """The first table that cannot be read to its end, or the first expression that fails on a row, as a sentence; '' for none.
+
+    The sentence has the class of Spark's error but not its text, which quotes the row.
+    """
+    options = _resolved(options)
+    for item in (*options.events, *options.ads, *options.follows):
+        name = _name(item, options.root)
+        frame = _read(spark, item, name)
+        if error := _failure(frame):
+            return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"
+        where = " AND ".join(f"({one})" for one in (item.where, _within(item, batch)) if one)
+        remedy = "use try_cast, try_divide, get or try_to_timestamp, which give null for a row that cannot be computed"
+        if where and (error := _failure(frame.where(where))):
+            return f"table {name}: where '{where}' fails on a row: {_kind(error)}; {remedy}"
+        for column, expression in _expressions(item).items():
+            part = frame.where(where) if where else frame
+            if error := _failure(part.select(F.expr(expression).alias(column))):
+                return f"table {name}: column {column} = '{expression}' fails on a row: {_kind(error)}; {remedy}"
+    return ""
 
 
-def _union(frames: list[DataFrame]) -> DataFrame | None:
+def _failure(frame: DataFrame) -> Exception | None:
+    """What computing every row of the frame raises."""
+    try:
+        frame.write.format("noop").mode("overwrite").save()
+    except Exception as error:
+        return error
+    return None
+
+
+def _kind(error: Exception) -> str:
+    """The class of an error of Spark, and the file that it names."""
+    text = str(error)
+    classes = re.findall(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]", text)
+    file = re.search(r"\b[a-z0-9]+:/[^\s'\"]+\.[^\s'\"]*[^\s'\".,;:]", text)
+    return (", ".join(dict.fromkeys(classes)) or type(error).__name__) + (f" in {file[0]}" if file else "")
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error that was raised before any row was read."""
+    lines = [
+        line.strip(" :") for line in str(error).splitlines() if line.strip() and not line.startswith("An error occurred while calling")
+    ]
+    return next((line[line.index("[") :] for line in lines if re.search(r"\[[A-Z][A-Z0-9_.]+\]", line)), lines[0] if lines else repr(error))
+
+
+def _checked(frame: DataFrame, name: str, targets: Mapping[str, str]) -> DataFrame:
+    """The frame, whose columns without any value have their canonical type. Raises DataError on a type that is not allowed."""
+    wrong = [
+        item for item in frame.schema.fields if item.name in targets and not contract.fits(item.name, item.dataType, targets[item.name])
+    ]
+    for item in wrong:
+        if not frame.where(contract.quoted(item.name).isNotNull()).isEmpty():
+            raise DataError(f"table {name}: {contract.problem(item.name, item.dataType, targets[item.name])}")
+    return frame.withColumns({item.name: F.lit(None).cast(targets[item.name]) for item in wrong}) if wrong else frame
+
+
+def _union(frames: list[DataFrame], targets: Mapping[str, str]) -> DataFrame | None:
+    given: dict[str, list[T.DataType]] = {}
+    for frame in frames:
+        for item in frame.schema.fields:
+            if not isinstance(item.dataType, T.NullType):
+                given.setdefault(item.name, []).append(item.dataType)
+    differ = {name: types for name, types in given.items() if len({one.simpleString() for one in types}) > 1}
     result: DataFrame | None = None
     for frame in frames:
+        same = {name: contract.carried(name, types, targets.get(name)) for name, types in differ.items() if name in frame.columns}
+        frame = frame.withColumns(same) if same else frame
         result = frame if result is None else result.unionByName(frame, allowMissingColumns=True)
     return result
 
 
-def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
-    """The rows of one table in canonical columns, and their counts."""
-    item = _resolved(item)
-    root = resolve(root, "source.options.root")
-    name = item.table or located(item.path, root, item.format)
-    within = filled(item.batch_where, name, batch) if item.batch_where and batch is not None else ""
-    where = f"({item.where}) AND ({within})" if item.where and within else item.where or within
-    try:
-        given = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
-        given = given.where(within) if within else given
-        frame = given.where(item.where) if item.where else given
-        frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
-    except Exception as error:
-        said = f"table {name} ({item.format}) cannot be read with where '{where}': {str(error).splitlines()[0]}"
-        raise DataError(masked_text(said)) from error
+def _name(item: TableMapping, root: str) -> str:
+    """The catalog table, or the whole path."""
+    return item.table or located(item.path, root, item.format)
+
+
+def _within(item: TableMapping, batch: tuple[int, int] | None) -> str:
+    """batch_where with the times of the batch; '' for a whole load."""
+    return filled(item.batch_where, item.table or item.path, batch) if item.batch_where and batch is not None else ""
+
+
+def _expressions(item: TableMapping) -> dict[str, str]:
     expressions = dict(item.columns)
     if item.source:
         expressions["source"] = "'" + item.source.replace("'", "''") + "'"
+    return expressions
+
+
+def _read(spark: SparkSession, item: TableMapping, name: str) -> DataFrame:
+    """The table's rows as they are. Raises DataError."""
+    try:
+        frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
+        frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
+    except Exception as error:
+        if "PARQUET_TYPE_ILLEGAL" in str(error) and "NANOS" in str(error) and not item.table:
+            return parquet_times.read(spark, name, item.read_options)
+        raise DataError(masked_text(f"table {name} ({item.format}) cannot be read with where '{item.where}': {_said(error)}")) from error
+    return frame
+
+
+def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
+    """The rows of one table in canonical columns, and their counts."""
+    name, within = _name(item, root), _within(item, batch)
+    given = _read(spark, item, name)
+    try:
+        given = given.where(within) if within else given
+        frame = given.where(item.where) if item.where else given
+        frame.schema  # noqa: B018
+    except Exception as error:
+        where = " AND ".join(one for one in (item.where, within) if one)
+        raise DataError(masked_text(f"table {name} ({item.format}) cannot be read with where '{where}': {_said(error)}")) from error
+    expressions = _expressions(item)
     columns = []
     for column, expression in expressions.items():
         try:
             frame.select(F.expr(expression)).schema  # noqa: B018
         except Exception as error:
-            said = f"table {name}: column {column} = '{expression}' cannot be resolved: {str(error).splitlines()[0]}; "
+            said = f"table {name}: column {column} = '{expression}' cannot be resolved: {_said(error)}; "
             raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
         columns.append(F.expr(expression).alias(column))
     told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}

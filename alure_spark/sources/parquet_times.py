@@ -1,0 +1,68 @@
+"""Parquet files whose times are in nanoseconds, which is how pandas writes them and what Spark does not read.
+
+Spark can be told to read such a column as BIGINT, but then not which columns these were: the footer of one file says that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from ..errors import DataError
+
+NANOS_AS_LONG = "spark.sql.legacy.parquet.nanosAsLong"
+REMEDY = "write them in microseconds (pandas: to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True))"
+TAIL = 1 << 20  # bytes in which a footer usually fits
+
+
+def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFrame:
+    """The files with every time column as TIMESTAMP in microseconds; times inside structs and arrays stay BIGINT nanoseconds.
+
+    Spark's setting is needed for the schema only, and is put back. Raises DataError that names the columns where it cannot be set.
+    """
+    times = nanosecond_columns(_footer(spark, path))
+    try:
+        before = spark.conf.get(NANOS_AS_LONG, "false")
+        spark.conf.set(NANOS_AS_LONG, "true")
+        try:
+            schema = spark.read.options(**options).parquet(path).schema
+        finally:
+            spark.conf.set(NANOS_AS_LONG, str(before))
+    except Exception as error:
+        raise DataError(
+            f"table {path} (parquet) has times in nanoseconds ({', '.join(times) or 'inside other columns'}): {REMEDY}"
+        ) from error
+    frame = spark.read.schema(schema).options(**options).parquet(path)
+    known = [name for name in times if name in frame.columns]
+    return (
+        frame.withColumns({name: F.expr(f"timestamp_micros(`{name.replace('`', '``')}` div 1000)") for name in known}) if known else frame
+    )
+
+
+def nanosecond_columns(footer: bytes) -> list[str]:
+    """The columns (not those inside others) whose times are in nanoseconds, from the end of a Parquet file."""
+    schema = pq.ParquetFile(pa.BufferReader(footer)).schema
+    columns = [schema.column(index) for index in range(len(schema))]
+    outer = [column for column in columns if column.path == column.name]
+    return [column.name for column in outer if json.loads(column.logical_type.to_json()).get("timeUnit") == "nanoseconds"]
+
+
+def _footer(spark: SparkSession, path: str) -> bytes:
+    """The end of the smallest file, with its footer: read by Spark, which has the right to the storage. Raises DataError."""
+    files = spark.read.format("binaryFile").load(path)
+    first = files.select("path", "length").orderBy("length", "path").first()
+    if first is None:
+        raise DataError(f"table {path} (parquet) has no file")
+    one = files.where((F.col("length") == first["length"]) & (F.col("path") == first["path"]))  # only the length is asked before reading
+
+    def tail(size: int) -> bytes:
+        return bytes(one.select(F.substring("content", -size, size)).collect()[0][0])
+
+    found = tail(TAIL)
+    size = int.from_bytes(found[-8:-4], "little") + 8
+    return found if size <= len(found) else tail(size)

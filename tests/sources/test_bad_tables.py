@@ -1,0 +1,147 @@
+"""Tables that differ in their types, expressions that fail on a row, files that cannot be read, times in nanoseconds."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alure_spark.config import SourceConfig, parse_time
+from alure_spark.errors import DataError
+from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.sources import failures_named, parquet_times, read
+
+NOW = parse_time("2020-01-01")
+MOMENT = dt.datetime(2019, 5, 1, 10, tzinfo=dt.UTC)
+COLUMNS = {"user_id": "u", "item_id": "i", "event_time": "t"}
+
+
+def config(folder, *tables):
+    """Each table: (file, further columns, stream); or a dict that is a mapping already."""
+    return SourceConfig("tables", {"root": str(folder), "events": [dict(table) for table in tables]})
+
+
+def table(path, columns=None, source="view", **more):
+    return {"path": path, "format": path.rsplit(".", 1)[1], "source": source, "columns": COLUMNS | (columns or {}), **more}
+
+
+def write(path, **columns):
+    pq.write_table(pa.table(columns), path)
+
+
+def test_tables_that_give_a_column_in_different_types_keep_what_each_says(spark, tmp_path):
+    write(
+        tmp_path / "a.parquet",
+        u=["0003", "A0017"],
+        i=["00017", "x"],
+        t=[MOMENT] * 2,
+        d=pa.array([7, 8], pa.int32()),
+        f=[True, False],
+        b=["x", "y"],
+    )
+    write(
+        tmp_path / "b.parquet", u=pa.array([3, 4], pa.uint64()), i=pa.array([2**60, 1]), t=["2019-05-01T10:00:00Z", "when?"],
+        d=[float("nan"), 1e30], f=pa.array([3, None], pa.int8()), b=pa.array([5, 6]),
+    )  # fmt: skip
+    write(
+        tmp_path / "c.parquet", u=pa.array([Decimal(5)], pa.decimal128(38, 0)), i=[b"bytes"], t=[dt.date(2019, 5, 1)],
+        d=pa.array([Decimal("9.0")], pa.decimal128(20, 2)), f=[1.5], b=[True],
+    )  # fmt: skip
+    pd.DataFrame(columns=["u", "i", "t", "d", "f", "b"]).to_parquet(tmp_path / "none.parquet", index=False)
+    (tmp_path / "e.json").write_text('{"u": "007", "i": "j", "t": "2019-05-01", "d": 4, "f": true, "b": "z"}\n')
+    more = {"dwell_ms": "d", "flag": "f", "brand": "b"}
+    given = config(tmp_path, *(table(name, more) for name in ("none.parquet", "a.parquet", "b.parquet", "c.parquet", "e.json")))
+    kinds = {"flag": "numeric", "brand": "categorical"}
+    result = judge_events(read(spark, given, attributes=kinds).events, ["view"], kinds, 0, NOW)
+    found = {row["user_id"]: row for row in accepted(result).collect()}
+    names = ("item_id", "dwell_ms", "flag", "brand")
+    assert {user: tuple(row[name] for name in names) for user, row in found.items()} == {
+        "0003": ("00017", 7, 1.0, "x"), "A0017": ("x", 8, 0.0, "y"), "3": (str(2**60), None, 3.0, "5"), "5": ("bytes", 9, 1.5, "true"),
+        "007": ("j", 4, 1.0, "z"),
+    }  # fmt: skip
+    assert {row["event_time"] for user, row in found.items() if user in ("0003", "3")} == {dt.datetime(2019, 5, 1, 10)}
+    assert found["5"]["event_time"] == dt.datetime(2019, 5, 1)
+    (row,) = refused(result).collect()
+    assert (row["reason"], '"event_time":"when?"' in row["row"]) == ("event_time is missing or unparsable", True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": "17850.0D"}, r"a\.parquet: column 'user_id' has type double; allowed: string or an integer type"),
+        ({"event_time": "1556704800"}, r"a\.parquet: column 'event_time' has type int; allowed: timestamp"),
+        ({"dwell_ms": "'10'"}, r"a\.parquet: column 'dwell_ms' has type string; allowed: a numeric type"),
+        ({"item_id": "array('a')"}, r"a\.parquet: column 'item_id' has type array<string>"),
+        ({"user_id": "true"}, r"a\.parquet: column 'user_id' has type boolean"),
+    ],
+)
+def test_a_type_that_is_not_allowed_names_the_table(spark, tmp_path, columns, message):
+    write(tmp_path / "a.parquet", u=["u"], i=["i"], t=[MOMENT])
+    with pytest.raises(DataError, match=message):
+        read(spark, config(tmp_path, table("a.parquet"), table("a.parquet", columns, "click")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {"dwell_ms": "CAST(s AS INT)"}}, r"log\.csv: column dwell_ms = 'CAST\(s AS INT\)' fails on a row: CAST_INVALID_INPUT"),
+        ({"columns": {"value": "1 / n"}}, r"column value = '1 / n' fails on a row: DIVIDE_BY_ZERO"),
+        ({"columns": {"text": "split(s, ',')[3]"}}, r"column text = .* fails on a row: INVALID_ARRAY_INDEX"),
+        ({"columns": {"event_time": "to_timestamp(s)"}}, r"column event_time = 'to_timestamp\(s\)' fails on a row: CA"),
+        ({"where": "CAST(s AS INT) > 0"}, r"log\.csv: where 'CAST\(s AS INT\) > 0' fails on a row: CAST_INVALID_INPUT"),
+        ({"read_options": {"header": "true", "mode": "FAILFAST"}, "schema": 1}, r"log\.csv \(csv\) cannot be read: .*MALFORMED"),
+    ],
+)  # fmt: skip
+def test_an_expression_or_a_file_that_fails_on_a_row_is_one_sentence(spark, tmp_path, change, message):
+    (tmp_path / "log.csv").write_text("u,i,t,s,n\nu1,a,2019-01-01,n/a,0\nu2,b,2019-01-01,5\n")
+    options = {"header": "true", "inferSchema": "true"}
+    given = table("log.csv", change.get("columns"), read_options=change.get("read_options", options), where=change.get("where", ""))
+    given = config(tmp_path, given)
+    with pytest.raises(DataError, match=message) as caught, failures_named(spark, given):
+        judge_events(read(spark, given).events, ["view"], {}, 0, NOW).collect()
+    assert "n/a" not in str(caught.value), "Spark's text quotes the row"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["page", "footer", "no parquet"])
+def test_a_file_that_is_damaged_is_one_sentence_with_its_name(spark, tmp_path, damage):
+    path = tmp_path / "a.parquet"
+    write(path, u=["user"] * 1000, i=["item"] * 1000, t=[MOMENT] * 1000)
+    content = bytearray(path.read_bytes())
+    if damage == "page":
+        content[10:60] = b"x" * 50
+    path.write_bytes({"page": content, "footer": content[:-100] + b"x" * 100, "no parquet": b"u,i,t\n"}[damage])
+    given = config(tmp_path, table("a.parquet"))
+    with pytest.raises(DataError, match=r"table \S*a\.parquet \(parquet\) cannot be read") as caught, failures_named(spark, given):
+        read(spark, given).events.collect()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_that_no_table_makes_stays_what_it_is(spark, tmp_path):
+    write(tmp_path / "a.parquet", u=["u"], i=["i"], t=[MOMENT])
+    given = config(tmp_path, table("a.parquet"))
+    with pytest.raises(ValueError, match="ours"), failures_named(spark, given):
+        raise ValueError("ours")
+    with pytest.raises(Exception, match="DIVIDE_BY_ZERO") as caught, failures_named(spark, given):
+        spark.sql("SELECT 1 / 0").collect()
+    assert not isinstance(caught.value, DataError)
+
+
+def test_times_in_nanoseconds_are_read_as_pandas_writes_them(spark, tmp_path):
+    times = pd.to_datetime(["2019-05-01 10:00:00.123456789", "1969-12-31 23:59:59.5", None], format="ISO8601")
+    frame = pd.DataFrame({"u": ["a", "b", "c"], "i": "i", "t": times.tz_localize("UTC"), "n t": times, "big": [1, 2, 3]})
+    (tmp_path / "log").mkdir()
+    for part in range(2):
+        frame.assign(i=f"i{part}").to_parquet(tmp_path / "log" / f"{part} ä%.parquet", index=False)
+    pd.DataFrame(columns=list(frame)).astype(frame.dtypes).to_parquet(tmp_path / "log" / "empty.parquet", index=False)
+    before = spark.conf.get(parquet_times.NANOS_AS_LONG, None)
+    mapped = table("x.parquet", {"arrival_time": "`n t`", "value": "big"}) | {"path": "log", "where": "t > '1970-01-01' OR t IS NULL"}
+    rows = read(spark, config(tmp_path, mapped)).events.orderBy("item_id", "user_id").collect()
+    assert [(row["user_id"], row["event_time"], row["arrival_time"], row["value"]) for row in rows] == [
+        ("a", dt.datetime(2019, 5, 1, 10, 0, 0, 123456), dt.datetime(2019, 5, 1, 10, 0, 0, 123456), 1), ("c", None, None, 3)
+    ] * 2  # fmt: skip
+    assert spark.conf.get(parquet_times.NANOS_AS_LONG, None) in (before, "false")
