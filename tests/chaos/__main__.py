@@ -37,7 +37,10 @@ def run(folder: Path, total: int, seed: int, jobs: list[str], modes: list[str], 
             rows = {name: count for name, (_, count) in world.expected[step.name][-1].items()}
             print(f"undisturbed: {step.name} in {world.timelines[step.name, bool(world.remote)].ended:.0f} s; rows {rows}", flush=True)
         for name in scenarios:
-            found[name] = writers.SCENARIOS[name](world, address)
+            try:
+                found[name] = writers.SCENARIOS[name](world, address)
+            except AssertionError as error:
+                found[name] = [f"{name}: {error}"]
             print(f"{name}: {found[name] or 'as it should be'}", flush=True)
         for mode in modes:
             world.remote = address if mode == "client" else ""

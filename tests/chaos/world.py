@@ -15,21 +15,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import yaml
 
-from . import delta_reader
+from . import delta_reader, log
 
 ROOT = Path(__file__).parent.parent.parent
-CONF = ROOT / "conf" / "test.yml"
 KEY = "a key of the chaos tests, long enough"
 FIRST, SECOND = "2025-01-11", "2025-01-12"
 # The JVM compiles less and starts sooner: most of what such a job takes on rows so few.
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-SETTINGS = (
-    "source.options.users=60", "source.options.days=8", f"time.as_of={SECOND}", "time.horizon_days=2", "training.epochs=1",
-    "training.checkpoint_steps=2", "model.dimension=16", "model.feed_forward=16", "model.heads=2", "evaluate.bootstrap=20",
-    "graph.recall_queries=20", "spark.master=local[1]", "spark.shuffle_partitions=1", "spark.driver_memory=1g",
-    f"spark.settings={{spark.driver.extraJavaOptions: '{JVM}', spark.sql.codegen.wholeStage: 'false', spark.default.parallelism: '1'}}",
-)  # fmt: skip
+CONF = {
+    "name": "chaos",
+    "time": {"as_of": f"{SECOND}T00:00:00Z", "horizon_days": 2},
+    "streams": {
+        "organic_impression": {"attributes": {"category_id": "categorical", "dwell_ms": "numeric"}},
+        "page_impression": {"attributes": {"category_id": "categorical"}},
+        "ad_impression": {"attributes": {"media_type": "categorical", "position": "numeric", "dwell_ms": "numeric"}},
+        "ad_click": {"attributes": {"account_id": "categorical"}},
+        "conversion": {"attributes": {"account_id": "categorical", "value": "numeric"}},
+    },
+    "labels": {"validation_days": 2, "impression_attributes": ["media_type", "position"]},
+    "embedding": {"sources": ["organic_impression", "page_impression", "ad_click", "conversion"], "dimension": 8},
+    "model": {"dimension": 16, "heads": 2, "feed_forward": 16, "max_events": 32, "window": 16, "dropout": 0.0},
+    "training": {"epochs": 2, "batch_users": 16, "export_rows": 16, "threads": 1, "checkpoint_steps": 2, "reader": "pyarrow"},
+    "inference": {"precision": "float64", "batch_users": 100},
+    "graph": {"graphs": ["alure", "bff", "ppr"], "k2": 3, "recall_queries": 10},
+    "evaluate": {"k": 5, "item_sources": ["organic_impression"], "bootstrap": 20},
+    "spark": {
+        "master": "local[1]", "shuffle_partitions": 1, "driver_memory": "1g",
+        "settings": {"spark.driver.extraJavaOptions": JVM, "spark.default.parallelism": "1"},
+    },
+}  # fmt: skip
 NARROW = "time.not_before=2025-01-07"  # the events of the first day are refused
 
 
@@ -60,7 +76,7 @@ STEPS = (
         "apply_retention", "apply_retention",
         settings=("lake.keep_days={events: 4, user_sequences: 0.5, training_examples: 0.5}", "lake.vacuum_hours=0"),
     ),
-    Step("forget_users", "forget_users", ("--user", "u00000003", "--user", "u00000007"), ("lake.vacuum_hours=0",)),
+    Step("forget_users", "forget_users", ("--user", "u003", "--user", "u007"), ("lake.vacuum_hours=0",)),
 )  # fmt: skip
 
 
@@ -83,6 +99,9 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        source = {"kind": "tables", "options": log.write(folder / "log")}
+        (folder / "conf.yml").write_text(yaml.safe_dump(CONF | {"source": source}))
         self.remote = ""  # the address of a Spark Connect server, which then does the work
         self.lakes = 0
         self.lake = self._new_lake()
@@ -97,9 +116,9 @@ class World:
             "tracking.artifact_root": self.folder / "artifacts", "tracking.offline_root": self.folder / "untracked",
         }  # fmt: skip
         remote = (f"spark.remote={self.remote}",) if self.remote else ()
-        values = [*(f"{key}={value}" for key, value in places.items()), *SETTINGS, *remote, *step.settings, *more]
+        values = [*(f"{key}={value}" for key, value in places.items()), *remote, *step.settings, *more]
         return [
-            sys.executable, "-m", f"jobs.{step.module}", "--conf", str(CONF), *step.arguments,
+            sys.executable, "-m", f"jobs.{step.module}", "--conf", str(self.folder / "conf.yml"), *step.arguments,
             *(part for value in values for part in ("--set", value)),
         ]  # fmt: skip
 
@@ -138,7 +157,7 @@ class World:
     def restore(self, name: str) -> None:
         """Everything as it was when the name was saved; the lake has a new path."""
         kept = self.folder / "before" / name
-        shutil.rmtree(self.lake)
+        shutil.rmtree(self.lake, ignore_errors=True)  # a server may still be writing there for a killed client
         self.lake = self._new_lake()
         self.lake.rmdir()
         _copy(kept / "lake", self.lake)
@@ -188,11 +207,11 @@ class World:
 class Process:
     """A job at work: python, its JVM, their children."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
+    def __init__(self, command: list[str], said: Path) -> None:
+        self.output = said
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
         environment |= {"ALURE_USER_KEY": KEY, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        with log.open("wb") as out:
+        with said.open("wb") as out:
             self.popen = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -208,7 +227,7 @@ class Process:
         return self.popen.wait()
 
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.output.read_text(errors="replace")
 
     def kill(self) -> None:
         """SIGKILL for all of it at once, as a machine that loses its power."""
@@ -240,7 +259,7 @@ def connect_server(folder: Path) -> Iterator[str]:
     settings = DELTA_SETTINGS | LOOPBACK | {
         "spark.connect.grpc.binding.port": str(port), "spark.connect.grpc.binding.address": "127.0.0.1", "spark.log.level": "ERROR",
         "spark.databricks.delta.snapshotPartitions": "1", "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.default.parallelism": "1", "spark.sql.codegen.wholeStage": "false",
+        "spark.default.parallelism": "1", "spark.driver.extraJavaOptions": JVM,
     }  # fmt: skip
     command = [
         str(home / "bin" / "spark-submit"), "--master", "local[2]", "--driver-memory", "3g", "--packages", DELTA_PACKAGE,
