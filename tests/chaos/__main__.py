@@ -28,7 +28,8 @@ def run(folder: Path, total: int, seed: int, jobs: list[str], modes: list[str], 
     """The number of failures; prints what happens."""
     begin, world = time.monotonic(), World(folder)
     steps = [step for step in STEPS if not jobs or {step.name, step.module} & set(jobs)]
-    last = len(STEPS) - 1 if scenarios else max(map(STEPS.index, steps))
+    needed = [*(steps if total else ()), *(STEPS[-1:] if set(scenarios) - set(writers.WITHOUT_A_WORLD) else ())]
+    last = max(map(STEPS.index, needed), default=-1)
     number, tallies, found = shares(total, modes), [], {}
     with connect_server(folder) as address:
         world.remote = address if "client" in modes else ""

@@ -197,3 +197,4 @@ SCENARIOS: dict[str, Callable[[World, str], list[str]]] = {
         orphan_commits_later, orphan_commits_in_between, orphan_commits_before_an_append,
     )
 }  # fmt: skip
+WITHOUT_A_WORLD = ("orphan_commits_later", "orphan_commits_in_between", "orphan_commits_before_an_append")
