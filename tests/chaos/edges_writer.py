@@ -12,12 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.config import Config, LakeConfig, SparkConfig, StreamConfig
 from alure_spark.errors import AlureError
 from alure_spark.lake import Lake, as_of_scope
 from alure_spark.session import get_session
+
+
+def gated(frame: DataFrame, gate: str) -> DataFrame:
+    """The frame, whose task says that it has begun, and then waits to be let go on."""
+
+    def wait(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        Path(f"{gate}.begun").touch()
+        while not Path(f"{gate}.go").exists():
+            time.sleep(0.05)
+        yield from batches
+
+    return frame.mapInArrow(wait, frame.schema)
 
 
 def main(address: str, root: str, as_of_ms: str, rows: str, mode: str, gate: str = "") -> None:
@@ -28,15 +41,8 @@ def main(address: str, root: str, as_of_ms: str, rows: str, mode: str, gate: str
         F.lit("alure").alias("graph"), F.col("id").cast("double").alias("weight"), F.lit(1).alias("rank"),
         F.timestamp_millis(F.lit(int(as_of_ms))).alias("as_of"), F.lit(1).alias("origins"),
     )  # fmt: skip
-
-    def gated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        Path(f"{gate}.begun").touch()
-        while not Path(f"{gate}.go").exists():
-            time.sleep(0.05)
-        yield from batches
-
     with lake.run("build_graph", Config(streams={"purchase": StreamConfig()}), scope) as run:
-        run.write("user_edges", edges.mapInArrow(gated, edges.schema) if gate else edges, scope, append=mode == "append")
+        run.write("user_edges", gated(edges, gate) if gate else edges, scope, append=mode == "append")
 
 
 if __name__ == "__main__":
