@@ -15,11 +15,11 @@ from pathlib import Path
 from . import kills, writers
 from .world import STEPS, World, connect_server
 
-SHARES = {"client": 0.6, "power": 0.3, "orphan": 0.1}
+SHARES = {"client": 0.5, "power": 0.3, "orphan": 0.2}
 
 
 def shares(total: int, modes: list[str]) -> dict[str, int]:
-    """How many of a job's kills are of which mode; the first one takes what is left over."""
+    """How many of a job's kills are of which mode; the first mode takes what is left over."""
     shared = {mode: int(total * SHARES[mode] / sum(SHARES[one] for one in modes)) for mode in modes}
     return shared | {modes[0]: shared[modes[0]] + total - sum(shared.values())}
 
