@@ -64,7 +64,8 @@ def storm(world: World, step: Step, kills: int, mode: str, seed: int) -> Tally:
             if moment in ("after publication", "it had ended"):
                 break
         _recover(world, step, mode, tally, spent)
-        psutil.wait_procs(left, timeout=None)
+        while any(map(_works, left)):
+            time.sleep(0.1)
     return tally
 
 
@@ -118,6 +119,14 @@ def _wait_for_a_moment(world: World, step: Step, process: Process, draw: random.
     while process.running() and time.monotonic() < until:
         time.sleep(0.005)
     return f"{kind}{f' {commits}' if kind == 'a commit' else ''} + {delay:.2f} s"
+
+
+def _works(process: psutil.Process) -> bool:
+    """Whether it still does anything; in a container nobody may fetch the exit code of one that has ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _check_published(world: World, step: Step, tally: Tally, where: str) -> None:
