@@ -47,7 +47,7 @@ def run(folder: Path, total: int, seed: int, jobs: list[str], modes: list[str], 
             world.remote = address if mode == "client" else ""
             for step in steps if number[mode] else ():
                 tallies.append(kills.storm(world, step, number[mode], mode, seed))
-                print(tallies[-1].line(), *tallies[-1].failures, sep="\n    FAILURE ", flush=True)
+                print(tallies[-1].line(), flush=True)
     print(f"\n{sum(tally.kills for tally in tallies)} SIGKILLs in {(time.monotonic() - begin) / 60:.0f} min, seed {seed}")
     for tally in tallies:
         print(f"  {tally.line()}")

@@ -32,6 +32,11 @@ class Tally:
     def kills(self) -> int:
         return sum(self.moments.values()) - self.moments["it had ended"]
 
+    def fail(self, sentence: str) -> None:
+        """Noted, and said at once."""
+        print(f"  FAILURE {sentence}", flush=True)
+        self.failures.append(sentence)
+
     def line(self) -> str:
         moments = ", ".join(f"{count} {moment}" for moment, count in self.moments.items() if count)
         outcome = "equal hashes" if not self.failures else f"{len(self.failures)} FAILURES"
@@ -54,7 +59,7 @@ def storm(world: World, step: Step, kills: int, mode: str, seed: int) -> Tally:
         world.restore(step.name)
         world.watch(step)
         if world.state() != world.expected[step.name][-1]:
-            tally.failures.append(f"{step.name} ({mode}), undisturbed: {differences(world.state(), world.expected[step.name][-1])}")
+            tally.fail(f"{step.name} ({mode}), undisturbed: {differences(world.state(), world.expected[step.name][-1])}")
     while spent < kills:
         world.restore(step.name)
         left: list[psutil.Process] = []
@@ -134,10 +139,10 @@ def _check_published(world: World, step: Step, tally: Tally, where: str) -> None
     try:
         found = world.state()
     except delta_reader.Unreadable as error:
-        tally.failures.append(f"{where}: {error}")
+        tally.fail(f"{where}: {error}")
         return
     if found not in world.expected[step.name]:
-        tally.failures.append(f"{where}: published is {differences(found, world.expected[step.name][-1])}")
+        tally.fail(f"{where}: published is {differences(found, world.expected[step.name][-1])}")
 
 
 def _recover(world: World, step: Step, mode: str, tally: Tally, number: int) -> None:
@@ -155,20 +160,20 @@ def _recover(world: World, step: Step, mode: str, tally: Tally, number: int) -> 
         written = {name for run in delta_reader.runs(world.lake)[-1:] for name in run["outputs"]}
         heads = delta_reader.content(world.lake, {name: delta_reader.head(world.lake / name) for name in written})
     except delta_reader.Unreadable as error:
-        tally.failures.append(f"{where}: {error}")
+        tally.fail(f"{where}: {error}")
         return
     if found != expected:
-        tally.failures.append(f"{where}: {differences(found, expected)}")
+        tally.fail(f"{where}: {differences(found, expected)}")
     wanted = {name: expected[name] for name in written}
     if mode == "power" and heads != wanted:  # otherwise what was left behind may add a commit to the head
-        tally.failures.append(f"{where}: a reader that knows nothing of runs sees {differences(heads, wanted)}")
+        tally.fail(f"{where}: a reader that knows nothing of runs sees {differences(heads, wanted)}")
     recorded = {name: value for run in delta_reader.runs(world.lake)[-1:] for name, value in run["content_hashes"].items()}
     others = [name for name in recorded.keys() & world.hashes[step.name].keys() if recorded[name] != world.hashes[step.name][name]]
     if others:
-        tally.failures.append(f"{where}: the recorded content hashes differ for {', '.join(sorted(others))}")
+        tally.fail(f"{where}: the recorded content hashes differ for {', '.join(sorted(others))}")
     registry, usual = world.registry(), world.models[step.name][-1]
     if registry != usual:
-        tally.failures.append(f"{where}: the registry holds {registry}, not {usual}")
+        tally.fail(f"{where}: the registry holds {registry}, not {usual}")
 
 
 def _note_failed_run(process: Process, tally: Tally, where: str) -> None:
@@ -179,4 +184,4 @@ def _note_failed_run(process: Process, tally: Tally, where: str) -> None:
     if "DELTA_CONCURRENT" in said:
         tally.conflicts += 1
     else:
-        tally.failures.append(f"{where}: ended with {process.code}: {' | '.join(lines[-2:])[:600]}")
+        tally.fail(f"{where}: ended with {process.code}: {' | '.join(lines[-2:])[:600]}")
