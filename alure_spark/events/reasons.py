@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CONFLICT = "{key} has other content already"
-
 
 @dataclass(frozen=True)
 class Reason:
@@ -103,17 +101,17 @@ BEYOND_FLOAT = Reason(
     "Make the sentinel null: nullif(x, 1.7976931348623157e308D).",
 )  # fmt: skip
 OTHER_CONTENT = Reason(
-    CONFLICT.format(key="event_id"), EVENTS,
+    "event_id has other content already", EVENTS,
     "an event of the same stream and event_id was known first, and says something else",
     "Map an id that is one event's own, or leave event_id out: it is then a hash of the content.",
 )  # fmt: skip
 OTHER_STREAM = Reason(
-    CONFLICT.format(key="event_id") + ", in the stream {stream}", EVENTS,
+    "event_id has other content already, in the stream {stream}", EVENTS,
     "an event of another stream has this event_id: each table numbers its own rows",
     "Put the stream before the id in the mapping, e.g. event_id: concat('click/', click_id).",
 )  # fmt: skip
 OTHER_FLIGHT = Reason(
-    CONFLICT.format(key="ad_id and active_from"), ADS, "two flights of an ad begin at the same time and differ",
+    "ad_id and active_from have other content already", ADS, "two flights of an ad begin at the same time and differ",
     "Leave one of them out with `where`."
 )  # fmt: skip
 ENDS_FIRST = Reason("active_to is not after active_from", ADS, "a flight ends before or when it begins", "Repair it; an open end is null.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 from pyspark.sql import functions as F
@@ -41,7 +42,7 @@ BAD = [
     ({"dwell_ms": float("-inf")}, "dwell_ms is beyond its type BIGINT"),
     ({"dwell_ms": -1.0}, "dwell_ms is negative"),
     ({"position": 3_000_000_000}, "position is beyond its type INT"),
-    ({"utc_offset_minutes": 10**12}, "utc_offset_minutes is beyond its type INT"),
+    ({"utc_offset_minutes": Decimal(10**12)}, "utc_offset_minutes is beyond its type INT"),
     ({"value": 1.7976931348623157e308}, "value is beyond 3.4e38"),
     ({"value": float("inf")}, "value is not finite"),
     ({"size": -1.7976931348623157e308}, "size is beyond 3.4e38"),
@@ -120,9 +121,9 @@ def test_the_id_of_an_event_without_one_is_what_it_was_before_blanks_were_missin
 
 def test_numbers_that_cannot_be_true_become_null_and_are_counted_and_nan_is_missing(spark):
     given = [
-        {"position": -1, "item_id": "a"}, {"utc_offset_minutes": 841, "item_id": "b"}, {"utc_offset_minutes": -99999, "item_id": "c"},
+        {"position": -1, "item_id": "a"}, {"utc_offset_minutes": Decimal(841), "item_id": "b"}, {"utc_offset_minutes": Decimal(-99999), "item_id": "c"},
         {"dwell_ms": 9e18, "item_id": "d"}, {"dwell_ms": float("nan"), "item_id": "e"}, {"vector": [], "item_id": "f"},
-        {"position": 0, "utc_offset_minutes": 840, "dwell_ms": 10.0, "item_id": "g", "vector": [1.0, 2.0]},
+        {"position": 0, "utc_offset_minutes": Decimal(840), "dwell_ms": 10.0, "item_id": "g", "vector": [1.0, 2.0]},
     ]  # fmt: skip
     result = judged(rows(spark, given), IngestConfig(utc_offset_minutes={"GB": 60})).persist()
     found = {row["item_id"]: row for row in accepted(result).collect()}
