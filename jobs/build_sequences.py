@@ -70,10 +70,10 @@ def build(context: Context, run: JobRun) -> Report:
     metrics |= {key: None if value is None else float(value) for key, value in totals.asDict().items()}
     if segments is not None:
         metrics |= _told_apart(context, run, segments)
-    known = run.read("vocabularies") if "vocabularies" in lake.published_versions() else None
+    vocabulary = run.read("vocabularies") if "vocabularies" in lake.published_versions() else None
     categorical = [name for name, kind in config.attribute_kinds().items() if kind == "categorical"]
     complete = facts.get("vocabulary_digest") == config.vocabulary_digest()
-    added = vocabularies.new_vocabulary_rows(events, known, categorical, as_of, config.vocabulary, since if complete else None)
+    added = vocabularies.new_vocabulary_rows(events, vocabulary, categorical, as_of, config.vocabulary, since if complete else None)
     run.write("vocabularies", added, scope=scope.replace("as_of", "first_seen"), append=True)
     metrics["vocabulary_rows"] = lake.read("vocabularies", run.outputs["vocabularies"]).count()
     run.facts |= {"sequence_digest": config.sequence_digest(), "vocabulary_digest": config.vocabulary_digest()}

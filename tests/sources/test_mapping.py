@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
-from alure_spark.config import build, parse_time
+from alure_spark.config import SourceConfig, build, parse_time
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.preflight import count_tables
-from alure_spark.sources.mapping import Options, TableMapping, canonical, filled
+from alure_spark.sources import failures_named
+from alure_spark.sources.batch_where import filled
+from alure_spark.sources.mapping import Options, TableMapping, canonical
 
 BATCH = (parse_time("2025-05-04"), parse_time("2025-05-05T12:00"))
 DAY = timedelta(days=1)
+COLUMNS = {"user_id": "user", "event_time": "at", "item_id": "item"}
 DAYS = "dt >= '{from_date}' AND dt <= '{to_date}'"
 
 
@@ -62,8 +65,7 @@ def folder(tmp_path_factory):
 
 
 def counted(spark, folder, batch=None, ads=False, **more):
-    columns = {"user_id": "user", "event_time": "at", "item_id": "item"}
-    values = {"path": "views.parquet", "format": "parquet", "source": "organic", "columns": columns} | more
+    values = {"path": "views.parquet", "format": "parquet", "source": "organic", "columns": COLUMNS} | more
     options = {"root": str(folder), "events": [values]}
     if ads:
         options["ads"] = [{"path": "ads.parquet", "format": "parquet", "columns": {"ad_id": "ad", "active_from": "at"}}]
@@ -99,5 +101,7 @@ def test_a_table_of_which_nothing_is_left_says_which_condition_did_it(spark, fol
 
 
 def test_a_condition_that_fails_on_a_row_ends_in_one_sentence(spark, folder):
-    with pytest.raises(DataError, match="the rows of source.options cannot be counted: .*look at path, where and batch_where"):
-        counted(spark, folder, where="CAST(kind AS INT) = 1")
+    values = {"path": "views.parquet", "format": "parquet", "source": "organic", "columns": COLUMNS, "where": "CAST(kind AS INT) = 1"}
+    config = SourceConfig("tables", {"root": str(folder), "events": [values]})
+    with pytest.raises(DataError, match=r"views.parquet: where '.*' fails on a row: CAST_INVALID_INPUT"), failures_named(spark, config):
+        counted(spark, folder, where=values["where"])
