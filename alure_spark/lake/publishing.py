@@ -13,6 +13,7 @@ row `ended` is to follow. Killed between the two it is published, and what it di
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
 HOUR_MS = 3_600_000
+COMMIT_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+CONCURRENT = re.compile(r"DELTA_CONCURRENT|Concurrent(Append|DeleteRead|DeleteDelete|Write|Transaction)Exception|DELTA_METADATA_CHANGED")
 TIME_ZONE = "spark.sql.session.timeZone"
 LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
 OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
@@ -55,7 +58,8 @@ class JobRun:
     outputs: dict[str, int] = field(default_factory=dict)
     content_hashes: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
-    _before: dict[str, int | None] = field(default_factory=dict)
+    _before: dict[str, int | None] = field(default_factory=dict)  # what to go back to
+    _heads: dict[str, int] = field(default_factory=dict)  # table -> the version up to which all commits are known
 
     def read(self, name: str) -> DataFrame:
         """The published rows of the table, at one version for the whole run."""
@@ -73,25 +77,62 @@ class JobRun:
 
         The frame must have the table's required columns, non-null; every row must lie in the scope.
         """
-        if name not in self._before:
-            self._before[name] = self.lake.recover(name)
         of = table(name)
-        self.outputs[name] = self.lake.commit(of, frame, scope, self.run_id, append)
+        with self._writing(name):
+            self.lake.commit(of, frame, scope, self.run_id, append)
         written = self.lake.read(name, self.outputs[name]).where(scope)
         self.content_hashes[name], rows = hash_and_count(written, of)
         return rows
 
     def delete(self, name: str, users: DataFrame) -> int:
         """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
-        self._before[name] = self.lake.recover(name)
-        before = self.lake.read(name, self.read_version(name)).count()
-        self.outputs[name] = self.lake.delete(table(name), users, self.run_id)
+        with self._writing(name):
+            before = self.lake.read(name, self.read_version(name)).count()
+            self.lake.delete(table(name), users, self.run_id)
         self.content_hashes[name], after = hash_and_count(self.lake.read(name, self.outputs[name]), table(name))
         return before - after
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Around the commits of a write; afterwards all that came since the table was recovered must be this run's.
+
+        Raises LakeError on a commit of anybody else: what a killed writer had begun may end now (a Spark Connect server goes on without
+        its client), and an append would publish it. The rollback that follows undoes both.
+        """
+        if name not in self._before:
+            self._before[name] = self.lake.recover(name)
+            self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
+        spark = self.lake.spark
+        before = spark.conf.get(COMMIT_METADATA, None)
+        spark.conf.set(COMMIT_METADATA, self.run_id)  # statements too say whose commit theirs is
+        try:
+            yield
+        except Exception as error:
+            if CONCURRENT.search(str(error)):
+                raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
+            raise
+        finally:
+            if before is None:
+                spark.conf.unset(COMMIT_METADATA)
+            else:
+                spark.conf.set(COMMIT_METADATA, before)
+        commits = self.lake.commits_since(name, self._heads[name])
+        if any(commit["userMetadata"] != self.run_id for commit in commits):
+            raise LakeError(_interrupted(name))
+        if commits:
+            self._heads[name] = commits[0]["version"]
+        self.outputs[name] = self._heads[name]
 
     def rollback(self) -> None:
         for name, version in self._before.items():
             self.lake.restore(name, version)
+
+
+def _interrupted(name: str) -> str:
+    return (
+        f"table '{name}' was written to by another program, or by what is left of a killed job, while this run wrote: nothing is "
+        "published, run the job again"
+    )
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ class Store:
         assert detail is not None
         return detail["numFiles"], detail["sizeInBytes"]
 
-    def commit(self, of: Table, frame: DataFrame, scope: str, run_id: str, append: bool) -> int:
-        """Write one Delta commit; returns its version. Raises LakeError when columns are missing."""
+    def commit(self, of: Table, frame: DataFrame, scope: str, run_id: str, append: bool) -> None:
+        """Write the rows, in one Delta commit. Raises LakeError when columns are missing."""
         missing = [name for name in of.column_names if name not in frame.columns]
         if missing:
             raise LakeError(f"table '{of.name}' needs the columns {', '.join(missing)}")
@@ -163,10 +163,9 @@ class Store:
         self._save(writer.partitionBy(*of.partitions) if of.partitions else writer, of.name)
         if not append:
             self._purge(of.name)
-        return self.newest_version(of.name)
 
-    def delete(self, of: Table, users: DataFrame, run_id: str) -> int:
-        """Delete the rows that name one of the users; returns the version. One commit per expression of `of.users`."""
+    def delete(self, of: Table, users: DataFrame, run_id: str) -> None:
+        """Delete the rows that name one of the users. One commit per expression of `of.users`."""
         self.is_ours(of.name)
         for expression in of.users:
             view = f"forgotten_{run_id}"
@@ -174,7 +173,6 @@ class Store:
             self.spark.sql(f"MERGE INTO {self.location(of.name)} AS t USING {view} ON {expression} = _forgotten WHEN MATCHED THEN DELETE")
             self.spark.catalog.dropTempView(view)
         self._purge(of.name)
-        return self.newest_version(of.name)
 
     def _purge(self, name: str) -> None:
         """Write files anew of which rows are only marked as deleted, so that the version that is published needs none of the old ones."""
@@ -234,6 +232,15 @@ class Store:
         if row is None or row["operation"] is None:
             raise self.damaged(name, "has lost its newest commit" if row is None else f"has an empty commit, of version {row['version']}")
         return row
+
+    def commits_since(self, name: str, version: int) -> list[Row]:
+        """Version and userMetadata of the commits after the version, the newest first. Raises LakeError where the log has holes."""
+        for limit in (" LIMIT 50", ""):  # a write makes a few
+            with self.reading(name):
+                commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}{limit}").select("version", "userMetadata").collect()
+            if len(commits) < 50 or commits[-1]["version"] <= version:
+                break
+        return [commit for commit in commits if commit["version"] > version]
 
     def newest_version(self, name: str) -> int:
         """The table's newest version, published or not."""
