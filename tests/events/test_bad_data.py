@@ -121,7 +121,8 @@ def test_the_id_of_an_event_without_one_is_what_it_was_before_blanks_were_missin
 
 def test_numbers_that_cannot_be_true_become_null_and_are_counted_and_nan_is_missing(spark):
     given = [
-        {"position": -1, "item_id": "a"}, {"utc_offset_minutes": Decimal(841), "item_id": "b"}, {"utc_offset_minutes": Decimal(-99999), "item_id": "c"},
+        {"position": -1, "item_id": "a"}, {"utc_offset_minutes": Decimal(841), "item_id": "b"},
+        {"utc_offset_minutes": Decimal(-99999), "item_id": "c"},
         {"dwell_ms": 9e18, "item_id": "d"}, {"dwell_ms": float("nan"), "item_id": "e"}, {"vector": [], "item_id": "f"},
         {"position": 0, "utc_offset_minutes": Decimal(840), "dwell_ms": 10.0, "item_id": "g", "vector": [1.0, 2.0]},
     ]  # fmt: skip
