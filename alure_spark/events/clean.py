@@ -84,7 +84,7 @@ def judge_events(
         *(check for name in embeddings for check in _unusable(name, (dimensions or {}).get(name))),
         *(check for name in ("value", *numeric) for check in _not_a_number(name)),
     )
-    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"))
+    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"), not_before_ms)
     checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
     judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), reasons.OTHER_CONTENT, "source")
     conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
