@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from ..canonical import quoted
 from ..config import IngestConfig
-from .clean import as_json, conflict, content, without_blanks
+from .clean import as_json, conflict, content
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,16 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     shared = sorted(set(batch.columns) & set(existing.columns))
     columns = [quoted(name) for name in shared]
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
-    again = without_blanks(again)  # a table of an earlier release holds '' where a batch has null today
     old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
         F.col("known_at").alias("_old_known_at"),
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
-        content(again.select(*columns), altered).alias("_old_said"),
+        content(again.select(*columns), altered, blanks=False).alias("_old_said"),
         as_json(shared).alias("_old_row"),
     )
-    new = batch.withColumn("_said", content(without_blanks(batch.select(*columns)), altered))
+    new = batch.withColumn("_said", content(batch.select(*columns), altered, blanks=False))
     met = new.join(old, "event_id", "left")
     order_old, order_new = F.struct("_old_known_at", "_old_said", "_old_arrival_time"), F.struct("known_at", "_said", "arrival_time")
     met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))

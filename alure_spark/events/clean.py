@@ -84,7 +84,7 @@ def judge_events(
         *(check for name in embeddings for check in _unusable(name, (dimensions or {}).get(name))),
         *(check for name in ("value", *numeric) for check in _not_a_number(name)),
     )
-    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"))
+    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"), not_before_ms)
     checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
     judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), reasons.OTHER_CONTENT, "source")
     conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
@@ -99,10 +99,18 @@ def judge_events(
     )
 
 
-def content(typed: DataFrame, without: Collection[str] = ()) -> Column:
-    """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`."""
+def content(typed: DataFrame, without: Collection[str] = (), blanks: bool = True) -> Column:
+    """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`.
+
+    blanks=False takes a text of white space as null: a table of an earlier release holds '' where a batch has null today.
+    """
     left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
-    return _wide_hash([name for name in typed.columns if name not in left_out and not name.startswith("_")])
+    columns = []
+    for item in typed.schema.fields:
+        if item.name not in left_out and not item.name.startswith("_"):
+            column = quoted(item.name)
+            columns.append(column if blanks or not isinstance(item.dataType, T.StringType) else F.when(~_blank(column), column))
+    return _wide_hash(columns)
 
 
 def as_json(names: Collection[str]) -> Column:
@@ -110,11 +118,10 @@ def as_json(names: Collection[str]) -> Column:
     return F.to_json(F.struct(*(quoted(name) for name in names)))
 
 
-def without_blanks(frame: DataFrame, names: Collection[str] | None = None) -> DataFrame:
-    """A text of white space alone is missing: null, in the columns of that name (None: in every text column)."""
-    texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and not item.name.startswith("_")]
-    chosen = [name for name in texts if names is None or name in names]
-    return frame.select("*") if not chosen else frame.withColumns({name: F.when(~_blank(quoted(name)), quoted(name)) for name in chosen})
+def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
+    """A text of white space alone is missing: null, in the text columns of these names."""
+    texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and item.name in names]
+    return frame.withColumns({name: F.when(~_blank(quoted(name)), quoted(name)) for name in texts})
 
 
 def judge_ads(frame: DataFrame) -> DataFrame:
@@ -133,7 +140,7 @@ def judge_ads(frame: DataFrame) -> DataFrame:
         *(check for name in ("bid", "value") for check in _not_a_number(name)),
     )
     checked = typed.withColumn("reason", reason).drop("_lost")
-    checked = checked.withColumn("_content", _wide_hash([name for name in typed.columns if not name.startswith("_")]))
+    checked = checked.withColumn("_content", _wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
     judged = without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",))
     return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
@@ -262,7 +269,7 @@ def _unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
     return checks + ([(F.size(quoted(name)) != width, reasons.EMBEDDING_LENGTH.of(column=name, width=width))] if width else [])
 
 
-def _wide_hash(names: list[str]) -> Column:
+def _wide_hash(columns: list[Column]) -> Column:
     """128-bit hash of the columns as 32 hex digits: two differently seeded chains; isNull tells (null, 'a') from ('a', null)."""
-    columns = [quoted(name) for name in names] + [quoted(name).isNull() for name in names]
-    return F.concat(*(F.lpad(F.hex(F.xxhash64(F.lit(seed), *columns)), 16, "0") for seed in (0, 1)))
+    said = [*columns, *(column.isNull() for column in columns)]
+    return F.concat(*(F.lpad(F.hex(F.xxhash64(F.lit(seed), *said)), 16, "0") for seed in (0, 1)))

@@ -13,7 +13,7 @@ from ..config import DAY_MS, IngestConfig
 MINUTE_MS = 60_000
 MAX_OFFSET_MINUTES = 14 * 60  # of local time, either way
 MAX_DWELL_MS = 366 * DAY_MS
-MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms")  # numbers that drop_impossible looks at
+MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms", "arrival_time")  # what drop_impossible looks at
 
 
 def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
@@ -42,8 +42,9 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
     )
 
 
-def drop_impossible(checked: DataFrame) -> DataFrame:
-    """What cannot be true becomes null, and the event stays: a slot below 0, local time 14 hours off, a dwell of more than a year.
+def drop_impossible(checked: DataFrame, not_before_ms: int) -> DataFrame:
+    """What cannot be true becomes null, and the event stays: a slot below 0, local time 14 hours off, a dwell of more than a year, an
+    arrival before not_before_ms (year 1 stands for "not yet").
 
     `_nulled` (ARRAY<STRING>, null for none) names the columns.
     """
@@ -51,6 +52,7 @@ def drop_impossible(checked: DataFrame) -> DataFrame:
         "position": F.col("position") < 0,
         "utc_offset_minutes": ~F.col("utc_offset_minutes").between(-MAX_OFFSET_MINUTES, MAX_OFFSET_MINUTES),
         "dwell_ms": F.col("dwell_ms") > MAX_DWELL_MS,
+        "arrival_time": F.unix_millis("arrival_time") < not_before_ms,
     }
     found = F.array_compact(F.array(*(F.when(condition, F.lit(name)) for name, condition in impossible.items())))
     any_of = F.coalesce(*(F.when(condition, F.lit(True)) for condition in impossible.values()))

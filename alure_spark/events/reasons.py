@@ -131,6 +131,7 @@ REASONS = (
 NULLED = (
     ("dwell_ms", "outside `ingest.dwell_min_ms` and `dwell_max_ms`", "null; `ingest_events.dwell_outliers`"),
     ("dwell_ms", "longer than 366 days", "null; counted in the profile as nulled"),
+    ("arrival_time", "before `time.not_before`", "null: the event is known when it happened; counted in the profile as nulled"),
     ("position", "negative", "null; counted in the profile as nulled"),
     (
         "utc_offset_minutes",
