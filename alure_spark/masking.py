@@ -114,8 +114,11 @@ def presentable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as MLflow may keep it: without `spark` and `tracking`."""
-    return {key: value for key, value in presentable(config).items() if key not in ("spark", "tracking")}
+    """The same as MLflow may keep it: without `spark` and `tracking`, and without the ids of users, which an erasure would not find there."""
+    kept = {key: value for key, value in presentable(config).items() if key not in ("spark", "tracking")}
+    if users := kept.get("graph", {}).get("excluded_users"):
+        kept["graph"] = {**kept["graph"], "excluded_users": f"{len(users)} users"}
+    return kept
 
 
 def masked_text(text: str) -> str:

@@ -158,7 +158,7 @@ def test_settings_of_spark_and_read_options_may_be_references(spark, tmp_path, m
     with pytest.raises(ConfigError, match="read_options.sep is 'secret:ALURE_SEP'"):
         mapping.canonical(spark, mapping.Options((item,), root=str(tmp_path)))
     monkeypatch.setenv("ALURE_SEP", "|")
-    events, _, _ = mapping.canonical(spark, mapping.Options((item,), root=str(tmp_path)))
+    events, *_ = mapping.canonical(spark, mapping.Options((item,), root=str(tmp_path)))
     assert events.first()["user_id"] == "u1"
     wrong = replace(item, format="jdbc", path="", read_options={"url": f"jdbc:none://a:{SECRET}@h/x?password={SECRET}", "dbtable": "t"})
     with pytest.raises(DataError) as refusal:
@@ -169,3 +169,9 @@ def test_settings_of_spark_and_read_options_may_be_references(spark, tmp_path, m
 def test_a_conf_for_mlflow_keeps_everything_else():
     config = as_dict(conf(graph={"k2": 7}))
     assert public(config) == {key: value for key, value in config.items() if key not in ("spark", "tracking")}
+
+
+def test_mlflow_keeps_no_ids_of_users():
+    kept = public(as_dict(conf(graph={"excluded_users": ["u-4711", "u-4712"]})))
+    assert kept["graph"]["excluded_users"] == "2 users"
+    assert "u-4711" not in json.dumps(kept)

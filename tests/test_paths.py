@@ -179,7 +179,7 @@ def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
 def test_source_tables_are_read_below_a_folder_of_any_name(spark, tmp_path):
     write_tables(tmp_path / ODD)
     values = conf_below(tmp_path)["source"]["options"] | {"root": str(tmp_path / ODD)}
-    events, ads, _ = canonical(spark, build(Options, values, "source.options"))
+    events, ads, *_ = canonical(spark, build(Options, values, "source.options"))
     rows = {row["source"]: row["count"] for row in events.groupBy("source").count().collect()}
     assert rows["organic_impression"] == USERS * DAYS
     assert rows["ad_impression"] > rows["ad_click"] > USERS, "of both files of the pattern"
