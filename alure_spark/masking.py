@@ -91,7 +91,8 @@ def _note_parts(text: str) -> None:
 
 def masked(value: Any, key: str = "") -> Any:
     """The value of a conf's key as it may be shown: what a secret is called, or holds a login or a secret parameter, is masked."""
-    hidden = is_secret(key) or USER.search(key.lower())
+    login = isinstance(value, str) and USER.search(key.lower())  # events_per_user: 80 is none
+    hidden = is_secret(key) or login
     if isinstance(value, Mapping):
         return {name: masked(item, key if hidden else str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
