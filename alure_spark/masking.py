@@ -115,7 +115,7 @@ def presentable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as MLflow may keep it: without `spark` and `tracking`, and without the ids of users, which an erasure would not find there."""
+    """The same as MLflow may keep it: without `spark`, `tracking` and ids of users, which an erasure would not find there."""
     kept = {key: value for key, value in presentable(config).items() if key not in ("spark", "tracking")}
     if users := kept.get("graph", {}).get("excluded_users"):
         kept["graph"] = {**kept["graph"], "excluded_users": f"{len(users)} users"}

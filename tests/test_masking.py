@@ -160,7 +160,7 @@ def test_settings_of_spark_and_read_options_may_be_references(spark, tmp_path, m
     monkeypatch.setenv("ALURE_SEP", "|")
     events, *_ = mapping.canonical(spark, mapping.Options((item,), root=str(tmp_path)))
     assert events.first()["user_id"] == "u1"
-    wrong = replace(item, format="jdbc", path="", read_options={"url": f"jdbc:none://a:{SECRET}@h/x?password={SECRET}", "dbtable": "t"})
+    wrong = replace(item, format="jdbc", path="t", read_options={"url": f"jdbc:none://a:{SECRET}@h/x?password={SECRET}", "dbtable": "t"})
     with pytest.raises(DataError) as refusal:
         mapping.canonical(spark, mapping.Options((wrong,)))
     assert SECRET not in str(refusal.value)
