@@ -13,6 +13,7 @@ from pyspark.sql import types as T
 
 from .tables import ATTRIBUTE_TYPES, Table
 
+FIRST_MILLIS = -(2**63) // 1000  # the first of 2^63 microseconds floors to this millisecond, which cannot be told in microseconds
 NUMBERS = ("BIGINT", "INT", "DOUBLE")
 # Columns that name something: joined by, grouped by or compared with. A name that is only nearly right is wrong.
 IDENTIFYING = frozenset(
@@ -23,6 +24,7 @@ ALLOWED = {
     "TIMESTAMP": "timestamp, date or an ISO 8601 string (for epoch numbers use timestamp_seconds(x) or timestamp_millis(x))",
     "ARRAY<FLOAT>": "an array of numbers",
 } | dict.fromkeys(NUMBERS, "a numeric type")
+WHITE = " \t\r\n\u00a0"  # a text of nothing else is missing
 DAYS_OF_TEXT = r"^\s*[+-]?\d{4}"  # Spark reads '10:00' as ten o'clock of the day on which it is read
 
 
@@ -60,7 +62,7 @@ def problem(name: str, given: T.DataType, target: str) -> str:
 def read_as(name: str, given: T.DataType, target: str) -> Column:
     """The column in its canonical type; null where the type cannot hold the value. Times have millisecond content.
 
-    A text that is not UTF-8 has U+FFFD for its broken bytes; an embedding without a number is none.
+    A text that is not UTF-8 has U+FFFD for its broken bytes.
     """
     column = quoted(name)
     if isinstance(given, T.NullType):
@@ -73,9 +75,10 @@ def read_as(name: str, given: T.DataType, target: str) -> Column:
             moment = F.when(column.rlike(DAYS_OF_TEXT), F.try_to_timestamp(column))
         else:
             moment = column.try_cast("timestamp")
-        return F.timestamp_millis(F.unix_millis(moment))
+        millis = F.unix_millis(moment)
+        return F.timestamp_millis(F.when(millis > FIRST_MILLIS, millis))
     if target == "ARRAY<FLOAT>":
-        return F.when(F.size(column) > 0, column.cast("array<float>"))
+        return column.cast("array<float>")
     return column.try_cast(target)
 
 
@@ -90,8 +93,9 @@ def lost(name: str, given: T.DataType, target: str) -> Column | None:
     if target in ("BIGINT", "INT") and (floating or narrower):
         there = column.isNotNull() & ~F.isnan(column) if isinstance(given, T.FloatType | T.DoubleType) else column.isNotNull()
         return there & read_as(name, given, target).isNull()
-    if target == "TIMESTAMP" and isinstance(given, T.StringType | T.DateType):
-        return column.isNotNull() & read_as(name, given, target).isNull()
+    if target == "TIMESTAMP" and not isinstance(given, T.NullType):
+        there = F.btrim(column, F.lit(WHITE)) != "" if isinstance(given, T.StringType) else column.isNotNull()
+        return there & read_as(name, given, target).isNull()
     return None
 
 

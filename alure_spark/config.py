@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .conf_checks import check_number, check_path, check_run_name, check_streams
+from .conf_checks import LONGEST_DAYS, check_number, check_path, check_run_name, check_streams
 from .errors import ConfigError, nearest, shown
 from .masking import MASK, SECTIONS, is_secret, masked_text
 from .paths import PATTERN_SIGNS
@@ -66,7 +66,7 @@ class LakeConfig:
         for name, days in self.keep_days.items():
             if name not in DATED_TABLES:
                 raise ConfigError(f"lake.keep_days names the table {shown(name)}{nearest(name, DATED_TABLES)}")
-            _require(days > 0, f"lake.keep_days.{name}", days, "a number above 0")
+            _require(0 < days <= LONGEST_DAYS, f"lake.keep_days.{name}", days, f"a number above 0, at most {LONGEST_DAYS:,}")
 
     @property
     def is_folder(self) -> bool:

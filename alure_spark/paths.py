@@ -34,7 +34,8 @@ def located(path: str, root: str, file_format: str) -> str:
     whole = path if path.startswith("/") or is_url(path) or not root else f"{root.rstrip('/')}/{path}"
     if file_format == "delta" or not PATTERN_SIGNS.search(whole):  # Delta takes a path as it is
         return whole
-    scheme, rest = ("file:", whole.removeprefix("file:")) if whole.startswith("file:") else ("", whole)
+    scheme, rest = ("file:", re.sub("^/+", "/", whole.removeprefix("file:"))) if whole.startswith("file:") else ("", whole)
+    rest = str(Path(rest))
     there = next((str(part) for part in (Path(rest), *Path(rest).parents) if part.exists()), "")
     return scheme + literal(there) + rest.removeprefix(there) if rest.startswith(there) else whole
 

@@ -18,7 +18,7 @@ from .masking import masked_text
 from .tables import TABLES
 
 LONGEST = 500
-MARGIN_S = 30  # a writer needs less from the file of its row to the commit
+ATTEMPTS = 10
 READ = 20_000  # characters of an error that are looked at
 GONE = "…"
 KNOWN = {*TABLES, *(column for of in TABLES.values() for column in of.column_names)}
@@ -94,40 +94,23 @@ def forget(spark: SparkSession, runs: DataFrame, location: str, users: DataFrame
     Runs of earlier releases kept what an error quoted. runs: the table as it is; location: as SQL names it; users: column user_id.
     The update is nobody's turn to write: only rows of runs that have ended are touched, and no run's id stands in its commit.
     """
-    failed = runs.where("status = 'failed' AND message IS NOT NULL").select("run_id", "message")
+    failed = runs.where("status IN ('failed', 'ended') AND message IS NOT NULL").select("run_id", "message")
     naming = failed.join(F.broadcast(users.select("user_id")), F.col("message").contains(F.col("user_id")), "left_semi")
     # By run and not by user: the history of a Delta table keeps what an UPDATE asked for.
     found = [row["run_id"] for row in naming.select("run_id").distinct().collect()]
     if found:
         listed = ", ".join(f"'{run_id}'" for run_id in found)
         kind = "regexp_extract(message, '^[A-Za-z0-9_]*(Error|Exception|Interrupt|Exit)(?=:)', 0)"
-        these = f"status = 'failed' AND message IS NOT NULL AND run_id IN ({listed})"
-        spark.sql(f"UPDATE {location} SET message = concat({kind}, ': {GONE}') WHERE {these}")
+        these = f"status IN ('failed', 'ended') AND message IS NOT NULL AND run_id IN ({listed})"
+        for attempt in range(ATTEMPTS):
+            try:
+                spark.sql(f"UPDATE {location} SET message = concat({kind}, ': {GONE}') WHERE {these}")
+                break
+            except Exception as error:  # a job that says `started` meanwhile conflicts with it
+                if attempt == ATTEMPTS - 1 or not re.search(r"DELTA_CONCURRENT|Concurrent\w+Exception", str(error)):
+                    raise
+                time.sleep(1)
         detail = spark.sql(f"DESCRIBE DETAIL {location}").first()
         if detail and detail["properties"].get("delta.enableDeletionVectors") == "true":  # the update left the text where it was
             spark.sql(f"REORG TABLE {location} APPLY (PURGE)")
     return len(found)
-
-
-def erase(spark: SparkSession, location: str, hours: float) -> None:
-    """Erase the files of `runs` that no version of the last `hours` needs: the ones that held the messages.
-
-    Every job that waits for its turn writes a row here, so files of the last MARGIN_S seconds stay; where `forget` wrote within them,
-    this waits.
-    """
-    history = spark.sql(f"DESCRIBE HISTORY {location} LIMIT 50").where("operation IN ('UPDATE', 'REORG')")
-    ages = history.select(F.unix_millis(F.current_timestamp()) - F.unix_millis("timestamp")).orderBy(F.desc("version")).first()
-    margin = max(hours, MARGIN_S / 3600)
-    if ages is not None and hours < margin:
-        time.sleep(min(MARGIN_S, max(0.0, MARGIN_S + 1 - ages[0] / 1000)))
-    settings = {
-        "spark.databricks.delta.retentionDurationCheck.enabled": "false",
-        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",  # Delta lists the files in 10,000 tasks by default
-    }
-    for key, value in settings.items():
-        spark.conf.set(key, value)
-    try:
-        spark.sql(f"VACUUM {location} RETAIN {margin:.6f} HOURS")
-    finally:
-        for key in settings:
-            spark.conf.unset(key)

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from alure_spark import run_messages
 from alure_spark.config import IngestConfig, LakeConfig
-from alure_spark.errors import TrackingError
+from alure_spark.errors import ConfigError, LeftoverError, TrackingError
 from alure_spark.events import identity, user_list
 from alure_spark.lake import JobRun, timestamp
 from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases
@@ -50,16 +50,16 @@ def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[
     chosen = {user: [one for one in ids if one in known][:1] or ids for user, ids in in_lake.items()}
     missing = [user for user, ids in chosen.items() if not known.intersection(ids)]
     ids = _users(context, {one for ids in chosen.values() for one in ids}).persist()
-    deleted = {name: run.delete(name, ids) for name in tables}
-    named = ids.union(_users(context, users))
-    run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
-    ids.unpersist()
     hashes = {identity.hashed(one, key): user for user, ids in chosen.items() for one in ids}
     before = _with_tombstones(run, hashes) if "tombstones" in published else set()
+    check = _key_check(context, run, key, bool(before), bool(known))
+    deleted = {name: run.delete(name, ids) for name in tables}
+    named = ids.union(_users(context, {form for user in users for form in user_list.forms(user)}))
+    run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
+    ids.unpersist()
     new = context.spark.createDataFrame([(one,) for one in sorted(hashes.keys() - before)], "user_hash string")
-    check = F.lit(identity.key_check(key, config.ingest.hash_user_ids))
     now = timestamp(int(time.time() * 1000))
-    run.write("tombstones", new.withColumns({"forgotten_at": now, "key_check": check}), append=True)
+    run.write("tombstones", new.withColumns({"forgotten_at": now, "key_check": F.lit(check).cast("string")}), append=True)
     rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
     gone = len({one for ids in chosen.values() for one in ids if one in known})
     # No id here: MLflow keeps this text.
@@ -79,6 +79,27 @@ def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[
     return Report(
         counts | {f"deleted.{name}": float(count) for name, count in deleted.items()}, texts={"forgotten.txt": "\n".join(remains)}
     )
+
+
+def _key_check(context: Context, run: JobRun, key: bytes, before: bool, known: bool) -> str | None:
+    """The check value to keep with new tombstones; None where a lake of an earlier release leaves open whether the key is its own.
+
+    A mistyped key must not become the lake's: the right one would be refused from then on. before: one of the users has a tombstone
+    under this key; known: one of the ids is in the lake. Raises ConfigError where the lake's ids are hashed and none of them is.
+    """
+    hash_user_ids, name = context.config.ingest.hash_user_ids, identity.KEY_VARIABLE
+    published = context.lake.published_versions()
+    old = run.read("tombstones").select("key_check").distinct().collect() if "tombstones" in published else []
+    checked = any(row["key_check"] for row in old)
+    if hash_user_ids and not checked:
+        checked = not context.lake.runs().where("status = 'published' AND facts['user_ids'] IS NOT NULL").isEmpty()
+    if hash_user_ids and not checked and "events" in published and not known and not before:
+        raise ConfigError(
+            f"none of the ids is in this lake under the key in {name}, and an earlier release kept no check value of the key: it may be "
+            "another one. Nothing was written; name one user who is there"
+        )
+    proven = checked or not old or before or (hash_user_ids and known)
+    return identity.key_check(key, hash_user_ids) if proven else None
 
 
 def _id_in_lake(user: str, ingest: IngestConfig, key: bytes) -> str:
@@ -142,7 +163,7 @@ def erase(context: Context) -> None:
     for name, of in TABLES.items():
         if of.users:
             attempt(partial(vacuum, name))
-    attempt(partial(run_messages.erase, context.spark, context.lake.location("runs"), context.config.lake.vacuum_hours))
+    attempt(partial(context.lake.vacuum_runs, context.config.lake.vacuum_hours))
     attempt(partial(erase_workspace, context.config.lake))
     if failures:
         raise failures[0]
@@ -177,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         users = [*options.user, *(user_list.read_ids(Path(options.users)) if options.users else [])]
         user_list.require_ids(users)
         unmatched: list[str] = []
-        run_options(options, [job(users, unmatched)], "forget_users")
+        leftover: LeftoverError | None = None
+        try:
+            run_options(options, [job(users, unmatched)], "forget_users")
+        except LeftoverError as error:  # published: the ids must be named now, for the next run finds none of them
+            leftover = error
         if unmatched:
             named = f"{', '.join(map(repr, unmatched[:NAMED]))}{' ...' if len(unmatched) > NAMED else ''}"
             print(
@@ -185,8 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{named}. An id must be as the log writes it, but for blanks around it; what the others name is erased",
                 file=sys.stderr,
             )
-            if options.strict:
+            if options.strict and leftover is None:
                 sys.exit(3)
+        if leftover is not None:
+            raise leftover
 
     guarded(action, parser.parse_args(arguments))
 

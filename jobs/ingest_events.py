@@ -25,6 +25,8 @@ from alure_spark.lake import JobRun, timestamp
 from alure_spark.tables import ADS, FOLLOWS
 from jobs.command import Context, Job, Report
 
+FAR_MS = 366 * DAY_MS  # so far in the future a time is none that a later batch may bring
+
 
 def ingest(context: Context, run: JobRun) -> Report:
     batch = _batch(context)
@@ -170,13 +172,14 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     events = judge(context, pseudonyms(given.events, "user_id"))
     if batch is not None:
         known = F.unix_millis("known_at")
-        events = events.where(known.isNull() | ((known >= batch[0]) & (known < batch[1])))
+        never = (known < parse_time(config.time.not_before)) | (known >= _not_after_ms(config) + FAR_MS)  # no batch will ask for it
+        events = events.where(known.isNull() | never | ((known >= batch[0]) & (known < batch[1])))
     ads = given.ads if given.ads is not None else _none(context, ADS.ddl(), "ad_hash")
     ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
-    follows = clean.judge_follows(follows, parse_time(config.time.not_before), _not_after_ms(config))
+    follows = clean.judge_follows(follows, clean.FIRST_YEAR_MS, _not_after_ms(config))
     return _Judged(events, clean.judge_ads(ads), follows, preflight.count_tables(given.tables), ids)
 
 

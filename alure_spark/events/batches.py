@@ -6,14 +6,19 @@ was known first stays, whichever batch it came with, so that batches in any orde
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
-from ..canonical import quoted
+from ..canonical import quoted, types
 from ..config import IngestConfig
-from .clean import as_json, conflict, content
+from ..tables import EVENTS
+from . import reasons
+from .clean import FIRST_YEAR_MS, as_json, conflict, content
+from .dwell import drop_impossible
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     shared = sorted(set(batch.columns) & set(existing.columns))
     columns = [quoted(name) for name in shared]
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
+    # As today's ingestion would have it: a slot below 0 in a row of an earlier release is null in the batch.
+    again = drop_impossible(again.withColumn("reason", F.lit(None).cast("string")), FIRST_YEAR_MS).drop("reason", "_nulled")
     old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
@@ -76,10 +83,25 @@ def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
 
 def of_quarantine(refused: DataFrame, quarantined: DataFrame) -> DataFrame:
     """The refused rows that quarantine does not hold yet: a batch that comes again is refused once."""
-    key = ["source", "reason", "row"]
-    return refused.dropDuplicates(key).join(quarantined.select(*key), key, "left_anti")
+    why = F.regexp_replace("reason", ", in the stream .*$", "").alias("_why")  # which stream has the id may have changed
+    key = ["source", "_why", "row"]
+    new = refused.select("*", why).dropDuplicates(key)
+    return new.join(quarantined.select("source", why, "row"), key, "left_anti").select(*refused.columns)
 
 
-def from_quarantine(quarantined: DataFrame, shape: DataFrame) -> DataFrame:
-    """The refused events (QUARANTINE rows) in the columns and types of `shape`; a value that its type cannot hold is null."""
-    return quarantined.select(F.from_json("row", shape.schema).alias("row")).select("row.*")
+def from_quarantine(quarantined: DataFrame, shape: DataFrame, attributes: Mapping[str, str] = {}) -> DataFrame:
+    """The refused events (QUARANTINE rows) in the columns of `shape` and its types; a value that its type cannot hold is null.
+
+    Texts and times come as text: an id may be hashed by now, bytes and times are text in JSON. attributes: name -> kind.
+    """
+    targets = types(EVENTS, attributes)
+    kinds = [
+        T.StructField(item.name, T.StringType() if targets.get(item.name) in ("STRING", "TIMESTAMP") else item.dataType)
+        for item in shape.schema.fields
+    ]
+    return quarantined.select(F.from_json("row", T.StructType(kinds)).alias("row")).select("row.*")
+
+
+def is_broken() -> Column:
+    """Whether a row of QUARANTINE had bytes that are no text. It holds U+FFFD for them, so it cannot be ingested from there."""
+    return F.col("reason").endswith(reasons.NOT_UTF8.of(column=""))

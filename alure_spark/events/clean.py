@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from .. import canonical
-from ..canonical import quoted
+from ..canonical import WHITE, quoted
 from ..config import DAY_MS, IngestConfig, format_time, parse_time
 from ..errors import DataError, nearest
 from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
@@ -22,7 +22,6 @@ from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_tim
 
 NO_COUNTRY = "ALL"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
-WHITE = " \t\r\n\u00a0"  # a text of nothing else is missing
 FREE_TEXT = ("text", "title")  # may be empty: they name nothing
 FLOAT_MAX = 3.4e38  # training reads float32
 EMBEDDING_MAX = 1e12  # its square, and that of a gradient, must fit float32
@@ -58,6 +57,7 @@ def judge_events(
     typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, required)
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
     typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_content", content(typed))
+    typed = _without_empty(typed)
     names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
     typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS) - {*FREE_TEXT})
     typed = typed.withColumns(
@@ -102,14 +102,18 @@ def judge_events(
 def content(typed: DataFrame, without: Collection[str] = (), blanks: bool = True) -> Column:
     """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`.
 
-    blanks=False takes a text of white space as null: a table of an earlier release holds '' where a batch has null today.
+    blanks=False takes a text of white space and an empty array as null: a table of an earlier release holds them where a batch has null.
     """
     left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
     columns = []
     for item in typed.schema.fields:
         if item.name not in left_out and not item.name.startswith("_"):
             column = quoted(item.name)
-            columns.append(column if blanks or not isinstance(item.dataType, T.StringType) else F.when(~_blank(column), column))
+            if not blanks and isinstance(item.dataType, T.StringType):
+                column = F.when(~_blank(column), column)
+            elif not blanks and isinstance(item.dataType, T.ArrayType):
+                column = F.when(F.size(column) > 0, column)
+            columns.append(column)
     return _wide_hash(columns)
 
 
@@ -122,6 +126,12 @@ def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
     """A text of white space alone is missing: null, in the text columns of these names."""
     texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and item.name in names]
     return frame.withColumns({name: F.when(~_blank(quoted(name)), quoted(name)) for name in texts})
+
+
+def _without_empty(typed: DataFrame) -> DataFrame:
+    """An embedding without a number is none. After the hash of the content, which takes [] as earlier releases did."""
+    names = [item.name for item in typed.schema.fields if isinstance(item.dataType, T.ArrayType)]
+    return typed.withColumns({name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names})
 
 
 def judge_ads(frame: DataFrame) -> DataFrame:
@@ -141,7 +151,7 @@ def judge_ads(frame: DataFrame) -> DataFrame:
     )
     checked = typed.withColumn("reason", reason).drop("_lost")
     checked = checked.withColumn("_content", _wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
-    judged = without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",))
+    judged = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
     return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
 
@@ -220,7 +230,10 @@ def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: 
         if nothing is not None and name not in ("event_time", "active_from"):  # these have a reason that covers null too
             lost.append(F.when(nothing, F.lit(_why_lost(name, kind))))
     raw = F.struct(
-        *(F.make_valid_utf8(quoted(name)).alias(name) if isinstance(kind, T.StringType) else quoted(name) for name, kind in given.items())
+        *(
+            F.make_valid_utf8(quoted(name).cast("string")).alias(name) if isinstance(kind, T.StringType | T.BinaryType) else quoted(name)
+            for name, kind in given.items()
+        )
     )
     return frame.select(*columns, (F.coalesce(*lost) if lost else F.lit(None).cast("string")).alias("_lost"), F.to_json(raw).alias("_raw"))
 

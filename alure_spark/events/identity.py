@@ -105,7 +105,7 @@ def require_same_key(tombstones: DataFrame, hash_user_ids: bool, key: bytes) -> 
     if None in found and mine not in found:
         logger.warning(
             "the tombstones of this lake are of an earlier release, which did not keep a check value: that they were written under the key "
-            "in %s cannot be known. The next forget_users keeps it",
+            "in %s cannot be known. forget_users keeps one as soon as it finds a tombstone under that key",
             KEY_VARIABLE,
         )
 

@@ -13,6 +13,7 @@ row `ended` is to follow. Killed between the two it is published, and what it di
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 import uuid
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -34,6 +36,8 @@ from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
 HOUR_MS = 3_600_000
+RETENTION = "delta.deletedFileRetentionDuration"
+MARGIN_S = 30  # a writer needs less from the file of its row to the commit
 COMMIT_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 CONCURRENT = re.compile(r"DELTA_CONCURRENT|Concurrent(Append|DeleteRead|DeleteDelete|Write|Transaction)Exception|DELTA_METADATA_CHANGED")
 TIME_ZONE = "spark.sql.session.timeZone"
@@ -219,13 +223,13 @@ class Lake(Store):
             self.refresh()
             yield run
         except BaseException as error:
-            try:
-                run.rollback()
-                self._record(run, writer, "failed", stored_message(error))
-            except Exception as second:  # readers are safe all the same: no published row names what this run wrote
-                logger.warning(
-                    "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
-                )
+            for step in (run.rollback, partial(self._record, run, writer, "failed", stored_message(error))):
+                try:
+                    step()
+                except Exception as second:  # readers are safe all the same: no published row names what this run wrote
+                    logger.warning(
+                        "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
+                    )
             raise
         hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
         self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
@@ -234,15 +238,17 @@ class Lake(Store):
 
     def _erase(self, run: JobRun, writer: _Writer, after: Callable[[], None]) -> None:
         """What is erased once the tables are published; however it ends, the row `ended` lets the next writer in."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             after()
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C too: the next writer must not wait for it
             failure = error
         try:
             self._record(run, writer, "ended", None if failure is None else stored_message(failure))
         except Exception as error:  # a full disk; this process no longer counts as a writer all the same
             failure = failure or error
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
         if failure is not None:
             tables = ", ".join(sorted(run.outputs)) or "no table was changed"
             raise LeftoverError(
@@ -276,12 +282,14 @@ class Lake(Store):
     def _take_turn(self, run_id: str) -> None:
         """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
         deadline = time.monotonic() + 60 * self.config.wait_minutes
+        place: dict[str, int] = {}  # run -> its first commit, also when that has left the last 200
         while True:
             over = self.runs().where(OVER).select("run_id")
             begun = self.runs().where("status = 'started'").join(over, "run_id", "left_anti").orderBy("started")
             rows = begun.select("run_id", "job", "message", "facts", F.unix_millis("started").alias("started_ms")).collect()
             commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
-            place = {row["userMetadata"]: row["version"] for row in sorted(commits, key=lambda row: -row["version"])}  # a run's first one
+            for row in sorted(commits, key=lambda row: row["version"]):
+                place.setdefault(row["userMetadata"], row["version"])
             others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
             alive = [row for row in others if self._lives(row)]
             if not alive:
@@ -332,7 +340,7 @@ class Lake(Store):
         """
         published, there = self.published_versions().get(name), self.is_ours(name)
         if published is not None:
-            if self.check_head(name, published) > published:
+            if self.check_head(name, published) > published and self.commits_since(name, published):
                 self.restore(name, published)
         elif there:
             self._check_unpublished(name)
@@ -347,6 +355,26 @@ class Lake(Store):
         known = {row["run_id"] for row in self.runs().select("run_id").distinct().collect()} if filled else set()
         if filled - known:
             raise self._foreign(name, "a table that was filled by no run of this lake")
+
+    def vacuum_runs(self, hours: float) -> None:
+        """Erase the files of `runs` that no version of the last `hours` needs: the ones that held messages which an erasure took out.
+
+        Every job that waits for its turn writes a row there, so the files of the last MARGIN_S seconds stay; where the erasure wrote
+        within them, this waits. Only inside a run.
+        """
+        if hours >= 1:
+            super().vacuum(RUNS.name, hours)
+            return
+        location, seconds = self.location(RUNS.name), max(MARGIN_S, math.ceil(hours * 3600))
+        history = self.spark.sql(f"DESCRIBE HISTORY {location} LIMIT 50").where("operation IN ('UPDATE', 'REORG')")
+        age = history.select(F.unix_millis(F.current_timestamp()) - F.unix_millis("timestamp")).orderBy(F.desc("version")).first()
+        # Delta rounds RETAIN to whole hours, and half a minute to none; a property of the table is exact.
+        wanted, detail = f"interval {seconds} seconds", self.spark.sql(f"DESCRIBE DETAIL {location}").first()
+        if detail is None or detail["properties"].get(RETENTION) != wanted:
+            self.spark.sql(f"ALTER TABLE {location} SET TBLPROPERTIES ('{RETENTION}' = '{wanted}')")
+        if age is not None and hours * 3600 < MARGIN_S:
+            time.sleep(min(MARGIN_S, max(0.0, MARGIN_S + 1 - age[0] / 1000)))
+        self._vacuum(RUNS.name, "", True)
 
     def vacuum(self, name: str, hours: float) -> None:
         """Erase the files that neither the published version nor any version of the last `hours` needs. Only inside a run."""

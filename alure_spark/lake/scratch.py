@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..config import LakeConfig
@@ -38,10 +38,10 @@ def workspace(config: LakeConfig) -> str:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if path.is_symlink() or (not _is_marked(path) and any(path.iterdir())):
             raise ConfigError(f"{path} is not a folder that a job made: move it away, or choose another lake.scratch")
-        path.chmod(0o700)
+        _chmod(path, 0o700)
         if not _is_marked(path):
             (path / MARKER).write_text(MARK + "\n")
-            (path / MARKER).chmod(0o600)
+            _chmod(path / MARKER, 0o600)
     except OSError as error:
         raise ConfigError(f"lake.scratch is {config.scratch!r}, and nothing can be written there ({error}): choose another one") from error
     return str(path)
@@ -52,14 +52,26 @@ def erase_workspace(config: LakeConfig) -> None:
     if resolve(config.scratch) is None:  # no job can have written there
         return
     path = _workspace(config)
-    if not path.is_symlink() and _is_marked(path):
-        shutil.rmtree(path)
+    if path.is_symlink() or not path.is_dir():
+        return
+    if not _is_marked(path):
+        if any(path.iterdir()):
+            raise OSError(f"{path} has lost its mark {MARKER}: look at it and delete it by hand")
+        return
+    for each in path.iterdir():  # the mark goes last: what a failure leaves is still known as ours
+        if each.name != MARKER:
+            shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+    (path / MARKER).unlink()
+    path.rmdir()
 
 
 def left_by_earlier_releases(config: LakeConfig) -> list[str]:
     """Names in lake.scratch that look like what earlier releases left there: unmarked, so a person has to look and delete."""
     folder = resolve(config.scratch)
-    return sorted(path.name for path in folder.iterdir() if EARLIER.fullmatch(path.name)) if folder and folder.is_dir() else []
+    try:
+        return sorted(path.name for path in folder.iterdir() if EARLIER.fullmatch(path.name)) if folder and folder.is_dir() else []
+    except OSError:  # it cannot be listed, so no job can have listed it either
+        return []
 
 
 @contextmanager
@@ -72,7 +84,7 @@ def scratch_folder(scratch: str, name: str) -> Iterator[str]:
     path = _below(scratch, name)
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path)
-    os.chmod(path, 0o700)
+    _chmod(path, 0o700)
     try:
         yield str(path)
     finally:
@@ -89,7 +101,7 @@ def resumable_folder(scratch: str, name: str, content: object) -> Iterator[str]:
     """
     path = _below(scratch, f"{name}-{hashlib.sha256(repr(content).encode()).hexdigest()[:16]}")
     path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
+    _chmod(path, 0o700)
     same_name = re.compile(re.escape(path.name[:-17]) + "-[0-9a-f]{16}")
     for other in path.parent.iterdir():
         if other != path and same_name.fullmatch(other.name):
@@ -102,9 +114,18 @@ def make_private(path: str | Path) -> None:
     """For the owner only: folders 0700 and files 0600, all the way down. For what other code wrote with the modes it likes."""
     top = Path(path)
     for each in (top, *top.rglob("*")):
-        with suppress(FileNotFoundError):  # a task's unfinished file
-            if not each.is_symlink():
-                each.chmod(0o700 if each.is_dir() else 0o600)
+        if not each.is_symlink():
+            _chmod(each, 0o700 if each.is_dir() else 0o600)
+
+
+def _chmod(path: Path, mode: int) -> None:
+    """Where the file system keeps modes; mounts of object stores refuse to."""
+    try:
+        path.chmod(mode)
+    except FileNotFoundError:  # a task's unfinished file
+        return
+    except OSError as error:
+        logger.warning("%s keeps no modes (%s): who may read it is up to the mount", path, error.strerror)
 
 
 def resolve(scratch: str) -> Path | None:

@@ -6,6 +6,7 @@ what does not is somebody else's, and nothing is done to it: everything that cha
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -186,17 +187,29 @@ class Store:
     def vacuum(self, name: str, hours: float) -> None:
         """Erase the files that no version of the last `hours` needs; older versions can no longer be read."""
         self.is_ours(name)
-        # Delta lists the files in 10,000 tasks by default, most of them empty: on a laptop that is minutes for every table.
-        settings = {"spark.sql.sources.parallelPartitionDiscovery.parallelism": self.spark.conf.get("spark.sql.shuffle.partitions")}
-        if hours < SAFE_VACUUM_HOURS:
+        self._vacuum(name, f" RETAIN {math.ceil(hours)} HOURS", hours < SAFE_VACUUM_HOURS)  # Delta would round 0.4 to 0
+
+    def _vacuum(self, name: str, retain: str, confirmed: bool) -> None:
+        """VACUUM; retain: '' takes the table's own delta.deletedFileRetentionDuration; confirmed: it may be short."""
+        partitions = self.spark.conf.get("spark.sql.shuffle.partitions") or ""
+        settings = {
+            # Delta lists the files in 10,000 tasks by default, most of them empty: on a laptop that is minutes for every table.
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions if partitions.isdigit() else "8",
+            "spark.databricks.delta.vacuum.logging.enabled": "false",  # its commits would stand above the published version
+        }
+        if confirmed:
             settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
-        for key, value in settings.items():
-            self.spark.conf.set(key, value or "8")
+        before = {key: self.spark.conf.get(key, None) for key in settings}
         try:
-            self.spark.sql(f"VACUUM {self.location(name)} RETAIN {hours:g} HOURS")
+            for key, value in settings.items():
+                self.spark.conf.set(key, value)
+            self.spark.sql(f"VACUUM {self.location(name)}{retain}")
         finally:
-            for key in settings:
-                self.spark.conf.unset(key)
+            for key, earlier in before.items():
+                if earlier is None:
+                    self.spark.conf.unset(key)
+                else:
+                    self.spark.conf.set(key, earlier)
 
     def restore(self, name: str, version: int | None) -> None:
         """Make the table's current content that of the version; None empties it (it was never published)."""
@@ -234,13 +247,18 @@ class Store:
         return row
 
     def commits_since(self, name: str, version: int) -> list[Row]:
-        """Version and userMetadata of the commits after the version, the newest first. Raises LakeError where the log has holes."""
+        """Version, userMetadata and operation of the commits after the version, the newest first, but for VACUUM's: they change nothing.
+
+        Raises LakeError where the log has holes.
+        """
         for limit in (" LIMIT 50", ""):  # a write makes a few
             with self.reading(name):
-                commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}{limit}").select("version", "userMetadata").collect()
+                history = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}{limit}")
+                commits = history.select("version", "userMetadata", "operation").collect()
             if len(commits) < 50 or commits[-1]["version"] <= version:
                 break
-        return [commit for commit in commits if commit["version"] > version]
+        since = [commit for commit in commits if commit["version"] > version]
+        return [commit for commit in since if not (commit["operation"] or "").startswith("VACUUM")]
 
     def newest_version(self, name: str) -> int:
         """The table's newest version, published or not."""
@@ -250,8 +268,12 @@ class Store:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
         self.is_ours(of.name, again=False)
         detail = self._details[of.name]
-        if detail is not None and detail["properties"][VERSION_PROPERTY] != str(of.version):
-            self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}')")
+        if detail is None:
+            return
+        lacks = bool(_statistics(of)) and "delta.dataSkippingStatsColumns" not in detail["properties"]  # of `runs` in an earlier release
+        if lacks or detail["properties"][VERSION_PROPERTY] != str(of.version):
+            properties = f"'{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)}"
+            self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ({properties})")
             self._details.pop(of.name)
 
 

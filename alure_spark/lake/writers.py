@@ -49,7 +49,10 @@ def is_alive(process: str, its: Mapping[str, str]) -> bool | None:
         if any(mine.get(key) != its.get(key) for key in (BOOT, NAMESPACE)):
             return None
         return _runs(int(pid), its.get(TICKS, ""))
-    return _runs_since(int(pid), *map(int, since)) if host == socket.gethostname() else None
+    if host != socket.gethostname():
+        return None
+    alive = _runs_since(int(pid), *map(int, since))
+    return None if alive and not since else alive  # ids are given again: without the second of the start its lease counts
 
 
 def _runs(pid: int, ticks: str) -> bool:

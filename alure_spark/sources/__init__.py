@@ -5,6 +5,7 @@ An adapter hands over frames with the canonical column names; it does not clean:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from pyspark.sql import DataFrame, SparkSession
 from ..config import SourceConfig, build
 from ..errors import AlureError, ConfigError, DataError, nearest
 from ..masking import resolved
+
+# What Spark says where no row and no file of the source is the reason; reading all tables again would say nothing.
+OF_NO_ROW = re.compile(r"No space left|ExecutorLost|OutOfMemory|cancelled|Connection (refused|reset)|DELTA_|concurrent", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def failures_named(spark: SparkSession, config: SourceConfig, batch: tuple[int, 
     except AlureError:
         raise
     except Exception as error:
-        if config.kind != "tables" or not type(error).__module__.startswith(("pyspark.", "py4j.")):
+        of_spark = type(error).__module__.startswith(("pyspark.", "py4j."))
+        if config.kind != "tables" or not of_spark or OF_NO_ROW.search(str(error)):
             raise
         from . import mapping
 

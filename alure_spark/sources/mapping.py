@@ -58,8 +58,8 @@ class Options:
         if not self.events:
             raise ConfigError("source.options.events is empty: map at least one table")
         for where, mappings, of in (("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS)):
+            spelled = {name: name for name in of.column_names}
             for number, mapping in enumerate(mappings):
-                spelled = {name: name for name in of.column_names}
                 for name in mapping.columns:
                     one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
         for mapping in self.events:
@@ -115,13 +115,13 @@ def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | N
         frame = _read(spark, item, name)
         if error := _failure(frame):
             return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"
-        where = " AND ".join(f"({one})" for one in (item.where, _within(item, batch)) if one)
+        conditions = [one for one in (_within(item, batch), item.where) if one]
+        taken = reduce(DataFrame.where, conditions, frame)
         remedy = "use try_cast, try_divide, get or try_to_timestamp, which give null for a row that cannot be computed"
-        if where and (error := _failure(frame.where(where))):
-            return f"table {name}: where '{where}' fails on a row: {_kind(error)}; {remedy}"
+        if conditions and (error := _failure(taken)):
+            return f"table {name}: where '{' AND '.join(conditions)}' fails on a row: {_kind(error)}; {remedy}"
         for column, expression in _expressions(item).items():
-            part = frame.where(where) if where else frame
-            if error := _failure(part.select(F.expr(expression).alias(column))):
+            if error := _failure(taken.select(F.expr(expression).alias(column))):
                 return f"table {name}: column {column} = '{expression}' fails on a row: {_kind(error)}; {remedy}"
     return ""
 
@@ -240,19 +240,25 @@ def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int
         kind = frame.select(time).schema[0].dataType
         if not isinstance(kind, T.TimestampType | T.TimestampNTZType | T.DateType | T.StringType):
             return None
-        times[place] = F.try_to_timestamp(time) if isinstance(kind, T.StringType) else time.cast("timestamp")
+        times[place] = F.try_to_timestamp(time) if isinstance(kind, T.StringType) else time.try_cast("timestamp")
     return F.unix_millis(F.greatest(*times)).between(batch[0], batch[1] - 1)
 
 
 def _counts(given: DataFrame, frame: DataFrame, where: str, of_batch: Column | None) -> DataFrame:
     """One row: of the rows that batch_where left (`given`) how many `where` takes (`frame`), for how many it is null, the batch's.
 
-    By filters, as the load itself: a condition with a subquery is allowed nowhere else.
+    One pass. A condition with a subquery is allowed in a filter only, so it takes three.
     """
-    rows = frame.select(F.lit("taken").alias("what"), (F.lit(None).cast("boolean") if of_batch is None else of_batch).alias("of_batch"))
-    if where:
-        for what, of in (("read", given), ("unknown", given.where(f"({where}) IS NULL"))):
-            rows = rows.union(of.select(F.lit(what), F.lit(None).cast("boolean")))
-    read, taken, unknown = (F.count_if(F.col("what") == what).alias(what) for what in ("read", "taken", "unknown"))
-    known = F.lit(None).cast("bigint") if of_batch is None else F.count_if("of_batch")
-    return rows.agg(read if where else taken.alias("read"), taken, unknown, known.alias("known"))
+    nothing = F.lit(None).cast("boolean")
+    of_batch = nothing if of_batch is None else of_batch
+    takes = F.expr(f"({where or 'true'}\n)")  # it may end in a comment
+    try:
+        rows = given.select(takes.alias("takes"), F.when(takes, of_batch).alias("of_batch"))
+        rows.schema  # noqa: B018
+    except Exception:
+        rows = frame.select(F.lit(True).alias("takes"), of_batch.alias("of_batch"))
+        for condition, value in ((f"({where}\n) IS NULL", nothing), (f"NOT ({where}\n)", F.lit(False))):
+            rows = rows.union(given.where(condition).select(value, nothing))
+    counts = {"read": F.lit(True), "taken": F.col("takes"), "unknown": F.col("takes").isNull()}
+    known = F.lit(None).cast("bigint") if of_batch is nothing else F.count_if("of_batch")
+    return rows.agg(*(F.count_if(condition).alias(name) for name, condition in counts.items()), known.alias("known"))

@@ -25,18 +25,20 @@ def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFram
 
     Spark's setting is needed for the schema only, and is put back. Raises DataError that names the columns where it cannot be set.
     """
-    times = nanosecond_columns(_footer(spark, path))
+    times: list[str] = []
     try:
+        times = nanosecond_columns(_footer(spark, path, options))
         before = spark.conf.get(NANOS_AS_LONG, "false")
         spark.conf.set(NANOS_AS_LONG, "true")
         try:
             schema = spark.read.options(**options).parquet(path).schema
         finally:
             spark.conf.set(NANOS_AS_LONG, str(before))
+    except DataError:
+        raise
     except Exception as error:
-        raise DataError(
-            f"table {path} (parquet) has times in nanoseconds ({', '.join(times) or 'inside other columns'}): {REMEDY}"
-        ) from error
+        named = f" ({', '.join(times)})" if times else ""
+        raise DataError(f"table {path} (parquet) has times in nanoseconds{named}, which cannot be read here: {REMEDY}") from error
     frame = spark.read.schema(schema).options(**options).parquet(path)
     known = [name for name in times if name in frame.columns]
     return (
@@ -52,9 +54,10 @@ def nanosecond_columns(footer: bytes) -> list[str]:
     return [column.name for column in outer if json.loads(column.logical_type.to_json()).get("timeUnit") == "nanoseconds"]
 
 
-def _footer(spark: SparkSession, path: str) -> bytes:
+def _footer(spark: SparkSession, path: str, options: Mapping[str, str]) -> bytes:
     """The end of the smallest file, with its footer: read by Spark, which has the right to the storage. Raises DataError."""
-    files = spark.read.format("binaryFile").load(path)
+    kept = {key: value for key, value in options.items() if key.lower() in ("pathglobfilter", "recursivefilelookup", "basepath")}
+    files = spark.read.format("binaryFile").options(**kept).load(path).where("length > 0")
     first = files.select("path", "length").orderBy("length", "path").first()
     if first is None:
         raise DataError(f"table {path} (parquet) has no file")

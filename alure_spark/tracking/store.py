@@ -52,7 +52,8 @@ def require_store(uri: str) -> None:
     place = sqlalchemy.make_url(uri)
     if place.get_backend_name() == "sqlite" and place.database:
         Path(place.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(place)
+    timeout = {"connect_timeout": 5} if place.get_backend_name() in ("postgresql", "mysql") else {}
+    engine = sqlalchemy.create_engine(place, connect_args=timeout)
     try:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
