@@ -88,8 +88,37 @@ def test_a_folder_of_our_name_that_we_did_not_make_is_neither_used_nor_erased(tm
     (place / "a").write_text("x")
     with pytest.raises(ConfigError, match="is not a folder that a job made"):
         workspace(config)
-    erase_workspace(config)
+    with pytest.raises(OSError, match="has lost its mark"):
+        erase_workspace(config)
     assert (place / "a").exists()
+
+
+def test_an_erasure_that_was_interrupted_goes_on_the_next_time(tmp_path, monkeypatch):
+    config = LakeConfig("./lake", str(tmp_path / "scratch"))
+    place = Path(workspace(config))
+    for name in ("a", "b"):
+        (place / name).mkdir()
+        (place / name / "histories").write_text("u1")
+
+    def stuck(path, *arguments, **more):
+        raise OSError("busy")
+
+    with monkeypatch.context() as once, pytest.raises(OSError, match="busy"):
+        once.setattr("shutil.rmtree", stuck)
+        erase_workspace(config)
+    assert (place / "a" / "histories").exists()
+    erase_workspace(config)
+    assert not place.exists()
+    workspace(config)
+
+
+def test_a_mount_that_keeps_no_modes_is_no_obstacle(tmp_path, monkeypatch):
+    def refused(path, mode, **more):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with scratch.scratch_folder(workspace(LakeConfig("./lake", str(tmp_path / "scratch"))), "x") as folder:
+        scratch.make_private(folder)
 
 
 def test_scratch_that_is_a_file_ends_with_a_sentence(tmp_path):
