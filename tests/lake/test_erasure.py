@@ -88,7 +88,7 @@ def deletion_vectors(spark):
     spark.conf.unset(key)
 
 
-@pytest.mark.parametrize("since", ["its creation", "yesterday"])
+@pytest.mark.parametrize("since", ["its creation", pytest.param("yesterday", marks=pytest.mark.slow)])
 def test_a_table_with_deletion_vectors_is_readable_and_writable_after_an_erasure_and_holds_nobody(
     request, spark, tmp_path, monkeypatch, since
 ):

@@ -157,7 +157,10 @@ def damaged_copy(lake, tmp_path, damage):
     return Lake(lake.spark, LakeConfig(f"{tmp_path}/copy"))
 
 
-@pytest.mark.parametrize("damage", ["last", "last two", "middle", "empty", "table", "log"])
+SLOWER = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("last two", "middle", "empty", "table")]
+
+
+@pytest.mark.parametrize("damage", ["last", "log", *SLOWER])
 def test_a_log_that_lost_commits_is_noticed_by_readers_and_writers_and_mended_by_putting_them_back(spark, history, tmp_path, damage):
     newest = history.published_versions()["user_edges"]
     lake = damaged_copy(history, tmp_path, damage)
