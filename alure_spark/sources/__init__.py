@@ -18,7 +18,7 @@ from ..errors import AlureError, ConfigError, DataError, nearest
 from ..masking import resolved
 
 # What Spark says where no row and no file of the source is the reason; reading all tables again would say nothing.
-OF_NO_ROW = re.compile(r"No space left|ExecutorLost|OutOfMemory|cancelled|Connection (refused|reset)|DELTA_|concurrent", re.IGNORECASE)
+OF_NO_ROW = re.compile(r"No space left on device|ExecutorLostFailure|Job \d+ cancelled|Connection refused|\[DELTA_")
 
 
 @dataclass(frozen=True)
