@@ -166,6 +166,7 @@ def test_packed_rows_are_read_below_a_folder_of_any_name(tmp_path, kind):
     assert rows == [[1, 2], [0, 2], [1, 2]]
 
 
+@pytest.mark.slow
 def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
     lake = Lake(spark, LakeConfig(root=f"{tmp_path}/{ODD} 10:30/lake", vacuum_hours=0))
     for number in (0, 1):
@@ -176,6 +177,7 @@ def test_a_lake_lies_in_a_folder_of_any_name(spark, tmp_path):
     assert sorted(row["hash"] for row in lake.read("vocabularies").collect()) == [0, 1]
 
 
+@pytest.mark.slow
 def test_source_tables_are_read_below_a_folder_of_any_name(spark, tmp_path):
     write_tables(tmp_path / ODD)
     values = conf_below(tmp_path)["source"]["options"] | {"root": str(tmp_path / ODD)}
@@ -186,6 +188,7 @@ def test_source_tables_are_read_below_a_folder_of_any_name(spark, tmp_path):
     assert ads.count() == 8
 
 
+@pytest.mark.slow
 def test_finished_units_are_found_in_a_scratch_of_any_name(spark, tmp_path):
     units = f"{tmp_path}/{ODD}/units"
     os.makedirs(units)

@@ -28,6 +28,9 @@ TELLING = (
 )  # fmt: skip
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(params=["UTC", *ZONES])
 def zone(request, spark):
     """The session's zone, as somebody's notebook set it, and with it the driver's."""
@@ -90,7 +93,6 @@ def test_retention_and_tombstones_count_days_of_utc(spark, tmp_path, zone, monke
     assert abs(forgotten - time.time() * 1000) < HOUR_MS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zone_of_machine", ZONES)
 def test_the_telling_tests_pass_on_a_machine_of_another_zone(zone_of_machine):
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_", "PYTEST_"))}

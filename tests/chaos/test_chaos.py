@@ -21,6 +21,7 @@ from tests.test_lake import CONFIG, edges, publish
 SEED, KILLS = 7, 6  # per job: 84 in all; the command line kills 30 times each, which takes hours on two cores
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_chaos_tests_reads_what_spark_reads(chain):
     root = Path(chain.lake.root)
     versions = delta_reader.published(root)
@@ -29,6 +30,7 @@ def test_the_reader_of_the_chaos_tests_reads_what_spark_reads(chain):
     assert {name: count for name, (_, count) in found.items()} == {name: chain.lake.read(name).count() for name in versions}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True])
 def test_what_comes_in_from_a_dead_writer_while_the_next_one_writes_is_never_published(spark, tmp_path, append):
     """A Spark Connect server ends what a killed client had begun: after the next writer has looked for leftovers, before it commits."""

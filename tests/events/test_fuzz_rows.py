@@ -5,6 +5,7 @@ import pytest
 from tests.fuzz_rows import fuzz
 
 
+@pytest.mark.slow
 def test_no_row_of_random_tables_is_lost_doubled_or_fatal(spark):
     found = fuzz(spark, 10_000, seed=11, per_round=5_000)
     assert found["accepted"] > 0
