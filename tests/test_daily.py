@@ -353,6 +353,7 @@ def views(spark, tmp_path):
     return ingest
 
 
+@pytest.mark.slow
 def test_a_batch_that_its_condition_left_nothing_of_is_refused_and_a_text_day_has_its_placeholders(views, tmp_path, capsys):
     text, days = "dt >= '{from}' AND dt < '{to}'", "dt >= '{from_date}' AND dt <= '{to_date}'"
     daily = ("--set", "ingest.batch_days=1", "--from", "2025-05-05", "--to", "2025-05-06")

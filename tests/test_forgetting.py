@@ -18,6 +18,8 @@ from jobs import forget_users, ingest_events, replay_quarantine
 from jobs.command import open_context
 from tests import scan
 
+pytestmark = pytest.mark.slow  # minutes of Spark
+
 KEY, OTHER = "a key of the tests, long enough", "another key that is long enough"
 USERS = ["u0001", "u0002", "u0003", "U0001", "0007", "7", "pad ", "pad", "kept"]
 

@@ -18,6 +18,8 @@ from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.test_lake import CONFIG, edges, publish
 
+pytestmark = pytest.mark.slow  # minutes of Spark
+
 KEY = "k" * 32
 
 

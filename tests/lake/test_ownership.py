@@ -15,7 +15,7 @@ from alure_spark.tables import table
 from tests.test_lake import CONFIG, edges, publish
 
 
-@pytest.fixture(params=["folder", "catalog"])
+@pytest.fixture(params=["folder", pytest.param("catalog", marks=pytest.mark.slow)])
 def lake(request, spark, tmp_path):
     root = str(tmp_path / "lake") if request.param == "folder" else f"spark_catalog.own_{tmp_path.name.replace('-', '_')}"
     yield Lake(spark, LakeConfig(root))
