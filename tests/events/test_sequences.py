@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -195,7 +196,8 @@ def test_immature_impressions_are_held_back_and_thinned_negatives_keep_the_base_
     def impressions(labels):
         rows = training_examples(clean, STREAMS, labels, AS_OF).collect()
         names = ("impression_id", "time_ms", "click", "conversion", "weight", "split")
-        return [one for row in rows for one in zip([row["user_id"]] * len(row["time_ms"]), *(row[name] for name in names), strict=True)]
+        columns = [zip([row["user_id"]] * len(row["time_ms"]), *(row[name] for name in names), strict=True) for row in rows]
+        return sorted(itertools.chain.from_iterable(columns))  # the users come in the order of partitions
 
     every = replace(LABELS, max_impressions=50)
     whole = impressions(every)
