@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
@@ -19,8 +21,9 @@ DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
+TIME_ZONE = "spark.sql.session.timeZone"
 SETTINGS = {
-    "spark.sql.session.timeZone": "UTC",
+    TIME_ZONE: "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Delta reads its own log with 50 tasks by default: seconds lost per small table.
     "spark.databricks.delta.snapshotPartitions": "2",
@@ -56,8 +59,24 @@ def get_session(config: SparkConfig, app_name: str = "alure_spark") -> SparkSess
         session = SparkSession.builder.getOrCreate()
     if session is None:
         session = _start(config, app_name)
-    session.conf.set("spark.sql.session.timeZone", "UTC")
+    session.conf.set(TIME_ZONE, "UTC")
     return session
+
+
+@contextmanager
+def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """The session with these settings around the block, and with its own ones after it."""
+    before = {key: spark.conf.get(key, None) for key in settings}
+    try:
+        for key, value in settings.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, earlier in before.items():
+            if earlier is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, earlier)
 
 
 def _start(config: SparkConfig, app_name: str) -> SparkSession:

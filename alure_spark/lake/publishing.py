@@ -29,6 +29,7 @@ from pyspark.sql import functions as F
 from ..config import Config, LakeConfig, format_time
 from ..errors import LakeError, LeftoverError
 from ..run_messages import stored_message
+from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .content import hash_and_count
 from .store import Store, completed, sentence
@@ -40,7 +41,6 @@ RETENTION = "delta.deletedFileRetentionDuration"
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
 COMMIT_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 CONCURRENT = re.compile(r"DELTA_CONCURRENT|Concurrent(Append|DeleteRead|DeleteDelete|Write|Transaction)Exception|DELTA_METADATA_CHANGED")
-TIME_ZONE = "spark.sql.session.timeZone"
 LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
 OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
@@ -106,20 +106,13 @@ class JobRun:
         if name not in self._before:
             self._before[name] = self.lake.recover(name)
             self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
-        spark = self.lake.spark
-        before = spark.conf.get(COMMIT_METADATA, None)
-        spark.conf.set(COMMIT_METADATA, self.run_id)  # statements too say whose commit theirs is
         try:
-            yield
+            with session_settings(self.lake.spark, {COMMIT_METADATA: self.run_id}):  # statements too say whose commit theirs is
+                yield
         except Exception as error:
             if CONCURRENT.search(str(error)):
                 raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
             raise
-        finally:
-            if before is None:
-                spark.conf.unset(COMMIT_METADATA)
-            else:
-                spark.conf.set(COMMIT_METADATA, before)
         commits = self.lake.commits_since(name, self._heads[name])
         if any(commit["userMetadata"] != self.run_id for commit in commits):
             raise LakeError(_interrupted(name))
@@ -204,16 +197,12 @@ class Lake(Store):
         writing and does not end within lake.wait_minutes, and LeftoverError when the tables are published and `after` failed.
         """
         run = JobRun(self, job, config.digest(), scope)
-        zone = self.spark.conf.get(TIME_ZONE) or "UTC"
-        if zone != "UTC":
-            self.spark.conf.set(TIME_ZONE, "UTC")
         _writing.add(run.run_id)
         try:
-            yield from self._run(run, _Writer(datetime.now(UTC), git_commit), after)
+            with session_settings(self.spark, {TIME_ZONE: "UTC"}):
+                yield from self._run(run, _Writer(datetime.now(UTC), git_commit), after)
         finally:
             _writing.discard(run.run_id)
-            if zone != "UTC":
-                self.spark.conf.set(TIME_ZONE, zone)
 
     def _run(self, run: JobRun, writer: _Writer, after: Callable[[], None] | None) -> Iterator[JobRun]:
         with self.writing():

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from ..config import LakeConfig
 from ..errors import AlureError, LakeError
 from ..paths import delta_table, is_url
+from ..session import session_settings
 from ..tables import RUNS, Table, table
 
 VERSION_PROPERTY = "alure.schema_version"
@@ -199,17 +200,8 @@ class Store:
         }
         if confirmed:
             settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
-        before = {key: self.spark.conf.get(key, None) for key in settings}
-        try:
-            for key, value in settings.items():
-                self.spark.conf.set(key, value)
+        with session_settings(self.spark, settings):
             self.spark.sql(f"VACUUM {self.location(name)}{retain}")
-        finally:
-            for key, earlier in before.items():
-                if earlier is None:
-                    self.spark.conf.unset(key)
-                else:
-                    self.spark.conf.set(key, earlier)
 
     def restore(self, name: str, version: int | None) -> None:
         """Make the table's current content that of the version; None empties it (it was never published)."""

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..errors import DataError
+from ..session import session_settings
 
 NANOS_AS_LONG = "spark.sql.legacy.parquet.nanosAsLong"
 REMEDY = "write them in microseconds (pandas: to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True))"
@@ -28,12 +29,8 @@ def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFram
     times: list[str] = []
     try:
         times = nanosecond_columns(_footer(spark, path, options))
-        before = spark.conf.get(NANOS_AS_LONG, "false")
-        spark.conf.set(NANOS_AS_LONG, "true")
-        try:
+        with session_settings(spark, {NANOS_AS_LONG: "true"}):
             schema = spark.read.options(**options).parquet(path).schema
-        finally:
-            spark.conf.set(NANOS_AS_LONG, str(before))
     except DataError:
         raise
     except Exception as error:
