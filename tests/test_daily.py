@@ -168,6 +168,7 @@ def test_a_dead_writer_is_no_obstacle(started, tmp_path):
     do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", "lake.lease_hours=0.5")
 
 
+@pytest.mark.slow
 def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monkeypatch):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     context = open_context(load(CONF, overrides(tmp_path, "lake.vacuum_hours=0")))
@@ -199,6 +200,7 @@ def test_forgotten_users_are_nowhere_and_do_not_come_back(chain, tmp_path, monke
         run_jobs(context, [ingest_events.JOB], "without the key")
 
 
+@pytest.mark.slow
 def test_examples_and_vocabularies_of_a_day_read_the_last_days_only_and_a_shared_hash_is_no_obstacle(spark, tmp_path, monkeypatch, capsys):
     days = "labels.days=4"
     do(tmp_path, [ingest_events.JOB, build_sequences.JOB], f"time.as_of={day(5)}", days)
@@ -217,6 +219,7 @@ def test_examples_and_vocabularies_of_a_day_read_the_last_days_only_and_a_shared
     assert {name: content_hash(context.lake.read(name)) for name in before} == before
 
 
+@pytest.mark.slow
 def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path, capsys):
     whole = do(tmp_path / "whole", [ingest_events.JOB], f"time.as_of={day(10)}")
     narrow = (f"time.as_of={day(10)}", f"time.not_before={day(4)}")
@@ -233,6 +236,7 @@ def test_refused_rows_join_the_events_once_the_rules_let_them(spark, tmp_path, c
     assert f"came in after the sequences of {day(9)} were built" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_retention_lets_old_rows_go_but_never_the_row_that_a_reader_would_take(spark, tmp_path, capsys):
     do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
     for number in (4, 5, 9):

@@ -256,6 +256,7 @@ def test_neighbours_share_the_planted_community_far_above_chance(spark, chain):
     assert share > 4 * chance
 
 
+@pytest.mark.slow
 def test_on_the_null_world_neighbours_share_a_community_by_chance_only(spark, tmp_path):
     share, chance, edges = community_share(spark, run(tmp_path, "source.options.null=true", last="build_graph"))
     print(f"null world: {share:.3f} of {edges} edges inside a community, chance {chance:.3f}")
@@ -279,6 +280,7 @@ def test_against_an_equal_run_the_paired_difference_is_exactly_zero(chain, tmp_p
     assert all(group in shown for group in ("all users", "new users", "country C0"))
 
 
+@pytest.mark.slow
 def test_a_set_without_ads_or_clicks_gets_a_graph_empty_candidates_and_absent_metrics(spark, tmp_path):
     rows = [
         (f"u{user}", f"i{item}", f"2020-01-{day:02d} 00:00:00")
@@ -352,6 +354,7 @@ def test_bad_embeddings_are_quarantined_and_two_models_refused(spark, chain, tmp
     assert contents(context.lake)["build_graph.user_edges"] == edges, "what was published stays"
 
 
+@pytest.mark.slow
 def test_the_graph_of_the_next_day_goes_on_from_todays_clusters_and_says_what_changed(chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     tomorrow = open_context(load(CONF, overrides(tmp_path, "time.as_of=2025-01-17T00:00:00Z")))
@@ -406,6 +409,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(chain, tmp_path, caps
     assert "reads   events: not published yet" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebooks_run(spark, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     places = " ".join(value for value in overrides(tmp_path) if not value.startswith("lake.root"))
@@ -436,6 +440,7 @@ def test_the_chain_gives_the_same_tables_on(kind, chain, tmp_path):
     assert contents(Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)) == contents(chain.lake)
 
 
+@pytest.mark.slow
 def test_a_job_runs_under_spark_submit(chain, tmp_path):
     from alure_spark.session import DELTA_PACKAGE
 

@@ -104,6 +104,7 @@ def test_a_second_writer_waits_for_the_first_and_both_are_published(spark, tmp_p
     assert second.read("user_edges").count() == 14
 
 
+@pytest.mark.slow
 def test_a_driver_killed_before_its_last_row_is_undone_and_the_batch_can_come_again(spark, tmp_path):
     """All data commits of an ingestion are there, the row in `runs` is not: what SIGKILL between the two leaves."""
     settings = ("source.options.users=30", "source.options.days=6", "ingest.batch_days=3")

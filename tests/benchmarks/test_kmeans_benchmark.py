@@ -10,6 +10,7 @@ import pytest
 from benchmarks import kmeans, knn_graph
 
 
+@pytest.mark.slow
 def test_the_roads_run_on_a_small_table(tmp_path):
     kmeans.main(["--users", "3000", "--repetitions", "1", "--results", str(tmp_path)])
     result = json.loads((tmp_path / "kmeans.json").read_text())

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from benchmarks import sequences
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_its_ratios_and_every_road_gives_our_rows(spark, tmp_path):
     sequences.main(["--scale", "0.002", "--repetitions", "1", "--results", str(tmp_path)])
     written = json.loads((tmp_path / "sequences.json").read_text())

@@ -44,6 +44,7 @@ def copied(world, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_planted_dwell_law_is_found_again_and_better_with_more_impressions(spark, world, tmp_path):
     context = do(copied(world, tmp_path), LAST, *WHOLE)
     options = build(WorldOptions, context.config.source.options, "source.options")

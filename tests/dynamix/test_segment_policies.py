@@ -103,6 +103,7 @@ def test_the_table_the_pyfunc_and_a_reader_without_the_dropped_columns_agree(emb
     assert np.abs(embed(other) - wanted).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_policy_for_a_segment_that_nobody_is_in_stops_before_anything_is_published(embedded, tmp_path):
     shutil.copytree(embedded.lake.root, tmp_path / "lake")
     settings = (
