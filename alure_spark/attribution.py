@@ -23,20 +23,19 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
     response_ms, and further columns. An impression_id may be that of a request which showed several ads. A response that names one
     belongs to the last impression of that id at or before it; where the id stands on several ads of the user, only impressions of the
     response's ad count. A response that names none belongs to the user's last impression of its ad at or before it (last touch).
-    A response that names an impression counts as up to skew_ms later than it says. Last touch has no skew: nothing says that a
-    response before an impression answers it, and an ad that is shown because it was clicked elsewhere would count as clicked.
+    Where none is at or before a response that names one, the first one at most skew_ms after it counts. Last touch has no skew: nothing
+    says that a response before an impression answers it, and an ad that is shown because it was clicked elsewhere would count as clicked.
 
     Adds event_hash and time_ms of the impression; `several` (BOOLEAN): more than one impression of the id and ad was there to choose
     from; `ambiguous`: its id stands on several ads, of which it names none; `early_ms`: by how much it is earlier than the first
     impression that it names, where that is why it has none.
     """
     is_shown, named = ~F.col("_is_response"), F.col("impression_id").isNotNull()
-    late = F.when(named, F.col("response_ms") + skew_ms).otherwise(F.col("response_ms"))
     impression = F.struct("event_hash", "time_ms").alias("_shown")
     walk = (
         shown.select("user_id", "impression_id", "ad_id", impression, F.lit(False).alias("_is_response"))
         .unionByName(responses.withColumn("_is_response", F.lit(True)), allowMissingColumns=True)
-        .withColumn("_t", F.coalesce("_shown.time_ms", late))
+        .withColumn("_t", F.coalesce("_shown.time_ms", "response_ms"))
         .repartition("user_id")  # one exchange for the three windows
     )
     of_id = Window.partitionBy("user_id", "impression_id")
@@ -53,16 +52,18 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
         "*",
         F.last("_shown", ignorenulls=True).over(so_far(of_thread)).alias("_by_id"),
         F.count("_shown").over(so_far(of_thread)).alias("_choice"),
-        F.min("_shown.time_ms").over(of_thread).alias("_first_ms"),
+        F.min(F.when(is_shown, F.struct("_shown.time_ms", "_shown.event_hash"))).over(of_thread).alias("_first"),
     )
+    within_skew = F.when(F.col("_first.time_ms") <= F.col("response_ms") + skew_ms, F.struct("_first.event_hash", "_first.time_ms"))
+    walk = walk.withColumn("_by_id", F.coalesce("_by_id", within_skew))
     walk = walk.withColumn("_by_ad", F.last("_shown", ignorenulls=True).over(so_far(of_ad)))
     one = F.when(named, F.col("_by_id")).otherwise(F.col("_by_ad"))
     without = named & F.col("_by_id").isNull()
     return walk.where("_is_response").select(
         *responses.columns, one["event_hash"].alias("event_hash"), one["time_ms"].alias("time_ms"),
         (named & (F.col("_choice") > 1)).alias("several"),
-        (without & F.coalesce("_several_ads", F.lit(False)) & F.col("_first_ms").isNull()).alias("ambiguous"),
-        F.when(without, F.col("_first_ms") - F.col("response_ms")).alias("early_ms"),
+        (without & F.coalesce("_several_ads", F.lit(False)) & F.col("_first").isNull()).alias("ambiguous"),
+        F.when(without, F.col("_first.time_ms") - F.col("response_ms")).alias("early_ms"),
     )  # fmt: skip
 
 

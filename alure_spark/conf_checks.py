@@ -76,9 +76,9 @@ def check_streams(streams: Mapping[str, Iterable[str]]) -> None:
 
 def check_attribute(name: str, path: str) -> None:
     """An attribute's name is a column of `events`, part of the sequences' columns, and of the names of metrics."""
-    if not re.fullmatch(r"[^\W_][\w+-]*", name) or name.endswith("__present"):
+    if not re.fullmatch(r"[^\W_][\w+-]{0,127}", name) or name.endswith("__present"):
         raise ConfigError(
-            f"{path} names {shown(name)}; allowed: letters, digits, '_', '-' and '+', a letter or digit first: "
+            f"{path} names {shown(name)}; allowed: at most 128 letters, digits, '_', '-' and '+', a letter or digit first: "
             "give the column such a name in source.options (columns: {name: `expression`})"
         )
     if name in DERIVED_EVENT_COLUMNS or name in INPUT_COLUMNS:

@@ -38,7 +38,7 @@ ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at le
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: {allowed}")
+        raise ConfigError(f"{path if len(path) <= 300 else f'{path[:300]}...'} is {shown_at(value, path)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -688,7 +688,8 @@ class Config:
                 known = {column.name: column.type for column in EVENTS.columns}.get(attribute)
                 if kinds.setdefault(attribute, kind) != kind:
                     raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}' but '{kinds[attribute]}' in another stream")
-                if known and (kind == "embedding") != (known == "ARRAY<FLOAT>"):
+                is_text = kind == "numeric" and known in ("STRING", "TIMESTAMP")
+                if known and (is_text or (kind == "embedding") != (known == "ARRAY<FLOAT>")):
                     raise ConfigError(f"streams.{stream}.attributes.{attribute} is '{kind}', but its type is {known}")
         for where, names in (
             ("ingest.dwell_from_next", self.ingest.dwell_from_next),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -36,7 +37,7 @@ def located(path: str, root: str, file_format: str) -> str:
         return whole
     scheme, rest = ("file:", re.sub("^/+", "/", whole.removeprefix("file:"))) if whole.startswith("file:") else ("", whole)
     rest = str(Path(rest))
-    there = next((str(part) for part in (Path(rest), *Path(rest).parents) if part.exists()), "")
+    there = next((str(part) for part in (Path(rest), *Path(rest).parents) if os.path.exists(part)), "")
     return scheme + literal(there) + rest.removeprefix(there) if rest.startswith(there) else whole
 
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pyspark.sql import SparkSession
 
 from .config import SparkConfig
-from .errors import SessionError
-from .masking import resolve, resolved
+from .errors import AlureError, SessionError, shown
+from .masking import masked_text, resolve, resolved
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 DELTA_SETTINGS = {
@@ -22,7 +22,10 @@ DELTA_SETTINGS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
 TIME_ZONE = "spark.sql.session.timeZone"
+# Spark would take the folder user_id=0042 for the number 42.
+PARTITION_TEXTS = {"spark.sql.sources.partitionColumnTypeInference.enabled": "false"}
 SETTINGS = {
+    **PARTITION_TEXTS,
     TIME_ZONE: "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Delta reads its own log with 50 tasks by default: seconds lost per small table.
@@ -52,13 +55,19 @@ def get_session(config: SparkConfig, app_name: str = "alure_spark") -> SparkSess
 
     An active session (Databricks, a notebook, a test) is used as it is, apart from the time zone. Under spark-submit the
     JVM is already there and `spark.jars.packages` comes too late, so Delta must be given to spark-submit itself.
-    Raises SessionError when there is no Java 17/21 or no Delta.
+    Raises SessionError when there is no Java 17/21, no Delta, or Spark does not start as `spark` says.
     """
     session = SparkSession.getActiveSession()
     if session is None and "DATABRICKS_RUNTIME_VERSION" in os.environ:
         session = SparkSession.builder.getOrCreate()
     if session is None:
-        session = _start(config, app_name)
+        try:
+            session = _start(config, app_name)
+        except AlureError:
+            raise
+        except Exception as error:
+            said = shown(str(error).strip().partition("\n")[0], 300)[1:-1]
+            raise SessionError(masked_text(f"Spark does not start with the settings of spark: ({type(error).__name__}: {said})")) from error
     session.conf.set(TIME_ZONE, "UTC")
     return session
 

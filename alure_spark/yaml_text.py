@@ -1,13 +1,14 @@
 """YAML as a person writes it -> plain values, or one sentence that says where and why not.
 
 Stricter than YAML 1.1: every key is text and comes once; there are no tags, no endless aliases, no numbers beyond 64 bits. What YAML
-silently reads as something else (NO as False, 1:30 as 90) is refused as a key, with the remedy.
+silently reads as something else is refused with the remedy: as a key (NO as False), and as a number (024 as 20, 1:30 as 90).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ MOST_VALUES = 100_000  # after aliases are spelled out: nine lines of nine alias
 WHOLE_NUMBERS = range(-(2**63), 2**63)
 _CORE = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp", "value"}
+_READ_ODDLY = re.compile(r"[-+]?(0[0-7_]*[0-7]|[0-9][0-9_]*(:[0-9_]+)+(\.[0-9_]*)?)$")  # 024 is 20 to YAML, 1:30 is 90
 _READ_AS = {bool: "the boolean", int: "the number", float: "the number"}
 
 
@@ -82,7 +84,7 @@ class _Reader:
         except RecursionError:
             raise ConfigError(f"{self.name} is nested too deeply to be read") from None
 
-    def _value(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> Any:
+    def _value(self, node: yaml.Node, path: str, above: tuple[int, ...], is_key: bool = False) -> Any:
         self.values += 1
         if self.values > MOST_VALUES:
             raise ConfigError(f"{self.name} holds more than {MOST_VALUES:,} values once its aliases (*name) are spelled out")
@@ -95,7 +97,7 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and tag == "map":
             return self._mapping(node, path, above)
         if isinstance(node, yaml.ScalarNode) and tag in _SCALARS:
-            return self._scalar(node, tag, path)
+            return self._scalar(node, tag, path, is_key)
         said = "<<" if tag == "merge" else f"!!{tag}" if tag != node.tag else tag
         raise self._error(node, f"{path or 'the whole'} has the tag {shown(said)}; allowed: plain texts, numbers, lists and mappings")
 
@@ -123,7 +125,7 @@ class _Reader:
         return parts[::-1]
 
     def _key(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> str:
-        key = self._value(node, path, above)
+        key = self._value(node, path, above, is_key=True)
         place = f"of {path}" if path else "at the top"
         if isinstance(key, str) and key:
             return key
@@ -133,13 +135,18 @@ class _Reader:
         written = shown(node.value)[1:-1]
         raise self._error(node, f"the key {written} {place} is read by YAML as {read_as}; allowed: text: write '{written}' in quotes")
 
-    def _scalar(self, node: yaml.ScalarNode, tag: str, path: str) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, tag: str, path: str, is_key: bool) -> Any:
         try:
             value = node.value if tag == "value" else self.loader.construct_object(node)
         except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError):
             if tag == "timestamp":  # 2025-02-30: text to whom it may concern
                 return node.value
             raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}, which YAML cannot read as {tag}") from None
+        if not is_key and tag in ("int", "float") and _READ_ODDLY.match(node.value):
+            raise self._error(
+                node,
+                f"{path or 'the value'} is {node.value[:40]}, which YAML reads as {value}: write {value}, or put it in quotes for a text",
+            )
         if isinstance(value, int) and value not in WHOLE_NUMBERS:
             raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}; allowed: whole numbers of at most 64 bits")
         if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -6,6 +6,7 @@ are in no later rebuild. The files are erased by lake.vacuum_hours.
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from pyspark.sql import functions as F
@@ -25,7 +26,7 @@ def retain(context: Context, run: JobRun) -> Report:
         newest = rows.agg(F.max("known_date") if of_events else F.unix_millis(F.max("as_of"))).collect()[0][0]
         if newest is None:
             continue
-        kept_from = newest - timedelta(days=days) if of_events else format_time(newest - int(days * DAY_MS))
+        kept_from = newest - timedelta(days=math.ceil(days)) if of_events else format_time(newest - int(days * DAY_MS))
         scope = f"known_date < DATE'{kept_from}'" if of_events else f"as_of < TIMESTAMP '{kept_from}'"
         old = rows.where(scope)
         count = old.count()

@@ -148,7 +148,13 @@ def days_between(options: argparse.Namespace, first: str, last: str) -> list[int
     start = parse_time(begin, "the first day") if begin else stop
     if start > stop:
         raise ConfigError(f"the first day, {format_time(start)}, comes after the last, {format_time(stop)}")
-    return list(range(start, stop + 1, DAY_MS))
+    days = list(range(start, stop + 1, DAY_MS))
+    if days[-1] != stop:
+        raise ConfigError(
+            f"days from {format_time(start)} on end at {format_time(days[-1])}, "
+            f"not at the last, {format_time(stop)}: give both the same hour"
+        )
+    return days
 
 
 def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, days: Sequence[int] = ()) -> None:

@@ -195,7 +195,8 @@ def use(config: Config) -> None:
     plain = as_dict(config)
     json.dumps(plain, allow_nan=False)
     assert build(Config, plain) == config
-    assert build(Config, yaml.load(text(config), getattr(yaml, "CSafeLoader", yaml.SafeLoader))).digest() == config.digest()
+    if "***" not in text(config):  # what may be a secret is not written, so it cannot be read back
+        assert build(Config, yaml.load(text(config), getattr(yaml, "CSafeLoader", yaml.SafeLoader))).digest() == config.digest()
     text(config).encode()
     numbers = [value for value in leaves(plain) if isinstance(value, float)]
     assert all(map(math.isfinite, numbers))

@@ -40,18 +40,20 @@ def kept(known: list[dict], stream, moment: int) -> list[dict]:
 
 def impression_of(response: dict, shown: list[dict], skew: int = 0) -> tuple[dict | None, str]:
     """The one impression that a response belongs to, of the user's (oldest first), or None and why: early, ambiguous or none."""
-    named, late = response["impression_id"] or None, skew
+    named = response["impression_id"] or None
     if named is None:
-        mine, late = [row for row in shown if row["item_id"] == response["item_id"]], 0
+        mine = [row for row in shown if row["item_id"] == response["item_id"]]
     else:
         mine = [row for row in shown if (row["impression_id"] or row["event_id"]) == named]
         if len({row["item_id"] for row in mine}) > 1:
             mine = [row for row in mine if row["item_id"] == response["item_id"]]
             if not mine:
                 return None, "ambiguous"
-    before = [row for row in mine if row["event_time"] <= response["event_time"] + late]
+    before = [row for row in mine if row["event_time"] <= response["event_time"]]
     if before:
         return before[-1], "several" if named and len(before) > 1 else "one"
+    if named and mine and mine[0]["event_time"] <= response["event_time"] + skew:
+        return mine[0], "one"
     return None, "early" if named and mine else "none"
 
 

@@ -165,6 +165,9 @@ CASES = {  # log, clicks of its impressions as they are listed, what is said
         "1 of these name an id under which the ad was shown several times",
     ),
     "a clock behind": ([*CAMPAIGN, ("ad_click", 0, "coupon", "u/4")], [0], "1 by at most a minute: set labels.clock_skew_seconds"),
+    "shown again after the click": (
+        [("ad_impression", 1, "a", "r"), ("ad_click", 2, "a", "r"), ("ad_impression", 4, "a", "r")], [1, 0], "1 of 1",
+    ),
     "empty ids": ([("ad_impression", 1, "a", ""), ("ad_click", 2, "b", "")], [0], "1 matched no impression"),
     "last touch": ([("ad_impression", 1, "a", ""), ("ad_click", 2, "a", "")], [1], "1 of 1"),
     "early last touch": ([("ad_impression", 1, "a", "r"), ("ad_click", 0, "a", None)], [0], "1 matched no impression"),
@@ -174,6 +177,7 @@ CASES = {  # log, clicks of its impressions as they are listed, what is said
 WITH_SKEW = {
     "a clock behind": ([1], "1 of 1"),
     "early last touch": ([0], "1 matched no impression"),
+    "shown again after the click": ([1, 0], "1 of 1"),
     "the ad decides": ([0, 1, 0], "1 of 1"),
 }
 

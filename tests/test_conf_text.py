@@ -72,7 +72,7 @@ def test_norway_in_quotes_is_a_country_and_so_is_a_y(tmp_path):
     [
         ("retrieval: {excluded_accounts: [NO]}", "excluded_accounts[0] is False; allowed: str (without quotes YAML reads yes, no"),
         ("retrieval: {excluded_ads: [17]}", "without quotes YAML reads it as a number: put the text in quotes"),
-        ("retrieval: {excluded_ads: [1:30]}", "retrieval.excluded_ads[0] is 90; allowed: str"),
+        ("retrieval: {excluded_ads: [1:30]}", "retrieval.excluded_ads[0] is 1:30, which YAML reads as 90"),
         ("training: {learning_rate: 1e-3}", "YAML reads 1e-3 as text: write 1.0e-3"),
         ("training: {epochs: 3.0}", "training.epochs is 3.0; allowed: int"),
         ("graph: {}\ngraph: {k2: 3}", "line 3: the key 'graph' is there twice"),
@@ -84,6 +84,8 @@ def test_norway_in_quotes_is_a_country_and_so_is_a_y(tmp_path):
         ("name: !!python/name:os.system ''", "name has the tag '!!python/name:os.system'; allowed: plain texts, numbers"),
         ("source: {options: {users: !!binary aGk=}}", "source.options.users has the tag '!!binary'"),
         ("name: !mine x", "name has the tag '!mine'"),
+        ("labels: {click_window_hours: 024}", "labels.click_window_hours is 024, which YAML reads as 20: write 20, or put it in quotes"),
+        ("lake: {wait_minutes: 1:30}", "lake.wait_minutes is 1:30, which YAML reads as 90: write 90"),
         ("graph: {k2: !!int abc}", "graph.k2 is 'abc', which YAML cannot read as int"),
         ("source: {options: &a {users: *a}}", "source.options.users holds itself"),
         ("---\ngraph: {}", "is not valid YAML"),
@@ -189,6 +191,9 @@ def test_no_number_of_any_section_is_infinite_or_nan_or_too_large_to_count_with(
         ("time.as_of=1399-12-31", "a time in the years 1400 to 8000"),
         ("time.as_of=9000-01-01", "a time in the years 1400 to 8000"),
         ("time.not_before=0001-01-01T00:00:00+14:00", "a time in the years 1 to 9999"),
+        ("labels.days=010", "is 010, which YAML reads as 8: write 8"),
+        ("model.embedding_dimensions." + "k" * 3000 + "=0", "... is 0; allowed: an integer of at least 1"),
+        ("streams.view.attributes." + "k" * 129 + "=numeric", "allowed: at most 128 letters"),
         ("time.as_of=2025-02-30", "time.as_of is '2025-02-30'; allowed: ISO 8601"),
         ("time.as_of=2016-12-31T23:59:60Z", "allowed: ISO 8601"),
         ("spark.shuffle_partitions=0", "an integer of at least 1"),
@@ -239,7 +244,7 @@ def test_a_mapped_column_has_one_spelling(columns, said):
 @pytest.mark.parametrize(
     ("streams", "said"),
     [
-        ("{view: {attributes: {price usd: numeric}}}", "streams.view.attributes names 'price usd'; allowed: letters"),
+        ("{view: {attributes: {price usd: numeric}}}", "streams.view.attributes names 'price usd'; allowed: at most 128 letters"),
         ("{view: {attributes: {content.topic: numeric}}}", "streams.view.attributes names 'content.topic'"),
         ("{view: {attributes: {'`a`': numeric}}}", "streams.view.attributes names '`a`'"),
         ("{view: {attributes: {'a,b': numeric}}}", "streams.view.attributes names 'a,b'"),

@@ -49,7 +49,7 @@ def test_a_wrong_value_says_where_what_and_what_is_allowed(tmp_path, text, messa
 def test_an_attribute_that_is_a_column_of_events_has_its_kind(tmp_path):
     streams = "streams: {view: {attributes: {media_embedding: embedding, dwell_ms: numeric}}}"
     assert load(write(tmp_path, streams)).attribute_kinds() == {"media_embedding": "embedding", "dwell_ms": "numeric"}
-    for wrong in ("media_embedding: categorical", "dwell_ms: embedding"):
+    for wrong in ("media_embedding: categorical", "dwell_ms: embedding", "category_id: numeric", "event_time: numeric"):
         with pytest.raises(ConfigError, match="but its type is"):
             load(write(tmp_path, f"streams: {{view: {{attributes: {{{wrong}}}}}}}"))
 

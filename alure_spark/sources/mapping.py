@@ -6,6 +6,7 @@ column has a type that its canonical one takes; where tables give it in differen
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,10 @@ from pyspark.sql import types as T
 
 from .. import canonical as contract
 from ..conf_checks import one_spelling
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, shown
 from ..masking import masked_text, resolve, resolved
 from ..paths import located
+from ..session import PARTITION_TEXTS, session_settings
 from ..tables import ADS, EVENTS, FOLLOWS, Table
 from . import parquet_times
 from .batch_where import PLACEHOLDERS, filled
@@ -86,11 +88,20 @@ def canonical(
     frames, counts = [], []
     for items, table, declared in parts:
         targets = contract.types(table, declared)
+        _check_spelling(items, targets)
         mapped = [(_name(item, options.root), *_mapped(spark, item, options.root, batch)) for item in items]
         frames.append(_union([_checked(rows, name, targets) for name, rows, _ in mapped], targets))
         counts += [count for _, _, count in mapped]
     assert frames[0] is not None
     return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, counts)
+
+
+def _check_spelling(items: tuple[TableMapping, ...], targets: Mapping[str, str]) -> None:
+    """Raises ConfigError for a column that nothing reads and that is nearly called as one that is read (arival_time): it would be null."""
+    for item in items:
+        for name in item.columns:
+            if name not in targets and (close := difflib.get_close_matches(name, targets, n=1, cutoff=0.8)):
+                raise ConfigError(f"source.options: {item.path or item.table} maps the column {shown(name)}; did you mean {close[0]!r}?")
 
 
 def _resolved(options: Options) -> Options:
@@ -197,8 +208,9 @@ def _expressions(item: TableMapping) -> dict[str, str]:
 def _read(spark: SparkSession, item: TableMapping, name: str) -> DataFrame:
     """The table's rows as they are. Raises DataError."""
     try:
-        frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
-        frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
+        with session_settings(spark, PARTITION_TEXTS):
+            frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
+            frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
         if "PARQUET_TYPE_ILLEGAL" in str(error) and "NANOS" in str(error) and not item.table:
             return parquet_times.read(spark, name, item.read_options)

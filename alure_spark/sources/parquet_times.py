@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..errors import DataError
-from ..session import session_settings
+from ..session import PARTITION_TEXTS, session_settings
 
 NANOS_AS_LONG = "spark.sql.legacy.parquet.nanosAsLong"
 REMEDY = "write them in microseconds (pandas: to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True))"
@@ -29,7 +29,7 @@ def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFram
     times: list[str] = []
     try:
         times = nanosecond_columns(_footer(spark, path, options))
-        with session_settings(spark, {NANOS_AS_LONG: "true"}):
+        with session_settings(spark, {NANOS_AS_LONG: "true", **PARTITION_TEXTS}):
             schema = spark.read.options(**options).parquet(path).schema
     except DataError:
         raise
