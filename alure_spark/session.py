@@ -66,8 +66,10 @@ def get_session(config: SparkConfig, app_name: str = "alure_spark") -> SparkSess
         except AlureError:
             raise
         except Exception as error:
-            said = shown(str(error).strip().partition("\n")[0], 300)[1:-1]
-            raise SessionError(masked_text(f"Spark does not start with the settings of spark: ({type(error).__name__}: {said})")) from error
+            said = shown(masked_text(str(error).strip().partition("\n")[0]), 300)[
+                1:-1
+            ]  # masked first: a secret that is cut is not known again
+            raise SessionError(f"Spark does not start with the settings of spark: ({type(error).__name__}: {said})") from error
     session.conf.set(TIME_ZONE, "UTC")
     return session
 
