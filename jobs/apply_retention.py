@@ -29,8 +29,7 @@ def retain(context: Context, run: JobRun) -> Report:
         kept_from = newest - timedelta(days=math.ceil(days)) if of_events else format_time(newest - int(days * DAY_MS))
         scope = f"known_date < DATE'{kept_from}'" if of_events else f"as_of < TIMESTAMP '{kept_from}'"
         old = rows.where(scope)
-        count = old.count()
-        if not count:
+        if not (count := old.count()):
             continue
         kept = latest_rows(old) if name in LATEST_ROW_TABLES else old.limit(0)
         metrics[f"deleted.{name}"] = count - run.write(name, kept, scope)

@@ -65,7 +65,7 @@ def test_only_the_training_part_decides_and_the_same_seed_gives_the_same_answer(
 
 def test_an_embedding_that_says_nothing_changes_nothing():
     for one in ranking_gain(*world("constant"), seeds=(7,), resamples=20):
-        assert one.mean_gain == pytest.approx(0, abs=1e-6), one.ranker  # float32 sums in another order
+        assert one.mean_gain == pytest.approx(0, abs=1e-7), one.ranker  # float32 sums in another order
     assert all(isinstance(value, float) for value in (dataclasses.asdict(one)["low"], one.gain[0], one.factor[0]))
 
 
