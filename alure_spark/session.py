@@ -22,6 +22,9 @@ DELTA_SETTINGS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
 TIME_ZONE = "spark.sql.session.timeZone"
+# Delta reads the partition as_of=2025-03-09 10:30:00, which a task writes in the session's zone, in the zone of the task's JVM.
+JVM_ZONE = "-Duser.timezone=UTC"
+DRIVER_OPTIONS, EXECUTOR_OPTIONS = "spark.driver.extraJavaOptions", "spark.executor.extraJavaOptions"
 # Spark would take the folder user_id=0042 for the number 42.
 PARTITION_TEXTS = {"spark.sql.sources.partitionColumnTypeInference.enabled": "false"}
 SETTINGS = {
@@ -94,7 +97,7 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     # Workers must run this interpreter, not the first python3 of the PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(app_name)
-    own, remote = resolved(config.settings, "spark.settings"), resolve(config.remote, "spark.remote")
+    own, remote = dict(resolved(config.settings, "spark.settings")), resolve(config.remote, "spark.remote")
     settings = {**SETTINGS, "spark.sql.shuffle.partitions": str(config.shuffle_partitions)}
     if remote.startswith("sc://"):
         builder = builder.remote(remote)
@@ -104,6 +107,7 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     require_java()
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     settings.update(DELTA_SETTINGS)
+    own |= {key: f"{own.get(key, '')} {JVM_ZONE}".strip() for key in (DRIVER_OPTIONS, EXECUTOR_OPTIONS)}
     if not submitted:
         settings["spark.jars.packages"] = DELTA_PACKAGE
         settings["spark.driver.memory"] = config.driver_memory
@@ -121,6 +125,10 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     for key, value in {**settings, **own}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
+    if not remote:  # spark-submit has started this process's JVM before its options were read here
+        assert session._jvm is not None
+        zones = session._jvm.java.util.TimeZone
+        zones.setDefault(zones.getTimeZone("UTC"))
     _require_delta(session)
     return session
 

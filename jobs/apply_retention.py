@@ -1,4 +1,4 @@
-"""Lets old rows go: of each table in lake.keep_days, what is older than so many days before its newest day.
+"""Lets old rows go: of each table in lake.keep_days, what is older than so many days before its newest day (at latest today).
 
 Of user_sequences and user_embeddings each user's latest row before that stays, however old: readers take it. Events that went
 are in no later rebuild. The files are erased by lake.vacuum_hours.
@@ -7,7 +7,7 @@ are in no later rebuild. The files are erased by lake.vacuum_hours.
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pyspark.sql import functions as F
 
@@ -18,7 +18,7 @@ from jobs.command import Context, Job, Report
 
 
 def retain(context: Context, run: JobRun) -> Report:
-    metrics: dict[str, float | None] = {}
+    metrics, now = dict[str, float | None](), datetime.now(UTC)
     for name, days in sorted(context.config.lake.keep_days.items()):
         if name not in context.lake.published_versions():
             continue
@@ -26,7 +26,8 @@ def retain(context: Context, run: JobRun) -> Report:
         newest = rows.agg(F.max("known_date") if of_events else F.unix_millis(F.max("as_of"))).collect()[0][0]
         if newest is None:
             continue
-        kept_from = newest - timedelta(days=math.ceil(days)) if of_events else format_time(newest - int(days * DAY_MS))
+        newest = min(newest, now.date() if of_events else int(now.timestamp() * 1000))
+        kept_from = newest - timedelta(days=math.ceil(days)) if of_events else format_time(newest - round(days * DAY_MS))
         scope = f"known_date < DATE'{kept_from}'" if of_events else f"as_of < TIMESTAMP '{kept_from}'"
         old = rows.where(scope)
         if not (count := old.count()):

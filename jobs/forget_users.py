@@ -2,7 +2,8 @@
 
 Deletes their rows (history, examples, embeddings, both ends of edges and follows, candidates, quarantine), writes tombstones under
 the key in ALURE_USER_KEY so that no later ingestion brings them back, vacuums by `lake.vacuum_hours`, and erases what jobs on this
-lake left in lake.scratch. Says what remains: models that were trained with them, and the time-travel window.
+lake left in lake.scratch. Says what remains: models that were trained with them, and until when old versions can be read back.
+--vacuum, alone, erases the old files that could not go then; until it has run, every job warns.
 
 An id is taken as it is written; if no row has it, without the blanks around it. Ids that name no row of any table are counted and named;
 their tombstones are written, and the exit code is 0, with --strict 3. While MLflow does not answer, the tables are erased all the same
@@ -11,6 +12,7 @@ their tombstones are written, and the exit code is 0, with --strict 3. While MLf
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -22,15 +24,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import run_messages
-from alure_spark.config import IngestConfig, LakeConfig
+from alure_spark.config import IngestConfig, LakeConfig, format_time
 from alure_spark.errors import ConfigError, LeftoverError, TrackingError
 from alure_spark.events import identity, user_list
-from alure_spark.lake import JobRun, timestamp
-from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases
+from alure_spark.lake import OLD_FILES, JobRun, timestamp
+from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases, left_by_lakes_that_are_gone
 from alure_spark.tables import TABLES
 from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
 from jobs.ingest_events import user_key
 
+HOUR_MS = 3_600_000
 NAMED = 10  # ids that the terminal names
 
 
@@ -58,17 +61,15 @@ def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[
     run_messages.forget(context.spark, context.lake.runs(), context.lake.location("runs"), named)
     ids.unpersist()
     new = context.spark.createDataFrame([(one,) for one in sorted(hashes.keys() - before)], "user_hash string")
-    now = timestamp(int(time.time() * 1000))
-    run.write("tombstones", new.withColumns({"forgotten_at": now, "key_check": F.lit(check).cast("string")}), append=True)
+    now = int(time.time() * 1000)
+    run.write("tombstones", new.withColumns({"forgotten_at": timestamp(now), "key_check": F.lit(check).cast("string")}), append=True)
     rows = ", ".join(f"{name} {count:,}" for name, count in deleted.items() if count) or "none"
     gone = len({one for ids in chosen.values() for one in ids if one in known})
     # No id here: MLflow keeps this text.
     remains = [
         f"forgotten: {gone:,} users; rows deleted: {rows}",
         *_said_of_missing(len(missing), len(chosen), len({hashes[one] for one in before}.intersection(missing))),
-        f"remains: versions of the last {config.lake.vacuum_hours:g} hours can still be read back (lake.vacuum_hours)"
-        if config.lake.vacuum_hours
-        else "remains: no earlier version of the tables",
+        _old_versions(run, now, config.lake.vacuum_hours),
         _models(context),
         *_unmarked(config.lake),
         "remains: candidates and graphs of other users, made with their help, until the next run; the source's own log",
@@ -123,6 +124,18 @@ def _with_tombstones(run: JobRun, hashes: Collection[str]) -> set[str]:
     return {row["user_hash"] for row in run.read("tombstones").join(ours, "user_hash", "left_semi").select("user_hash").collect()}
 
 
+def _old_versions(run: JobRun, now_ms: int, hours: float) -> str:
+    """What is said of the files that the vacuum of this run leaves; the facts of the run tell later ones from when on they may go."""
+    if not hours:
+        return "remains: no earlier version of the tables"
+    until = format_time(now_ms + math.ceil(hours) * HOUR_MS)
+    run.facts[OLD_FILES] = until
+    return (
+        f"remains: the rows as they were can be read back for {hours:g} hours (lake.vacuum_hours), and their files stay until "
+        f"jobs/forget_users.py --vacuum runs after {until[:16]} UTC (with --set lake.vacuum_hours=0 at once)"
+    )
+
+
 def _said_of_missing(missing: int, asked: int, before: int) -> list[str]:
     again = f" ({before:,} had one before)" if before else ""
     what = f"{missing:,} of {asked:,} ids matched no row of any table; tombstones keep them out if they come later{again}"
@@ -170,9 +183,15 @@ def erase(context: Context) -> None:
 
 
 def _unmarked(config: LakeConfig) -> list[str]:
-    names = left_by_earlier_releases(config)
-    what = f"{len(names)} files and folders in {config.scratch} that an earlier release may have left ({', '.join(names[:5])})"
-    return [f"remains: {what}: look at them and delete them by hand"] if names else []
+    found = {
+        "that an earlier release may have left": left_by_earlier_releases(config),
+        "of lakes that are not there any more, of this one perhaps before it was moved": left_by_lakes_that_are_gone(config),
+    }
+    return [
+        f"remains: {len(names)} files and folders in {config.scratch} {whose} ({', '.join(names[:5])}): look at them, delete them by hand"
+        for whose, names in found.items()
+        if names
+    ]
 
 
 def job(users: Sequence[str], unmatched: list[str] | None = None) -> Job:
@@ -188,13 +207,32 @@ def job(users: Sequence[str], unmatched: list[str] | None = None) -> Job:
     )
 
 
+ERASURE = Job(
+    "forget_users",
+    "erase the files of versions older than lake.vacuum_hours, and what jobs left in lake.scratch",
+    (),
+    (),
+    lambda config: "true",
+    lambda context, run: Report(
+        texts={"erased.txt": f"erased: files of versions older than {context.config.lake.vacuum_hours:g} hours (lake.vacuum_hours)"}
+    ),
+    after=erase,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--user", action="append", default=[], metavar="ID")
     parser.add_argument("--users", default="", metavar="FILE", help="one user id per line, UTF-8")
+    parser.add_argument("--vacuum", action="store_true", help="forget nobody; erase old files, by lake.vacuum_hours")
     parser.add_argument("--strict", action="store_true", help="exit with 3 where an id names no row; what the others name is erased")
 
     def action(options) -> None:  # type: ignore[no-untyped-def]
+        if options.vacuum:
+            if options.user or options.users:
+                raise ConfigError("--vacuum forgets nobody: give it without --user and --users")
+            run_options(options, [ERASURE], "forget_users")
+            return
         users = [*options.user, *(user_list.read_ids(Path(options.users)) if options.users else [])]
         user_list.require_ids(users)
         unmatched: list[str] = []

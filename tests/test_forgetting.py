@@ -17,6 +17,7 @@ from alure_spark.tables import TABLES
 from jobs import forget_users, ingest_events, replay_quarantine
 from jobs.command import open_context
 from tests import scan
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # minutes of Spark
 
@@ -197,3 +198,10 @@ def test_the_key_may_hold_any_bytes_and_its_check_tells_nothing_of_it():
     assert len(checks) == 4
     assert all(len(check) == 16 for check in checks)
     assert "key_check" in TABLES["tombstones"].column_names
+
+
+def test_a_vacuum_forgets_nobody(capsys):
+    with pytest.raises(SystemExit) as ended:
+        forget_users.main(["--conf", str(ROOT / "conf" / "test.yml"), "--vacuum", "--user", "1"])
+    assert ended.value.code == 2
+    assert "--vacuum forgets nobody" in capsys.readouterr().err

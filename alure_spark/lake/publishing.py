@@ -16,120 +16,39 @@ import logging
 import math
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from ..config import Config, LakeConfig, format_time
+from ..config import Config, LakeConfig, format_time, parse_time
 from ..errors import LakeError, LeftoverError
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
-from .content import hash_and_count
-from .store import Store, completed, sentence
+from .job_run import JobRun
+from .store import REWRITES, Store, completed, sentence
 from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
 HOUR_MS = 3_600_000
 RETENTION = "delta.deletedFileRetentionDuration"
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
-COMMIT_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
-CONCURRENT = re.compile(r"DELTA_CONCURRENT|Concurrent(Append|DeleteRead|DeleteDelete|Write|Transaction)Exception|DELTA_METADATA_CHANGED")
+OLD_FILES = "old_files_until"  # among the facts of an erasure: from then on the files of the versions before it may go
 LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
 OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
-HARMLESS = ("CREATE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG", "VACUUM START", "VACUUM END")
+HARMLESS = (
+    "CREATE TABLE", "CREATE OR REPLACE TABLE", "REPLACE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG",
+    "VACUUM START", "VACUUM END",
+)  # fmt: skip
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 # Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
 _writing: set[str] = set()
-
-
-@dataclass
-class JobRun:
-    """One job's reads and writes. `read` pins versions; `write` commits a scope; nothing is visible until the run is published."""
-
-    lake: Lake
-    job: str
-    config_hash: str
-    scope: str
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    inputs: dict[str, int] = field(default_factory=dict)
-    outputs: dict[str, int] = field(default_factory=dict)
-    content_hashes: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
-    _before: dict[str, int | None] = field(default_factory=dict)  # what to go back to
-    _heads: dict[str, int] = field(default_factory=dict)  # table -> the version up to which all commits are known
-
-    def read(self, name: str) -> DataFrame:
-        """The published rows of the table, at one version for the whole run."""
-        return self.lake.read(name, self.read_version(name))
-
-    def read_version(self, name: str) -> int:
-        """The version that `read` reads."""
-        if name not in self.inputs:
-            self.inputs[name] = self.lake.require_version(name)
-            self.lake.check_head(name, self.inputs[name])
-        return self.inputs[name]
-
-    def write(self, name: str, frame: DataFrame, scope: str = "true", append: bool = False) -> int:
-        """Replace the rows of the scope (a SQL predicate) by the frame, or append; returns the row count of what was written.
-
-        The frame must have the table's required columns, non-null; every row must lie in the scope.
-        """
-        of = table(name)
-        with self._writing(name):
-            self.lake.commit(of, frame, scope, self.run_id, append)
-        written = self.lake.read(name, self.outputs[name]).where(scope)
-        self.content_hashes[name], rows = hash_and_count(written, of)
-        return rows
-
-    def delete(self, name: str, users: DataFrame) -> int:
-        """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
-        with self._writing(name):
-            before = self.lake.read(name, self.read_version(name)).count()
-            self.lake.delete(table(name), users, self.run_id)
-        self.content_hashes[name], after = hash_and_count(self.lake.read(name, self.outputs[name]), table(name))
-        return before - after
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        """Around the commits of a write; afterwards all that came since the table was recovered must be this run's.
-
-        Raises LakeError on a commit of anybody else: what a killed writer had begun may end now (a Spark Connect server goes on without
-        its client), and an append would publish it. The rollback that follows undoes both.
-        """
-        if name not in self._before:
-            self._before[name] = self.lake.recover(name)
-            self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
-        try:
-            with session_settings(self.lake.spark, {COMMIT_METADATA: self.run_id}):  # statements too say whose commit theirs is
-                yield
-        except Exception as error:
-            if CONCURRENT.search(str(error)):
-                raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
-            raise
-        commits = self.lake.commits_since(name, self._heads[name])
-        if any(commit["userMetadata"] != self.run_id for commit in commits):
-            raise LakeError(_interrupted(name))
-        if commits:
-            self._heads[name] = commits[0]["version"]
-        self.outputs[name] = self._heads[name]
-
-    def rollback(self) -> None:
-        for name, version in self._before.items():
-            self.lake.restore(name, version)
-
-
-def _interrupted(name: str) -> str:
-    return (
-        f"table '{name}' was written to by another program, or by what is left of a killed job, while this run wrote: nothing is "
-        "published, run the job again"
-    )
 
 
 @dataclass(frozen=True)
@@ -146,10 +65,12 @@ class Lake(Store):
     def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
         super().__init__(spark, config)
         self._published: dict[str, int] | None = None
+        self._readable: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Forget what is known of the tables; the next read looks again."""
         self._published = None
+        self._readable = {}
         self._details = {}
 
     def published_versions(self) -> dict[str, int]:
@@ -163,11 +84,16 @@ class Lake(Store):
         return self._published
 
     def require_version(self, name: str) -> int:
-        """The published version of the table. Raises LakeError naming the job that makes it."""
+        """The version that holds the table's published rows: the published one, or what somebody made of it by OPTIMIZE.
+
+        Raises LakeError naming the job that makes the table, or where its log, or that of `runs`, has lost commits.
+        """
         versions = self.published_versions()
         if name not in versions:
             raise LakeError(f"table '{name}' is not published in lake {self.root}: run jobs/{table(name).producer}.py first")
-        return versions[name]
+        if name not in self._readable:
+            self._readable[name] = self._since_published(name, versions[name])[0]
+        return self._readable[name]
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """The rows of a table at a version (the newest published one by default). Raises LakeError."""
@@ -210,6 +136,7 @@ class Lake(Store):
         try:
             self._take_turn(run.run_id)
             self.refresh()
+            self._say_what_is_due(run.job)
             yield run
         except BaseException as error:
             for step in (run.rollback, partial(self._record, run, writer, "failed", stored_message(error))):
@@ -305,6 +232,20 @@ class Lake(Store):
             if since.get(job, 0) < when:
                 logger.warning("%s was published and died before it had erased old files: run jobs/%s.py again", job, job)
 
+    def _say_what_is_due(self, job: str) -> None:
+        """That old files which an erasure had to leave (lake.vacuum_hours) could go by now, unless its job has erased since."""
+        if "tombstones" not in self.published_versions():
+            return
+        erasures = self.runs().where(f"facts['{OLD_FILES}'] IS NOT NULL OR (status = 'ended' AND message IS NULL)")
+        rows = erasures.select("job", "status", F.unix_millis("started").alias("ms"), F.col("facts")[OLD_FILES].alias("until")).collect()
+        due: dict[str, str] = {}
+        for row in rows:
+            erased = max((other["ms"] for other in rows if other["status"] == "ended" and other["job"] == row["job"]), default=0)
+            if row["until"] and row["job"] != job and erased < parse_time(row["until"]) <= time.time() * 1000:
+                due[row["job"]] = min(row["until"], due.get(row["job"], row["until"]))
+        for name, since in due.items():
+            logger.warning("old files that name forgotten users may go since %s UTC: run jobs/%s.py --vacuum", since[:16], name)
+
     def _lives(self, writer: Row) -> bool:
         """Whether the writer may still be at work: where its process can be seen it is looked for, elsewhere its lease counts."""
         process, its = writer["message"], writer["facts"] or {}
@@ -313,36 +254,50 @@ class Lake(Store):
         alive = is_alive(process, its)
         return time.time() * 1000 - writer["started_ms"] < HOUR_MS * self.config.lease_hours if alive is None else alive
 
-    def check_head(self, name: str, published: int) -> int:
-        """The table's newest version. Raises LakeError when it is below the published one: the log has lost commits."""
+    def _since_published(self, name: str, published: int) -> tuple[int, list[Row]]:
+        """The newest version with the published rows, and the commits after it, the oldest first.
+
+        Raises LakeError where the table's log ends below the published version, or `runs` does not know a run that wrote since.
+        """
         if not self.is_ours(name, again=False):
             raise self.damaged(name, f"is not there, but version {published} of it was published")
-        newest = self.newest_version(name)
-        if newest < published:
+        commits = self.commits_since(name, published - 1)
+        if not commits and (newest := self.newest_version(name)) < published:
             raise self.damaged(name, f"ends at version {newest}, but version {published} of it was published")
-        return newest
+        later = [commit for commit in reversed(commits) if commit["version"] > published]
+        while later and later[0]["operation"] in REWRITES:
+            published = later.pop(0)["version"]
+        writers = {commit["userMetadata"] for commit in later if commit["operation"] not in HARMLESS}
+        ours = {one for one in writers if one and RUN_ID.fullmatch(one)}
+        if ours and (unknown := ours - self._run_ids()):
+            raise self.damaged(RUNS.name, f"does not know run {min(unknown)}, which wrote to table '{name}' after version {published}")
+        return published, later
+
+    def _run_ids(self) -> set[str]:
+        return {row["run_id"] for row in self.runs().select("run_id").distinct().collect()}
 
     def recover(self, name: str) -> int | None:
         """Undo commits that no published run names (a killed writer's); returns the version to go back to, None for an empty table.
 
-        Raises LakeError where the table is not ours, or its log has lost the published version.
+        Raises LakeError where the table is not ours, or its log, or that of `runs`, has lost commits.
         """
         published, there = self.published_versions().get(name), self.is_ours(name)
         if published is not None:
-            if self.check_head(name, published) > published and self.commits_since(name, published):
-                self.restore(name, published)
-        elif there:
+            version, later = self._since_published(name, published)
+            if later:
+                self.restore(name, version)
+            return version
+        if there:
             self._check_unpublished(name)
             self.restore(name, None)
-        return published
+        return None
 
     def _check_unpublished(self, name: str) -> None:
         """A table that no run published is emptied only where runs of this lake filled it. Raises LakeError."""
         with self.reading(name):
             commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}").select("operation", "userMetadata").collect()
         filled = {row["userMetadata"] for row in commits if row["operation"] not in HARMLESS}
-        known = {row["run_id"] for row in self.runs().select("run_id").distinct().collect()} if filled else set()
-        if filled - known:
+        if filled and filled - self._run_ids():
             raise self._foreign(name, "a table that was filled by no run of this lake")
 
     def vacuum_runs(self, hours: float) -> None:

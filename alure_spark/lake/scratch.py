@@ -21,6 +21,7 @@ from ..errors import ConfigError
 logger = logging.getLogger(__name__)
 MARKER = ".alure-scratch"
 MARK = "alure_spark: what lies in this folder is deleted by jobs and by forget_users"
+LAKE = "lake: "  # the next line of the marker says whose folder it is
 # What earlier releases left directly in lake.scratch when they were killed.
 EARLIER = re.compile(
     r".+-v\d+-[0-9a-f]{16}(-\w+)?(\.refit)?(\.checkpoint|\.model|\.part)?|graph-[0-9a-f]{16}|road-(exact|probed)"
@@ -33,14 +34,14 @@ def workspace(config: LakeConfig) -> str:
 
     Raises ConfigError on a path that is not one of the file system's, that cannot be made, or where something else lies.
     """
-    path = _workspace(config)
+    path = _workspace(config, _lake(config))
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if path.is_symlink() or (not _is_marked(path) and any(path.iterdir())):
             raise ConfigError(f"{path} is not a folder that a job made: move it away, or choose another lake.scratch")
         _chmod(path, 0o700)
-        if not _is_marked(path):
-            (path / MARKER).write_text(MARK + "\n")
+        if _marked_lake(path) != _lake(config):
+            (path / MARKER).write_text(f"{MARK}\n{LAKE}{_lake(config)}\n")
             _chmod(path / MARKER, 0o600)
     except OSError as error:
         raise ConfigError(f"lake.scratch is {config.scratch!r}, and nothing can be written there ({error}): choose another one") from error
@@ -51,7 +52,11 @@ def erase_workspace(config: LakeConfig) -> None:
     """Delete all that jobs on this lake left below lake.scratch. Raises OSError where something cannot be deleted."""
     if resolve(config.scratch) is None:  # no job can have written there
         return
-    path = _workspace(config)
+    for path in {_workspace(config, _lake(config)), _workspace(config, _as_spelled(config))}:  # earlier releases took the spelling
+        _erase(path)
+
+
+def _erase(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         return
     if not _is_marked(path):
@@ -72,6 +77,18 @@ def left_by_earlier_releases(config: LakeConfig) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if EARLIER.fullmatch(path.name)) if folder and folder.is_dir() else []
     except OSError:  # it cannot be listed, so no job can have listed it either
         return []
+
+
+def left_by_lakes_that_are_gone(config: LakeConfig) -> list[str]:
+    """Workspaces in lake.scratch whose lake lies no longer where it did, or is not known: this lake's, perhaps, before it was moved."""
+    folder, mine = resolve(config.scratch), {_lake(config), _as_spelled(config)}
+    try:
+        marked = sorted(path for path in folder.glob("alure-*") if _is_marked(path)) if folder else []
+    except OSError:  # as above
+        return []
+    lakes = {path.name: _marked_lake(path) for path in marked}
+    own = {_workspace(config, lake).name for lake in mine}
+    return [name for name, lake in lakes.items() if name not in own and (not lake or (lake.startswith("/") and not os.path.isdir(lake)))]
 
 
 @contextmanager
@@ -151,9 +168,28 @@ def _below(scratch: str, name: str) -> Path:
     return folder / name.replace("/", "_")  # a name of a conf must not lead out of the folder
 
 
-def _workspace(config: LakeConfig) -> Path:
-    lake = str(resolve(config.root) or config.root.rstrip("/")) if config.is_folder else config.root
+def _workspace(config: LakeConfig, lake: str) -> Path:
     return _below(config.scratch, f"alure-{hashlib.sha256(lake.encode()).hexdigest()[:16]}")
+
+
+def _as_spelled(config: LakeConfig) -> str:
+    return str(resolve(config.root) or config.root.rstrip("/")) if config.is_folder else config.root
+
+
+def _lake(config: LakeConfig) -> str:
+    """One name for all spellings of lake.root: links are followed, and names of a catalog are of any case."""
+    spelled = _as_spelled(config)
+    if not config.is_folder:
+        return spelled.replace("`", "").casefold()
+    return os.path.realpath(spelled) if spelled.startswith("/") else spelled
+
+
+def _marked_lake(path: Path) -> str | None:
+    """The lake whose workspace it is; None where it is not marked, or an earlier release did not say."""
+    if not _is_marked(path):
+        return None
+    lines = (path / MARKER).read_text(errors="replace").splitlines()
+    return next((line.removeprefix(LAKE) for line in lines if line.startswith(LAKE)), None)
 
 
 def _is_marked(path: Path) -> bool:

@@ -25,6 +25,8 @@ VERSION_PROPERTY = "alure.schema_version"
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 ABSENT = re.compile(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table")
 NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTED_OPERATION|UNSUPPORTED_VIEW")
+# Operations that write the same rows into other files; a VACUUM that follows erases the files of the version before.
+REWRITES = ("OPTIMIZE", "REORG")
 # What Delta says of a log that lacks a commit; older classes first.
 DAMAGED = re.compile(
     r"Cannot time travel Delta table|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_LOG_FILE_NOT_FOUND|DELTA_STATE_RECOVER_ERROR|DELTA_TRUNCATED"
@@ -42,9 +44,6 @@ class Store:
         self.root = os.path.abspath(config.root) if self.is_folder and not is_url(config.root) else config.root.rstrip("/")
         self.config = config
         self._details: dict[str, Row | None] = {}  # as looked up since the last refresh; None: there is no such table
-        if not self.is_folder:
-            with self.writing():
-                spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
 
     def location(self, name: str) -> str:
         """The table as SQL names it."""
@@ -82,7 +81,7 @@ class Store:
             if NOT_A_TABLE.search(str(error)):
                 raise self._foreign(name, "a view, or a table that is not Delta's") from error
             if not ABSENT.search(str(error)):
-                raise
+                raise LakeError(f"table '{name}' of lake.root {self.config.root!r} cannot be looked at ({sentence(error)})") from error
             if self.is_folder and self._holds_files(f"{self.root}/{name}"):
                 raise self._foreign(name, "files that are no Delta table") from error
             return None
@@ -155,6 +154,8 @@ class Store:
         self._migrate(of)
         fixed = [F.col(column.name).cast(column.type).alias(column.name) for column in of.columns]
         frame = frame.select(*fixed, *sorted(extra))
+        if extra:
+            self._require_kinds(of, frame)
         writer = frame.write.format("delta").option("userMetadata", run_id).option("mergeSchema", "true")
         if append:
             writer = writer.mode("append")
@@ -165,6 +166,18 @@ class Store:
         self._save(writer.partitionBy(*of.partitions) if of.partitions else writer, of.name)
         if not append:
             self._purge(of.name)
+
+    def _require_kinds(self, of: Table, frame: DataFrame) -> None:
+        """Raises LakeError where a column of the frame has another type than in the table, which Delta would refuse half-way."""
+        there = {field.name: field.dataType for field in self.spark.sql(f"SELECT * FROM {self.location(of.name)}").schema}
+        for field in frame.schema:
+            found = there.get(field.name, field.dataType)
+            if found != field.dataType and field.name not in of.column_names:
+                raise LakeError(
+                    f"column '{field.name}' of table '{of.name}' in lake {self.root} is {found.simpleString()}, and this run makes it "
+                    f"{field.dataType.simpleString()} (the kind of the attribute in conf): give the attribute another name, the "
+                    "kind that it had, or an empty lake.root"
+                )
 
     def delete(self, of: Table, users: DataFrame, run_id: str) -> None:
         """Delete the rows that name one of the users. One commit per expression of `of.users`."""
@@ -208,8 +221,8 @@ class Store:
         if not self.is_ours(name):
             return
         self._details.pop(name, None)  # the properties go back, too
-        if version is None:
-            self.spark.sql(f"DELETE FROM {self.location(name)}")
+        if version is None:  # not only its rows: a column of the wrong type would stay for ever
+            self._make(table(name), "CREATE OR REPLACE TABLE")
         else:
             self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
 
@@ -222,10 +235,16 @@ class Store:
     def _create(self, of: Table) -> None:
         if self.is_ours(of.name, again=of.name == RUNS.name):
             return
+        if of is RUNS and not self.is_folder:  # nothing is written before
+            with self.writing():
+                self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.root}")
+        self._make(of, "CREATE TABLE IF NOT EXISTS")
+
+    def _make(self, of: Table, verb: str) -> None:
         columns = ", ".join(f"`{c.name}` {c.type}{' NOT NULL' if c.required else ''} COMMENT '{_quoted(c.doc)}'" for c in of.columns)
         parts = f" PARTITIONED BY ({', '.join(of.partitions)})" if of.partitions else ""
         self.spark.sql(
-            f"CREATE TABLE IF NOT EXISTS {self.location(of.name)} ({columns}) USING DELTA{parts}"
+            f"{verb} {self.location(of.name)} ({columns}) USING DELTA{parts}"
             f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)})"
         )
         self._details.pop(of.name, None)
@@ -239,14 +258,14 @@ class Store:
         return row
 
     def commits_since(self, name: str, version: int) -> list[Row]:
-        """Version, userMetadata and operation of the commits after the version, the newest first, but for VACUUM's: they change nothing.
+        """Version, userMetadata, operation and its metrics of the commits after the version, the newest first.
 
-        Raises LakeError where the log has holes.
+        Without VACUUM's, which change nothing. Raises LakeError where the log has holes.
         """
         for limit in (" LIMIT 50", ""):  # a write makes a few
             with self.reading(name):
                 history = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}{limit}")
-                commits = history.select("version", "userMetadata", "operation").collect()
+                commits = history.select("version", "userMetadata", "operation", "operationMetrics").collect()
             if len(commits) < 50 or commits[-1]["version"] <= version:
                 break
         since = [commit for commit in commits if commit["version"] > version]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build
+from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build, format_time, parse_time
 from alure_spark.errors import LeftoverError
 from alure_spark.events import identity
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash
@@ -204,3 +204,39 @@ def test_a_writer_killed_between_publication_and_erasure_is_published_and_no_obs
         caplog.clear()
     publish(lake, edges(spark, 1, 200), 200)
     assert "forget_users" not in caplog.text
+
+
+def test_a_day_in_the_future_lets_no_day_of_today_go(spark, tmp_path):
+    day, now = 86_400_000, int(time.time() * 1000)
+    context = context_of(tmp_path, keep_days={"user_edges": 3.0})
+    for moment in (now - 5 * day, now - 2 * day, now + 80 * 365 * day):  # a mistyped as_of of eighty years from now
+        publish(context.lake, edges(spark, 1, moment), moment)
+    lake = run(context, apply_retention.JOB)
+    kept = [row[0] for row in lake.read("user_edges").select(F.unix_millis("as_of").alias("ms")).orderBy("ms").collect()]
+    assert kept == [now - 2 * day, now + 80 * 365 * day]
+
+
+def test_old_files_of_an_erasure_are_due_until_the_vacuum_has_run(spark, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
+    context = context_of(tmp_path, vacuum_hours=0.001)  # Delta rounds up to an hour; what is due is told by the facts
+    publish(context.lake, people(spark, 3, 100), 100)
+    lake = run(context, forget_users.job(["person1"]))
+    until = lake.runs().where("job = 'forget_users' AND status = 'published'").select(F.col("facts")["old_files_until"]).first()[0]
+    assert 0 < parse_time(until) - time.time() * 1000 <= 3_600_000
+    publish(lake, edges(spark, 1, 200), 200)
+    assert "--vacuum" not in caplog.text, "an hour has not passed"
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+    publish(lake, edges(spark, 1, 200), 200)
+    assert "run jobs/forget_users.py --vacuum" in caplog.text
+    monkeypatch.setattr(time, "time", clock)
+    caplog.clear()
+    early = format_time(int(clock() * 1000) - 60_000)
+    spark.sql(
+        f"UPDATE {lake.location('runs')} SET facts = transform_values(facts, (k, v) -> IF(k = 'old_files_until', '{early}', v)) "
+        "WHERE status = 'published' AND job = 'forget_users'"
+    )
+    lake.refresh()
+    run(context, forget_users.ERASURE)
+    publish(lake, edges(spark, 1, 200), 200)
+    assert "--vacuum" not in caplog.text, "it has run"

@@ -11,7 +11,7 @@ import pytest
 from alure_spark.config import LakeConfig, load
 from alure_spark.errors import ConfigError
 from alure_spark.lake import make_private, resumable_folder, scratch, scratch_folder, workspace
-from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases, resolve
+from alure_spark.lake.scratch import MARKER, erase_workspace, left_by_earlier_releases, left_by_lakes_that_are_gone, resolve
 from tests.conftest import ROOT
 
 
@@ -68,6 +68,37 @@ def test_an_erasure_takes_the_lakes_own_folder_and_nothing_beside_it(tmp_path, m
         erase_workspace(config)
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
     assert left_by_earlier_releases(mine) == ["demo-v3-0123456789abcdef.checkpoint"], "said, not deleted"
+
+
+def test_every_spelling_of_a_lake_is_the_same_lake(tmp_path, monkeypatch):
+    scratch_root, lake = str(tmp_path / "scratch"), tmp_path / "lake"
+    lake.mkdir()
+    (tmp_path / "link").symlink_to(lake)
+    monkeypatch.chdir(tmp_path)
+    for spellings in (
+        ["./lake", f"{lake}/", f"file://{lake}", f"{tmp_path}/link", "./x/../link"],
+        ["main.alure", "Main.Alure", "`main`.`alure`"],
+    ):
+        assert len({workspace(LakeConfig(root, scratch_root)) for root in spellings}) == 1
+        (Path(workspace(LakeConfig(spellings[0], scratch_root))) / "rows").write_text("users")
+        erase_workspace(LakeConfig(spellings[-1], scratch_root))
+        assert list(Path(scratch_root).iterdir()) == []
+
+
+def test_what_a_moved_lake_left_is_named_and_what_others_use_is_not(tmp_path):
+    scratch_root = tmp_path / "scratch"
+    configs = {name: LakeConfig(str(tmp_path / name), str(scratch_root)) for name in ("old", "new", "other")}
+    for config in configs.values():
+        Path(config.root).mkdir()
+        (Path(workspace(config)) / "rows").write_text("users")
+    assert left_by_lakes_that_are_gone(configs["new"]) == []
+    Path(configs["old"].root).rmdir()  # moved to new
+    assert left_by_lakes_that_are_gone(configs["new"]) == [Path(workspace(configs["old"])).name]
+    marker = Path(workspace(configs["other"])) / MARKER
+    marker.write_text(marker.read_text().splitlines()[0] + "\n")  # as an earlier release marked it
+    assert len(left_by_lakes_that_are_gone(configs["new"])) == 2
+    erase_workspace(configs["other"])
+    assert len(left_by_lakes_that_are_gone(configs["new"])) == 1
 
 
 def test_a_folder_of_our_name_that_we_did_not_make_is_neither_used_nor_erased(tmp_path):

@@ -1,0 +1,120 @@
+"""One job's reads and writes: what it reads is pinned, what it writes is its own, and nothing is visible until it is published."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame, Row
+
+from ..errors import LakeError
+from ..session import DRIVER_OPTIONS, EXECUTOR_OPTIONS, JVM_ZONE, session_settings
+from ..tables import table
+from .content import hash_and_count
+from .store import REWRITES, sentence
+
+if TYPE_CHECKING:
+    from .publishing import Lake
+
+COMMIT_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+CONCURRENT = re.compile(r"DELTA_CONCURRENT|Concurrent(Append|DeleteRead|DeleteDelete|Write|Transaction)Exception|DELTA_METADATA_CHANGED")
+
+
+@dataclass
+class JobRun:
+    """One job's reads and writes. `read` pins versions; `write` commits a scope; nothing is visible until the run is published."""
+
+    lake: Lake
+    job: str
+    config_hash: str
+    scope: str
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    content_hashes: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
+    _before: dict[str, int | None] = field(default_factory=dict)  # what to go back to
+    _heads: dict[str, int] = field(default_factory=dict)  # table -> the version up to which all commits are known
+    _rows: dict[str, int] = field(default_factory=dict)  # table -> rows that Delta says were written last
+
+    def read(self, name: str) -> DataFrame:
+        """The published rows of the table, at one version for the whole run."""
+        return self.lake.read(name, self.read_version(name))
+
+    def read_version(self, name: str) -> int:
+        """The version that `read` reads."""
+        if name not in self.inputs:
+            self.inputs[name] = self.lake.require_version(name)
+        return self.inputs[name]
+
+    def write(self, name: str, frame: DataFrame, scope: str = "true", append: bool = False) -> int:
+        """Replace the rows of the scope (a SQL predicate) by the frame, or append; returns the row count of what was written.
+
+        The frame must have the table's required columns, non-null; every row must lie in the scope.
+        """
+        of = table(name)
+        with self._writing(name):
+            self.lake.commit(of, frame, scope, self.run_id, append)
+        written = self.lake.read(name, self.outputs[name]).where(scope)
+        self.content_hashes[name], rows = hash_and_count(written, of)
+        if rows < self._rows[name]:
+            raise LakeError(
+                f"of {self._rows[name]:,} rows that were written to table '{name}', {rows:,} are in the scope {scope!r}: nothing is "
+                "published. Delta moves the times of partitions where the JVM of an executor is not in UTC: give the cluster "
+                f"{DRIVER_OPTIONS} and {EXECUTOR_OPTIONS} with {JVM_ZONE}"
+            )
+        return rows
+
+    def delete(self, name: str, users: DataFrame) -> int:
+        """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
+        with self._writing(name):
+            before = self.lake.read(name, self.read_version(name)).count()
+            self.lake.delete(table(name), users, self.run_id)
+        self.content_hashes[name], after = hash_and_count(self.lake.read(name, self.outputs[name]), table(name))
+        return before - after
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Around the commits of a write; afterwards all that came since the table was recovered must be this run's.
+
+        Raises LakeError on a commit of anybody else: what a killed writer had begun may end now (a Spark Connect server goes on without
+        its client), and an append would publish it. The rollback that follows undoes both.
+        """
+        if name not in self._before:
+            self._before[name] = self.lake.recover(name)
+            self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
+        try:
+            with session_settings(self.lake.spark, {COMMIT_METADATA: self.run_id}):  # statements too say whose commit theirs is
+                yield
+        except Exception as error:
+            if CONCURRENT.search(str(error)):
+                raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
+            raise
+        commits = self.lake.commits_since(name, self._heads[name])
+        if any(commit["userMetadata"] != self.run_id and commit["operation"] not in REWRITES for commit in commits):
+            raise LakeError(_interrupted(name))
+        if commits:
+            self._heads[name] = commits[0]["version"]
+        self._rows[name] = sum(_rows_of(commit) for commit in commits)
+        self.outputs[name] = self._heads[name]
+
+    def rollback(self) -> None:
+        for name, version in self._before.items():
+            self.lake.restore(name, version)
+
+
+def _rows_of(commit: Row) -> int:
+    """New rows of a write; 0 where Delta keeps no metrics."""
+    metrics = (commit["operationMetrics"] or {}) if commit["operation"] == "WRITE" else {}
+    return int(metrics.get("numOutputRows", 0)) - int(metrics.get("numCopiedRows", 0))
+
+
+def _interrupted(name: str) -> str:
+    return (
+        f"table '{name}' was written to by another program, or by what is left of a killed job, while this run wrote: nothing is "
+        "published, run the job again"
+    )

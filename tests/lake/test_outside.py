@@ -1,0 +1,130 @@
+"""What others do to our tables between two runs: compaction keeps what is published readable; lost commits of `runs` are noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+from alure_spark.config import LakeConfig
+from alure_spark.errors import LakeError
+from alure_spark.lake import Lake, as_of_scope, content_hash
+from alure_spark.session import session_settings
+from alure_spark.tables import EVENTS
+from tests.test_lake import CONFIG, edges, publish
+
+# Without the second, Delta lists the few files in 10,000 tasks.
+NO_CHECK = {
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
+}
+
+
+@pytest.fixture
+def lake(spark, tmp_path):
+    return Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+
+
+def test_a_table_that_somebody_compacted_and_vacuumed_is_read_and_written_on(spark, lake):
+    for moment in (100, 200):
+        publish(lake, edges(spark, 3, moment).repartition(3), moment)
+    before, published = content_hash(lake.read("user_edges")), lake.published_versions()["user_edges"]
+    with session_settings(spark, NO_CHECK):
+        spark.sql(f"OPTIMIZE {lake.location('user_edges')}")
+        spark.sql(f"VACUUM {lake.location('user_edges')} RETAIN 0 HOURS")
+    assert lake.newest_version("user_edges") > published
+    with pytest.raises(Exception, match="FILE|file"):  # the right value needs the newer version
+        lake.read("user_edges", published).collect()
+    lake.refresh()
+    assert content_hash(lake.read("user_edges")) == before
+    with lake.run("build_graph", CONFIG, as_of_scope(200)) as run:
+        assert content_hash(run.read("user_edges")) == before
+        run.write("user_edges", edges(spark, 1, 200), as_of_scope(200))
+    assert lake.read("user_edges").count() == 4
+
+
+def test_compaction_keeps_what_is_published_and_not_what_a_killed_writer_left(spark, lake):
+    run = publish(lake, edges(spark, 3, 100).repartition(3), 100)
+    spark.sql(f"OPTIMIZE {lake.location('user_edges')}")
+    left = edges(spark, 5, 100).write.format("delta").mode("append").option("userMetadata", run.run_id)
+    left.save(lake.root + "/user_edges")
+    spark.sql(f"OPTIMIZE {lake.location('user_edges')}")
+    lake.refresh()
+    assert lake.read("user_edges").count() == 3
+    publish(lake, edges(spark, 2, 200), 200)
+    assert lake.read("user_edges").count() == 5
+
+
+def test_runs_that_lost_its_last_commits_is_refused_before_a_published_table_is_taken_back(spark, lake, tmp_path):
+    publish(lake, edges(spark, 3, 100), 100)
+    log = Path(lake.root) / "runs" / "_delta_log"
+    shutil.copytree(log, tmp_path / "log")
+    lost = publish(lake, edges(spark, 7, 100), 100)
+    head = lake.newest_version("user_edges")
+    shutil.rmtree(log)
+    shutil.copytree(tmp_path / "log", log)  # a backup of yesterday
+    spark.sql("CLEAR CACHE")
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    again = Lake(spark, LakeConfig(lake.root))
+    for action in (lambda: again.read("user_edges"), lambda: publish(again, edges(spark, 2, 200), 200)):
+        with pytest.raises(LakeError, match=f"'runs'.*does not know run {lost.run_id}.*'user_edges'"):
+            action()
+        again.refresh()
+    assert again.newest_version("user_edges") == head
+    assert spark.read.format("delta").load(f"{lake.root}/user_edges").count() == 7, "nothing was taken back"
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_an_attribute_of_another_kind_is_one_sentence_and_none_after_a_load_that_failed(spark, lake, published):
+    def events(value):
+        columns = {
+            "event_id": "'e'", "user_id": "'u'", "country": "'ALL'", "event_time": "TIMESTAMP_MILLIS(0)", "source": "'s'",
+            "known_at": "TIMESTAMP_MILLIS(0)", "known_date": "DATE'1970-01-01'", "event_hash": "1L",
+        }  # fmt: skip
+        frame = spark.range(1).selectExpr(*(f"{of} AS `{name}`" for name, of in columns.items()), f"{value} AS amount")
+        lacking = [column for column in EVENTS.columns if column.name not in columns]
+        return frame.withColumns({column.name: F.lit(None).cast(column.type) for column in lacking})
+
+    def load(value, fail=False):
+        with lake.run("ingest_events", CONFIG, "true") as run:
+            run.write("events", events(value))
+            if fail:
+                raise RuntimeError("planted")
+
+    if published:
+        load("'many'")
+        with pytest.raises(LakeError, match="'amount'.*is string.*double"):
+            load("2.5D")
+        assert lake.read("events").select("amount").collect() == [("many",)]
+    else:
+        with pytest.raises(RuntimeError, match="planted"):
+            load("'many'", fail=True)
+        load("2.5D")
+        assert lake.read("events").select("amount").collect() == [(2.5,)]
+
+
+def test_looking_at_a_lake_makes_nothing(spark, tmp_path):
+    schema = f"spark_catalog.absent_{tmp_path.name.replace('-', '_')}"
+    lake = Lake(spark, LakeConfig(schema))
+    assert lake.published_versions() == {}
+    assert not spark.catalog.databaseExists(schema)
+    with pytest.raises(LakeError, match="cannot be looked at"):
+        Lake(spark, LakeConfig("s3x://no-such-scheme/lake")).published_versions()
+
+
+def test_an_executor_of_another_zone_publishes_nothing(spark, lake):
+    """Delta reads a partition's time in the zone of the task's JVM: rows would be of another as_of, and a day run again be there twice."""
+    publish(lake, edges(spark, 3, 100), 100)
+    zones = spark._jvm.java.util.TimeZone
+    zones.setDefault(zones.getTimeZone("Asia/Tokyo"))
+    try:
+        with pytest.raises(LakeError, match="of 2 rows .* 0 are in the scope .*-Duser.timezone=UTC"):
+            publish(lake, edges(spark, 2, 200), 200)
+    finally:
+        zones.setDefault(zones.getTimeZone("UTC"))
+    lake.refresh()
+    assert lake.read("user_edges").count() == 3
+    publish(lake, edges(spark, 2, 200), 200)
+    assert lake.read("user_edges").count() == 5
