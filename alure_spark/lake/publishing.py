@@ -43,7 +43,7 @@ LEASE = {"lease": "until ended"}  # among the facts of a published row: the writ
 OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
 HARMLESS = (
-    "CREATE TABLE", "CREATE OR REPLACE TABLE", "REPLACE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG",
+    "CREATE TABLE", "REPLACE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG",
     "VACUUM START", "VACUUM END",
 )  # fmt: skip
 RUN_ID = re.compile(r"[0-9a-f]{32}")

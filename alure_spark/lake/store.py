@@ -222,7 +222,7 @@ class Store:
             return
         self._details.pop(name, None)  # the properties go back, too
         if version is None:  # not only its rows: a column of the wrong type would stay for ever
-            self._make(table(name), "CREATE OR REPLACE TABLE")
+            self._make(table(name), "REPLACE TABLE")
         else:
             self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
 
