@@ -327,7 +327,7 @@ DWELL_STATISTICS = Table(
     doc="Sums per user, surface and part of the day, of the impressions that entered since the as_of before (DynamiX, section 3.1).",
     columns=_columns("""
         user_id STRING ! : who
-        surface STRING ! : where; 'unknown' where the event does not say
+        surface STRING ! : where; 'unknown' where the event does not say, or says 'ALL'
         window STRING ! : part of the user's local day, e.g. 06-12
         as_of TIMESTAMP ! : the impressions entered before it
         entered_from TIMESTAMP : and not before this; null means ever
@@ -338,7 +338,7 @@ DWELL_STATISTICS = Table(
         sum_log_dwell_sq_micro_1 BIGINT ! : sum of squared log dwell, millionths, C = 1
         sum_log_dwell_sq_micro_0 BIGINT ! : the same, C = 0
         outliers BIGINT ! : impressions whose dwell is out of bounds, in no sum
-        utc_offset_minutes INT ! : local time minus UTC at the last of them, minutes
+        utc_offset_minutes INT ! : local time minus UTC at the user's last impression among those of this as_of, minutes
     """),
     key=("user_id", "surface", "window", "as_of"),
     partitions=("as_of",),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from alure_spark.config import DAY_MS
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
@@ -26,7 +25,7 @@ def judge(context: Context, run: JobRun) -> Report:
     model, vocabulary = artifact.model()
     layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    border = as_of - int(config.labels.validation_days * DAY_MS)
+    border = as_of - config.labels.validation_ms
     name = f"importance-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         loader = packed.decoding(artifact.spec, vocabulary)

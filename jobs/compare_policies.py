@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alure_spark.config import DAY_MS, Config, FeaturePolicy
+from alure_spark.config import Config, FeaturePolicy
 from alure_spark.errors import ConfigError
 from alure_spark.events.segment_history import in_segments
 from alure_spark.events.sequences import select_features
@@ -52,7 +52,7 @@ def compare(context: Context, run: JobRun) -> Report:
     vocabulary = known_vocabulary(context, run)
     quantizers = {name: quantizer_of(context, name, None) for name in config.model.semantic_ids}
     spec = replace(start.spec_of(config, vocabulary, quantizers), policies={})
-    border = as_of - int(config.labels.validation_days * DAY_MS)
+    border = as_of - config.labels.validation_ms
     new_model = model_maker(context, examples, spec, vocabulary, quantizers, border)
     layout, name = start.layout_of(config), f"policies-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:

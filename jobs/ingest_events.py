@@ -114,13 +114,13 @@ def _sentences(per_reason: list[Row]) -> list[str]:
 def _batch(context: Context) -> tuple[int, int] | None:
     """[from, to) in epoch ms of known_at, or None for the whole log."""
     days, end = context.config.ingest.batch_days, context.config.time
-    return (max(end.as_of_ms - int(days * DAY_MS), EARLIEST_MS), end.as_of_ms) if days else None
+    return (max(end.as_of_ms - round(days * DAY_MS), EARLIEST_MS), end.as_of_ms) if days else None
 
 
 def _read_batch(context: Context, batch: tuple[int, int] | None) -> tuple[int, int] | None:
     """The batch and what must be read before it, so that an event before it finds its next one."""
     ingest = context.config.ingest
-    return batch and (batch[0] - (int(ingest.session_gap_minutes * MINUTE_MS) if ingest.dwell_from_next else 0), batch[1])
+    return batch and (batch[0] - (round(ingest.session_gap_minutes * MINUTE_MS) if ingest.dwell_from_next else 0), batch[1])
 
 
 def plan(context: Context) -> str:
@@ -221,12 +221,13 @@ def _without_forgotten(context: Context, frame: DataFrame, *names: str) -> DataF
 def add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]) -> tuple[int, DataFrame]:
     """Write what the batch changes, whole days at a time; (new events, further refused rows)."""
     ingest, events = context.config.ingest, run.read("events")
+    accepted = clean.accepted(judged)
     near = events
-    if ingest.late_days:  # two deliveries of an event are known at most so far apart
-        reach = int(ingest.late_days * DAY_MS)
+    if ingest.late_days:  # two deliveries of an event are known at most so far apart, but an id may be given twice
+        reach = round(ingest.late_days * DAY_MS)
         low, high = (F.to_date(timestamp(moment)) for moment in (batch[0] - reach, batch[1] + reach))
-        near = events.where((F.col("known_date") >= low) & (F.col("known_date") <= high))
-    change = batches.merge(near, clean.accepted(judged), ingest)
+        near = batches.rows_of_near_days(events, accepted, low, high)
+    change = batches.merge(near, accepted, ingest)
     added, displaced = change.added.persist(), change.displaced.persist()
     per_day = added.groupBy("known_date").agg(F.count("*").alias("rows"), F.unix_millis(F.min("known_at")).alias("first")).collect()
     new = sum(day["rows"] for day in per_day)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
+from alure_spark.config import ALL_SURFACES, format_time
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.lake import JobRun, as_of_scope, timestamp, workspace
 from alure_spark.model.artifact import read_validated
@@ -31,7 +31,7 @@ def search(context: Context, run: JobRun) -> Report:
     version = registered(context)
     artifact = read_validated(version.folder, version.digest)
     model, vocabulary = artifact.model()
-    border = as_of - int(config.labels.validation_days * DAY_MS)
+    border = as_of - config.labels.validation_ms
     known = _sizes(run, border)
     layout = Layout.of(artifact.spec, impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))

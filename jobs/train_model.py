@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories, longest_per_user
-from alure_spark.config import DAY_MS, EVERYBODY, parse_time
+from alure_spark.config import EVERYBODY, parse_time
 from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
@@ -151,7 +151,7 @@ def _anew(
 ) -> _Learnt:
     """From the start: with the last days held back, and (training.refit) once more on everything. champion: the validated one."""
     config, as_of = context.config, context.config.time.as_of_ms
-    border = as_of - int(config.labels.validation_days * DAY_MS)
+    border = as_of - config.labels.validation_ms
     when = loop.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
     trained = parallel.together(processes, loop.train, new_model(border), loader, when, config.training, checkpoints[0])

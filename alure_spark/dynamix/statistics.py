@@ -8,11 +8,11 @@ by itself finds what a run over everything finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from ..boundary import known_before
@@ -23,7 +23,7 @@ KEY = ("user_id", "surface", "window")
 UNKNOWN_SURFACE = "unknown"
 SUMS = ("n_1", "n_0", "sum_log_dwell_micro_1", "sum_log_dwell_micro_0", "sum_log_dwell_sq_micro_1", "sum_log_dwell_sq_micro_0")
 _LONGS = ", ".join(f"{name} long" for name in (*SUMS, "outliers"))
-SCHEMA = f"user_id string, surface string, window string, {_LONGS}, utc_offset_minutes int"
+SCHEMA = f"user_id string, surface string, window string, day int, {_LONGS}, utc_offset_minutes int"
 EVENTS_PER_TASK = 250_000  # some 15 MB, a second
 
 
@@ -43,18 +43,22 @@ def converted(user: np.ndarray, time_ms: np.ndarray, by: np.ndarray, at_ms: np.n
     return (following < len(known)) & (known[np.minimum(following, len(known) - 1)] <= asked + config.window_ms)
 
 
-def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> DataFrame:
-    """Sums of the impressions that entered in [since, as_of), of all before as_of where since is None.
+def new_statistics(events: DataFrame, config: DynamixConfig, since_ms: int | None, as_of_ms: int, cuts_ms: Sequence[int] = ()) -> DataFrame:
+    """Sums of the impressions that entered in [since, as_of), of all before as_of where since is None, shaped as DWELL_STATISTICS.
 
-    Grain: KEY. SUMS, outliers (impressions whose dwell is out of bounds, which are in no sum), utc_offset_minutes of the last one.
+    Grain: KEY and as_of. cuts_ms: as_ofs between the two, rising, at which an earlier day ends; without them all is of as_of. SUMS,
+    outliers (impressions whose dwell is out of bounds, which are in no sum), utc_offset_minutes of the user's last one of the day.
     Reads what was known since s and the buffer before `since`, and counts it at once. Cost: one shuffle by user, into tasks of some
     EVENTS_PER_TASK; all events of a user are in one.
     """
 
     def sums(rows: pa.Table) -> pa.Table:
-        return _sums(rows, config, since_ms, as_of_ms)
+        return _sums(rows, config, since_ms, as_of_ms, cuts_ms)
 
-    return by_user(events, config, since_ms, as_of_ms, sums, SCHEMA)
+    ends = [since_ms, *cuts_ms, as_of_ms]
+    moments = F.array(*(F.lit(None).cast("timestamp") if end is None else F.timestamp_millis(F.lit(end)) for end in ends))
+    days = {"entered_from": F.get(moments, F.col("day")), "as_of": F.get(moments, F.col("day") + 1)}
+    return by_user(events, config, since_ms, as_of_ms, sums, SCHEMA).withColumns(days).drop("day")
 
 
 def labelled_dwell(events: DataFrame, config: DynamixConfig, as_of_ms: int) -> DataFrame:
@@ -80,7 +84,7 @@ def by_user(
         rows = rows.where(known >= since_ms - config.window_ms - config.buffer_ms)
     rows = rows.select(
         "user_id",
-        F.when(~conversion, F.coalesce("surface", F.lit(UNKNOWN_SURFACE))).alias("surface"),
+        F.when(~conversion, _where("surface")).alias("surface"),
         known.alias("time_ms"),
         F.when(~conversion, F.col("dwell_ms")).alias("dwell_ms"),
         F.coalesce("utc_offset_minutes", F.lit(0)).alias("utc_offset_minutes"),
@@ -110,7 +114,12 @@ def _labelled(
     return code[counts], time[counts], chosen.column("dwell_ms").to_numpy(), label, chosen
 
 
-def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int) -> pa.Table:
+def _where(name: str) -> Column:
+    """The surface; one that is called as all of them together (ALL_SURFACES) does not say where, as none does."""
+    return F.coalesce(F.nullif(F.col(name), F.lit(ALL_SURFACES)), F.lit(UNKNOWN_SURFACE))
+
+
+def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms: int, cuts_ms: Sequence[int]) -> pa.Table:
     """Events of some users (a conversion has no dwell_ms) -> rows of SCHEMA."""
     code, time, dwell, label, chosen = _labelled(rows, config, since_ms, as_of_ms)
     users = rows.column("user_id").combine_chunks().dictionary_encode().dictionary
@@ -119,7 +128,9 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
     hours = 24 // config.day_windows
     part = (time + offset * 60_000) % DAY_MS // (hours * HOUR_MS)
     surfaces = max(1, len(surface.dictionary))
-    key = (code * surfaces + surface.indices.to_numpy()) * config.day_windows + part
+    days = len(cuts_ms) + 1
+    day = np.searchsorted(np.array(cuts_ms, np.int64), time + config.window_ms, side="right")  # what enters at a cut is of the next day
+    key = ((code * days + day) * surfaces + surface.indices.to_numpy()) * config.day_windows + part
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     good = (dwell >= config.dwell_min_ms) & (dwell <= config.dwell_max_ms)
@@ -131,27 +142,32 @@ def _sums(rows: pa.Table, config: DynamixConfig, since_ms: int | None, as_of_ms:
 
     columns = {}
     which = key[order][starts]
-    columns["user_id"] = users.take(pa.array(which // (surfaces * config.day_windows)))
+    of_day = which // (surfaces * config.day_windows)
+    columns["user_id"] = users.take(pa.array(of_day // days))
     columns["surface"] = surface.dictionary.take(pa.array(which // config.day_windows % surfaces))
     begins = which % config.day_windows * hours
     columns["window"] = pa.array([f"{begin:02d}-{begin + hours:02d}" for begin in begins.tolist()], pa.string())
+    columns["day"] = (of_day % days).astype(np.int32)
     added = [summed(value * (good & is_kind)) for value in values for is_kind in (label, ~label)]
     columns |= dict(zip(SUMS, added, strict=True))
     columns["outliers"] = summed((~good).astype(np.int64))
-    # The offset at the latest time: the largest of both in one number (an offset is less than two days).
-    latest = (time * 8192 + offset + 4096)[order]
-    last = np.maximum.reduceat(latest, starts) if len(starts) else np.empty(0, np.int64)
-    columns["utc_offset_minutes"] = (last % 8192 - 4096).astype(np.int32)
+    # The offset at the user's latest time of the day: the largest of both in one number (an offset is less than two days).
+    latest, firsts = (time * 8192 + offset + 4096)[order], np.flatnonzero(np.diff((code * days + day)[order], prepend=-1))
+    last = np.maximum.reduceat(latest, firsts) if len(firsts) else np.empty(0, np.int64)
+    columns["utc_offset_minutes"] = (last[np.searchsorted(firsts, starts, side="right") - 1] % 8192 - 4096).astype(np.int32)
     return pa.table(columns)
 
 
 def merged(statistics: DataFrame) -> DataFrame:
     """Statistics of several days as one, each surface and all of them together (surface 'ALL'). Grain: KEY.
 
-    statistics: rows of new_statistics with as_of.
+    statistics: rows of new_statistics. utc_offset_minutes is the user's at the last impression, one for all rows of the user: with one
+    per part of the day, the parts of a day on which the offset changed would overlap.
     """
     sums = [F.sum(name).alias(name) for name in SUMS]
-    offset = F.max_by("utc_offset_minutes", "as_of").alias("utc_offset_minutes")
-    by_surface = statistics.groupBy(*KEY).agg(*sums, offset, F.max("as_of").alias("as_of"))
+    newest = F.max(F.struct("as_of", "utc_offset_minutes"))
+    by_surface = statistics.withColumn("surface", _where("surface")).groupBy(*KEY).agg(*sums, newest.alias("_newest"))
+    of_user = F.max("_newest").over(Window.partitionBy("user_id"))["utc_offset_minutes"].alias("utc_offset_minutes")
+    by_surface = by_surface.select(*KEY, *SUMS, of_user)
     everywhere = by_surface.withColumn("surface", F.lit(ALL_SURFACES)).groupBy(*KEY)
-    return by_surface.drop("as_of").unionByName(everywhere.agg(*sums, offset))
+    return by_surface.unionByName(everywhere.agg(*sums, F.max("utc_offset_minutes").alias("utc_offset_minutes")))

@@ -6,8 +6,10 @@ was known first stays, whichever batch it came with, so that batches in any orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, and_, or_
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,9 +17,9 @@ from pyspark.sql import types as T
 
 from ..canonical import quoted, types
 from ..config import IngestConfig
-from ..tables import EVENTS
+from ..tables import EVENTS, REQUIRED_INPUT_COLUMNS
 from . import reasons
-from .clean import FIRST_YEAR_MS, as_json, conflict, content
+from .clean import FIRST_YEAR_MS, as_json, changed_by, conflict, content, fields_that_may_miss, given
 from .dwell import drop_impossible
 
 
@@ -33,14 +35,18 @@ class Merge:
 def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged)`.
 
-    Contents are compared but for what ingestion itself may have changed (dwell and local time, where `ingest` says so).
+    Contents are compared but for what ingestion itself may have changed (dwell and local time, where `ingest` says so). Where one of two
+    deliveries known at the same time says all that the other one says and more, in columns that are missing in the other, it stays: the
+    conf has declared or mapped a column since, and the load came again. What only the table holds of such an event is kept.
     """
     altered = changed_by(ingest)
     shared = sorted(set(batch.columns) & set(existing.columns))
     columns = [quoted(name) for name in shared]
+    may_miss = fields_that_may_miss(batch.schema.fields, altered)
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
     # As today's ingestion would have it: a slot below 0 in a row of an earlier release is null in the batch.
     again = drop_impossible(again.withColumn("reason", F.lit(None).cast("string")), FIRST_YEAR_MS).drop("reason", "_nulled")
+    only_old = [name for name in existing.columns if name not in batch.columns]
     old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
@@ -48,13 +54,26 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
         content(again.select(*columns), altered, blanks=False).alias("_old_said"),
+        content(again.select(*REQUIRED_INPUT_COLUMNS), (), blanks=False).alias("_old_core"),
+        F.struct(F.lit(0).alias("_"), *_said(again, may_miss)).alias("_old_more"),
+        F.struct(F.lit(0).alias("_"), *(quoted(name) for name in only_old)).alias("_old_only"),
         as_json(shared).alias("_old_row"),
     )
-    new = batch.withColumn("_said", content(batch.select(*columns), altered, blanks=False))
+    new = batch.withColumns(
+        {
+            "_said": content(batch.select(*columns), altered, blanks=False),
+            "_core": content(batch.select(*REQUIRED_INPUT_COLUMNS), (), blanks=False),
+            "_more": F.struct(F.lit(0).alias("_"), *_said(batch, may_miss)),
+        }
+    )
     met = new.join(old, "event_id", "left")
-    order_old, order_new = F.struct("_old_known_at", "_old_said", "_old_arrival_time"), F.struct("known_at", "_said", "arrival_time")
+    same = (F.col("_old_known_at") == F.col("known_at")) & (F.col("_old_core") == F.col("_core"))
+    fuller, poorer = (same & _says_more(*pair, may_miss) for pair in (("_more", "_old_more"), ("_old_more", "_more")))
+    met = met.withColumns({"_fuller": F.coalesce(fuller, F.lit(False)), "_poorer": F.coalesce(poorer, F.lit(False))})
+    order_old = F.struct("_old_known_at", _gaps("_old_more", may_miss), "_old_said", "_old_arrival_time")
+    order_new = F.struct("known_at", _gaps("_more", may_miss), "_said", "arrival_time")
     met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))
-    differs = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said"))
+    differs = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said")) & ~F.col("_fuller") & ~F.col("_poorer")
     refused_new = met.where(differs & ~F.col("_stays")).select(
         F.concat(F.lit("events/"), "source").alias("source"),
         conflict(F.col("source"), F.col("_old_source")).alias("reason"),
@@ -65,9 +84,10 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         conflict(F.col("_old_source"), F.col("source")).alias("reason"),
         F.col("_old_row").alias("row"),
     )
+    kept = {name: F.when(F.col("_fuller"), F.col("_old_only").getField(name)) for name in only_old}
     helpers = [name for name in met.columns if name.startswith("_")]
     return Merge(
-        added=met.where("_stays").drop(*helpers),
+        added=met.where("_stays").withColumns(kept).drop(*helpers),
         displaced=met.where(F.col("_stays") & F.col("_old_known_at").isNotNull()).select(
             "event_id", F.col("_old_known_date").alias("known_date")
         ),
@@ -75,10 +95,35 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     )
 
 
-def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
-    """The columns of an event that ingestion may have given another value than the log's."""
-    dwell = bool(ingest.dwell_from_next or ingest.dwell_min_ms or ingest.dwell_max_ms)
-    return (("dwell_ms",) if dwell else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
+def _said(rows: DataFrame, fields: Sequence[T.StructField]) -> list[Column]:
+    """The fields as texts (so that a column of another type is other content), null where the rows say nothing in it."""
+    held = {item.name: item for item in rows.schema.fields}
+    return [(given(held[item.name]) if item.name in held else F.lit(None)).cast("string").alias(item.name) for item in fields]
+
+
+def _gaps(struct: str, fields: Sequence[T.StructField]) -> Column:
+    """How many of the fields are null."""
+    return reduce(add, (F.col(struct).getField(item.name).isNull().cast("int") for item in fields), F.lit(0))
+
+
+def _says_more(one: str, other: str, fields: Sequence[T.StructField]) -> Column:
+    """Whether the struct `one` has all the values of the struct `other`, and further ones where that has null."""
+    pairs = [(F.col(one).getField(item.name), F.col(other).getField(item.name)) for item in fields]
+    all_of = reduce(and_, (theirs.isNull() | mine.eqNullSafe(theirs) for mine, theirs in pairs), F.lit(True))
+    more = reduce(or_, (theirs.isNull() & mine.isNotNull() for mine, theirs in pairs), F.lit(False))
+    return all_of & more
+
+
+def rows_of_near_days(existing: DataFrame, batch: DataFrame, low: Column, high: Column) -> DataFrame:
+    """The rows of `existing` among which a duplicate may be: known on a day from low to high, or on one that holds an id of the batch.
+
+    Of the other days only the hash of the id is read; which of them hold one is collected, a row per day.
+    """
+    day = F.col("known_date")
+    near = (day >= low) & (day <= high)
+    far = existing.where(~near).select("event_hash", "known_date").join(batch.select("event_hash"), "event_hash", "left_semi")
+    again = [row["known_date"] for row in far.select("known_date").distinct().collect()]
+    return existing.where(near | day.isin(again)) if again else existing.where(near)
 
 
 def of_quarantine(refused: DataFrame, quarantined: DataFrame) -> DataFrame:

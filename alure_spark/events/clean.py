@@ -6,7 +6,9 @@ contract as a whole (a missing column, a wrong type) is a DataError; a bad row i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import reduce
+from operator import add
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -45,11 +47,11 @@ def judge_events(
 ) -> DataFrame:
     """Every input event, typed, with the verdict on it; `accepted` and `refused` split it (persist it between the two).
 
-    Of rows with one event_id the first by (known_at, content) stays, equal copies vanish, copies with other content are refused;
-    when a copy arrived is not its content, as a log that delivers at least once may deliver late. Dwell and local time come as
-    `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds, `_nulled` (ARRAY<STRING>, null for none) names the
-    columns whose value cannot be true. dimensions: embedding attribute -> numbers it must have. Raises DataError on a missing required
-    column or declared attribute (but for those that `ingest` fills), or on a column of the wrong type.
+    Of rows with one event_id the first by (known_at, columns without a value, content) stays, equal copies vanish, copies with other
+    content are refused; when a copy arrived is not its content, as a log that delivers at least once may deliver late. Dwell and local
+    time come as `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds, `_nulled` (ARRAY<STRING>, null for none)
+    names the columns whose value cannot be true. dimensions: embedding attribute -> numbers it must have. Raises DataError on a missing
+    required column or declared attribute (but for those that `ingest` fills), or on a column of the wrong type.
     """
     ingest = ingest or IngestConfig()
     filled = (("dwell_ms",) if ingest.dwell_from_next else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
@@ -76,7 +78,7 @@ def judge_events(
         (F.col("_lost").isNotNull(), F.col("_lost")),
         (F.unix_millis("event_time") < not_before_ms, reasons.TOO_EARLY.of(column="event_time", time=format_time(not_before_ms))),
         (F.unix_millis("known_at") >= not_after_ms, reasons.FUTURE.text),
-        *([(late_ms > int(ingest.late_days * DAY_MS), reasons.LATE.of(days=f"{ingest.late_days:g}"))] if ingest.late_days else []),
+        *([(late_ms > round(ingest.late_days * DAY_MS), reasons.LATE.of(days=f"{ingest.late_days:g}"))] if ingest.late_days else []),
         _missing("source"),
         (~F.col("source").isin(streams), reasons.UNDECLARED.text),
         _missing("item_id"),
@@ -86,7 +88,10 @@ def judge_events(
     )
     checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"), not_before_ms)
     checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
-    judged = _first_per_key(checked, ("event_id",), ("known_at", "_content", "arrival_time"), reasons.OTHER_CONTENT, "source")
+    may_miss = fields_that_may_miss(checked.schema.fields, changed_by(ingest))
+    gaps = reduce(add, (given(item).isNull().cast("int") for item in may_miss), F.lit(0))  # as batches.merge orders deliveries
+    order = ("known_at", gaps, "_content", "arrival_time")
+    judged = _first_per_key(checked, ("event_id",), order, reasons.OTHER_CONTENT, "source")
     conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
     judged = judged.withColumn("_raw", F.coalesce("_raw", conflicting))
     judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest), ingest), ingest)
@@ -105,16 +110,30 @@ def content(typed: DataFrame, without: Collection[str] = (), blanks: bool = True
     blanks=False takes a text of white space and an empty array as null: a table of an earlier release holds them where a batch has null.
     """
     left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
-    columns = []
-    for item in typed.schema.fields:
-        if item.name not in left_out and not item.name.startswith("_"):
-            column = quoted(item.name)
-            if not blanks and isinstance(item.dataType, T.StringType):
-                column = F.when(~_blank(column), column)
-            elif not blanks and isinstance(item.dataType, T.ArrayType):
-                column = F.when(F.size(column) > 0, column)
-            columns.append(column)
-    return _wide_hash(columns)
+    said = [item for item in typed.schema.fields if item.name not in left_out and not item.name.startswith("_")]
+    return _wide_hash([quoted(item.name) if blanks else given(item) for item in said])
+
+
+def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
+    """The columns of an event that ingestion may have given another value than the log's."""
+    dwell = bool(ingest.dwell_from_next or ingest.dwell_min_ms or ingest.dwell_max_ms)
+    return (("dwell_ms",) if dwell else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
+
+
+def fields_that_may_miss(fields: Iterable[T.StructField], without: Collection[str]) -> list[T.StructField]:
+    """The columns of events in which a row may say nothing: attributes and optional columns, but for `without`."""
+    always = ("event_id", "arrival_time", *REQUIRED_INPUT_COLUMNS, *DERIVED_EVENT_COLUMNS, *without)
+    return [item for item in fields if item.name not in always and not item.name.startswith("_") and item.name != "reason"]
+
+
+def given(item: T.StructField) -> Column:
+    """The column's value, null where it says nothing: a text of white space, an empty array, no country."""
+    column = quoted(item.name)
+    if item.name == "country":
+        column = F.nullif(column, F.lit(NO_COUNTRY))
+    if isinstance(item.dataType, T.StringType):
+        return F.when(~_blank(column), column)
+    return F.when(F.size(column) > 0, column) if isinstance(item.dataType, T.ArrayType) else column
 
 
 def as_json(names: Collection[str]) -> Column:
@@ -193,7 +212,7 @@ def conflict(source: Column, other: Column) -> Column:
 
 
 def _first_per_key(
-    checked: DataFrame, key: tuple[str, ...], order: tuple[str, ...], other: reasons.Reason, stream: str | None = None
+    checked: DataFrame, key: tuple[str, ...], order: tuple[str | Column, ...], other: reasons.Reason, stream: str | None = None
 ) -> DataFrame:
     """Number the unrefused rows of a key (_n = 1 stays) and refuse those whose content differs from the first's."""
     ordered = Window.partitionBy(*key, F.col("reason").isNull()).orderBy(*order, "_content")

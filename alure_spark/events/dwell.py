@@ -25,7 +25,7 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
     """
     if not ingest.dwell_from_next:
         return judged
-    gap_ms = int(ingest.session_gap_minutes * MINUTE_MS)
+    gap_ms = round(ingest.session_gap_minutes * MINUTE_MS)
     stays = F.col("reason").isNull() & (F.col("_n") == 1)
     ordered = Window.partitionBy("user_id", stays).orderBy("known_at", "_content")
     known, happened = F.unix_millis("known_at"), F.unix_millis("event_time")

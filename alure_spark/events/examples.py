@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from ..attribution import answers, given, matched
 from ..boundary import known_before
-from ..config import DAY_MS, EVERYBODY, LabelConfig, StreamConfig
+from ..config import EVERYBODY, LabelConfig, StreamConfig
 from .clean import id_hash
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
@@ -50,7 +50,7 @@ def training_examples(
     With labels.clock_skew_seconds, a response that is known before the impression it belongs to is known from that impression on.
     `previous` then has to end so much before those days. `responses`: `matched_responses` of events and labels, where there already.
     """
-    border = as_of_ms - int(labels.validation_days * DAY_MS)
+    border = as_of_ms - labels.validation_ms
     first_ms = labels.first_ms(as_of_ms)
     since = previous[1] if previous else None
     skew_ms = labels.clock_skew_ms

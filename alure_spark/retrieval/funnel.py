@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
-from ..attribution import given, matched
+from ..attribution import answers, given, matched
 from ..boundary import known_before
 from ..config import LabelConfig
 from ..errors import DataError
@@ -124,7 +124,8 @@ def read_history(events: DataFrame, ads: DataFrame, embeddings: DataFrame, label
 def logged_impressions(events: DataFrame, labels: LabelConfig, start_ms: int, end_ms: int) -> pd.DataFrame:
     """user_id, ad_id, clicked, converted of each impression known in [start, end), with the responses known before end.
 
-    Only impressions and responses with an impression_id; a response belongs to the impression that `attribution.matched` says.
+    Only impressions and responses with an impression_id; a response belongs to the impression that `attribution.matched` says,
+    and counts within the window of its label.
     """
     moment, happened = F.unix_millis("known_at"), F.unix_millis("event_time")
     known = (
@@ -136,10 +137,11 @@ def logged_impressions(events: DataFrame, labels: LabelConfig, start_ms: int, en
     responses = known.where(F.col("source").isin(labels.click_source, labels.conversion_source)).select(
         "impression_id", "user_id", F.col("item_id").alias("ad_id"), "source", happened.alias("response_ms")
     )
-    answered = matched(impressions, responses, labels.clock_skew_ms).where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(
-        *(F.max((F.col("source") == source).cast("double")).alias(name)
-          for name, source in (("clicked", labels.click_source), ("converted", labels.conversion_source)))
-    )  # fmt: skip
+    skew_ms = labels.clock_skew_ms
+    found = matched(impressions, responses, skew_ms).where("event_hash IS NOT NULL")
+    names = {"click": "clicked", "conversion": "converted"}
+    hits = {names[label]: answers(source, hours, skew_ms) for label, source, hours in labels.responses}
+    answered = found.groupBy("user_id", "event_hash").agg(*(F.max(hit.cast("double")).alias(name) for name, hit in hits.items()))
     rows = impressions.where(~known_before(F.col("known_ms"), start_ms)).join(answered, ["user_id", "event_hash"], "left")
     rows = rows.select("impression_id", "user_id", "ad_id", "clicked", "converted").fillna(0.0, ["clicked", "converted"])
     return pd.DataFrame(rows.orderBy("impression_id", "user_id", "ad_id").toPandas())

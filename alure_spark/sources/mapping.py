@@ -64,6 +64,12 @@ class Options:
             for number, mapping in enumerate(mappings):
                 for name in mapping.columns:
                     one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
+        for where, mappings in (("ads", self.ads), ("follows", self.follows)):
+            if limited := next((mapping for mapping in mappings if mapping.batch_where), None):
+                raise ConfigError(
+                    f"source.options.{where}: {limited.path or limited.table} has batch_where {shown(limited.batch_where)}, but every load "
+                    f"replaces {where} whole, so that those of other batches would be gone: leave it out, or say `where`"
+                )
         for mapping in self.events:
             if bool(mapping.source) == ("source" in mapping.columns):
                 raise ConfigError(

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import ALL_SURFACES, DynamixConfig
 from alure_spark.dynamix.correlation import Sums
+from alure_spark.dynamix.segments import segments
 from alure_spark.dynamix.statistics import SUMS, converted, labelled_dwell, merged, new_statistics
 from tests import oracle
 
@@ -185,3 +186,53 @@ def test_request_time_sums_are_the_batchs(spark):
         sums = sums.add(user[part], dwell[part], label[part])
     at_request = [sums.n_1, sums.n_0, sums.sum_1, sums.sum_0, sums.square_1, sums.square_0]
     assert {int(key[0][1:]): row for key, row in batch.items()} == {u: [int(values[u]) for values in at_request] for u in range(7)}
+
+
+def planted(spark, rows):
+    """(surface, hour since START, offset) of impressions of one user, of a second each."""
+    tuples = [("u", "ad_impression", moment(START + round(hour * 60) * MINUTE), surface, offset, 1000) for surface, hour, offset in rows]
+    return spark.createDataFrame(tuples, SCHEMA)
+
+
+def test_a_surface_that_is_called_all_counts_once_in_all_surfaces(spark):
+    events = planted(spark, [("ALL", 1, 0), ("ALL", 2, 0), ("feed", 3, 0), (None, 4, 0)])
+    statistics = new_statistics(events, CONFIG, None, START + DAY).withColumn("as_of", F.timestamp_millis(F.lit(START + DAY)))
+    earlier = statistics.withColumn(
+        "surface", F.when(F.col("surface") == "unknown", "ALL").otherwise(F.col("surface"))
+    )  # of a release before
+    for days in (statistics, earlier):
+        found = [(row["surface"], row["n_0"]) for row in merged(days).collect()]
+        assert sorted(found) == [("ALL", 4), ("feed", 1), ("unknown", 3)]
+
+
+def test_the_local_time_of_a_user_is_that_of_the_last_impression_in_all_parts_of_the_day(spark):
+    """The user flew: else two parts of the day would hold at once, and at other times none."""
+    config = replace(CONFIG, day_windows=2)
+    events = planted(spark, [("feed", 2, 330), ("reels", 14, 330), ("feed", 26, -480), ("feed", 40, 330), ("reels", 43, -480)])
+    days = [
+        new_statistics(events, config, since, until).withColumn("as_of", F.timestamp_millis(F.lit(until)))
+        for since, until in ((None, START + DAY), (START + DAY, START + 2 * DAY))
+    ]
+    assert {row["utc_offset_minutes"] for row in days[0].collect()} == {330}
+    assert {row["utc_offset_minutes"] for row in days[1].collect()} == {-480}
+    sums = merged(days[0].unionByName(days[1]))
+    assert {(row["surface"], row["utc_offset_minutes"]) for row in sums.collect()} == {(one, -480) for one in ("ALL", "feed", "reels")}
+    as_of = START + 2 * DAY
+    held = segments(sums.withColumn("corr", F.lit(0.1)), dict.fromkeys(("ALL", "feed", "reels"), (0.5,)), config, as_of).collect()
+    for surface in ("ALL", "feed", "reels"):
+        periods = sorted((row["valid_from"], row["valid_to"]) for row in held if row["surface"] == surface)
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(periods)), "no moment is in two parts of the day"
+    everywhere = [row["valid_to"] - row["valid_from"] for row in held if row["surface"] == "ALL"]
+    assert sum(everywhere, timedelta()) == timedelta(days=1)
+
+
+@pytest.mark.parametrize("since", [None, START + MINUTE])
+def test_days_that_are_counted_in_one_pass_are_the_days_one_by_one(spark, since):
+    events, _ = frame(spark, oracle.cases_of(log, 100))
+    ends = [START + round(minutes * MINUTE) for minutes in (6, 9.5, 14, 26)]
+    names = ("user_id", "surface", "window", *SUMS, "outliers", "utc_offset_minutes", "as_of", "entered_from")
+    at_once = new_statistics(events, CONFIG, since, ends[-1], ends[:-1]).select(*names)
+    one_by_one = [new_statistics(events, CONFIG, begin, end).select(*names) for begin, end in itertools.pairwise([since, *ends])]
+    found, expected = (sorted(map(str, rows)) for rows in (at_once.collect(), [row for day in one_by_one for row in day.collect()]))
+    assert found == expected
+    assert len({row["as_of"] for row in at_once.collect()}) == len(ends)

@@ -87,6 +87,16 @@ def test_one_click_on_a_request_of_three_ads_is_a_click_on_one_of_them_and_of_on
     ]  # fmt: skip
 
 
+def test_a_response_counts_within_the_window_of_its_label(spark):
+    hour = 3_600_000
+    labels = LabelConfig(click_window_hours=1, conversion_window_hours=8.2)  # 8.2 hours are 29,519,999.999999996 ms in floating point
+    rows = [("u", "ad_impression", ad, None, f"i{ad}", 0) for ad in "pqr"]
+    rows += [("u", "ad_click", "p", None, "ip", hour), ("u", "conversion", "p", None, "ip", 29_520_000)]
+    rows += [("u", "ad_click", "q", None, "iq", hour + 1), ("u", "conversion", "q", None, "iq", 29_520_001)]
+    found = logged_impressions(frame(spark, rows), labels, 0, 10 * 24 * hour)
+    assert found[["ad_id", "clicked", "converted"]].to_numpy().tolist() == [["p", 1, 1], ["q", 0, 0], ["r", 0, 0]]
+
+
 def planted(seed, n=4000):
     """Ads of 20 qualities, users of 2 tastes; a click needs both. (history, logged impressions)"""
     random = np.random.default_rng(seed)

@@ -50,6 +50,14 @@ def test_the_time_of_a_batch_in_where_is_refused():
         TableMapping({}, path="views", where="dt >= '{from_date}'")
 
 
+@pytest.mark.parametrize("of", ["ads", "follows"])
+def test_a_batch_of_ads_or_follows_is_refused_because_a_load_replaces_them_whole(of):
+    event = {"path": "views", "columns": {}, "source": "view"}
+    limited = {"path": "some", "columns": {}, "batch_where": DAYS}
+    with pytest.raises(ConfigError, match=rf"source.options.{of}: some has batch_where .*, but every load replaces {of} whole"):
+        build(Options, {"events": [event], of: [limited]}, "source.options")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Four days of views, two a day, with the day as text; one view without a kind; an empty table of ads."""
