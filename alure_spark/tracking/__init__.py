@@ -134,7 +134,8 @@ class Tracker(Registry):
             mlflow.set_tracking_uri(self._uri())
             experiment = open_experiment(mlflow, as_text(self.config.experiment, 500) or "alure_spark", self.config.artifact_root)
             name = as_text(title, LONGEST)
-            stored = {key: as_text(value, LONGEST_TAG) for key, value in resolve_tags(dict(tags)).items()}
+            context = {key: masked_text(str(value)) for key, value in resolve_tags({}).items()}  # git's origin may hold a token
+            stored = {key: as_text(value, LONGEST_TAG) for key, value in (context | dict(tags)).items()}
             made = mlflow.MlflowClient(self._uri()).create_run(experiment, run_name=name, tags=stored)
             assert self._open is not None
             self._open.run_id, self._open.live = made.info.run_id, True
@@ -234,7 +235,8 @@ class Tracker(Registry):
             self._keep(lambda folder: figure.savefig(_made(folder / file)))
 
     def log_text(self, text: str, name: str) -> None:
-        text, file = as_text(text), clean_file(name)
+        """A text, without the secrets of the conf, as the artifact of that file name."""
+        text, file = as_text(masked_text(text)), clean_file(name)
         self._artifact("log a text", lambda client, run: client.log_text(run, text, file), {"text": {file: text}})
 
     def _names(self, names: Iterable[object]) -> dict[str, str]:
