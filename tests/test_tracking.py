@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from alure_spark.config import Config, StreamConfig, TrackingConfig
-from alure_spark.errors import DataError, TrackingError
+from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker
 
@@ -78,6 +78,27 @@ def test_a_model_is_found_by_alias_and_version_with_its_digest(tmp_path):
     assert (found.version, found.digest, (found.folder / "weights").read_bytes()) == ("2", "digest-2", b"1")
     with pytest.raises(TrackingError, match="does not give model m, 9"):
         to.find_model("m", "9")
+
+
+def test_every_model_name_that_a_conf_takes_is_found_again_and_the_letter_of_another_is_named(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1")
+    to, taken = tracker(tmp_path), []
+    for letter in ["?", "@", "#", "%", ";", "/", ":", "'", '"', "`", "\\", " ", "é"]:
+        try:
+            taken.append((letter, Config(streams={"purchase": StreamConfig()}, name=f"a{letter}b").model_name))
+        except ConfigError as refusal:
+            assert f"which holds {letter!r}; allowed: up to 100 characters without" in str(refusal)
+            with pytest.raises(ConfigError, match=r"tracking\.model_name is"):
+                TrackingConfig(model_name=f"a{letter}b")
+    assert [letter for letter, _ in taken] == ["#", "%", ";", " ", "é"]
+    with to.run("job", CONFIG):
+        for letter, name in taken:
+            to.promote(name, to.log_model(name, tmp_path / "model", "alure_spark.inference.pyfunc", letter, {}))
+            assert (to.find_model(name).digest, list(to.model_versions(name))) == (letter, ["1"])
+    for name in ("..a", ".", " . ", ""):
+        with pytest.raises(ConfigError, match="name is"):
+            Config(streams={"purchase": StreamConfig()}, name=name)
 
 
 def changed(path, place=0.5):
