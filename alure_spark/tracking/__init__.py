@@ -25,13 +25,13 @@ from ..config import Config, TrackingConfig, as_dict, format_time
 from ..masking import masked_text, public
 from . import unended
 from .names import LONGEST, LONGEST_PARAMETER, LONGEST_TAG, Names, as_number, as_text, clean, clean_file
-from .registry import ModelVersion, Registry
+from .registry import Columns, ModelVersion, Registry
 from .store import QUICK, SLOW_S, STRIKES, git_commit, is_refusal, limited, open_experiment, require_store, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ModelVersion", "Tracker", "git_commit"]
+__all__ = ["Columns", "ModelVersion", "Tracker", "git_commit"]
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 logger = logging.getLogger(__name__)
 STORE, ARTIFACTS = "store", "artifacts"  # a run's figures may fail where its metrics do not
