@@ -72,7 +72,7 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
     mine, none = F.col("source") == source, F.col("event_hash").isNull() & ~F.col("ambiguous")
     hit = mine & answers(source, window_hours, skew_ms)
     early, just_early = (none & F.coalesce(test, F.lit(False)) for test in (F.col("early_ms") > 0, F.col("early_ms") <= HINT_MS))
-    older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + int(window_hours * HOUR_MS))
+    older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + round(window_hours * HOUR_MS))
     conditions = {
         "responses": mine,
         "matched": hit,
@@ -90,7 +90,7 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
 def answers(source: str, window_hours: float, skew_ms: int = 0) -> Column:
     """Whether a row of `matched` is a response of that stream within the window after its impression (both ends included)."""
     delay = F.col("response_ms") - F.col("time_ms")
-    return F.coalesce((F.col("source") == source) & delay.between(-skew_ms, int(window_hours * HOUR_MS)), F.lit(False))
+    return F.coalesce((F.col("source") == source) & delay.between(-skew_ms, round(window_hours * HOUR_MS)), F.lit(False))
 
 
 @dataclass(frozen=True)

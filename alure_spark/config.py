@@ -135,7 +135,7 @@ class TimeConfig:
 
     @property
     def horizon_end_ms(self) -> int:
-        return self.as_of_ms + int(self.horizon_days * DAY_MS)
+        return self.as_of_ms + round(self.horizon_days * DAY_MS)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class LabelConfig:
     @property
     def window_ms(self) -> int:
         """How old an impression must be for both of its labels to be final, but for responses that arrive late."""
-        return int(max(self.click_window_hours, self.conversion_window_hours) * HOUR_MS)
+        return round(max(self.click_window_hours, self.conversion_window_hours) * HOUR_MS)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def engaged_ads(events: DataFrame, sources: list[str]) -> DataFrame:
 def serving_candidates(ad_candidates: DataFrame, hours: float) -> DataFrame:
     """ad_candidates of one as_of as key and value, shaped as SERVING_CANDIDATES; users without a candidate are left out."""
     value = F.to_json(F.struct("ad_id", "account_id", "score", "graphs", "neighbours", "reason"))
-    expires = F.timestamp_millis(F.unix_millis("as_of") + int(hours * HOUR_MS))
+    expires = F.timestamp_millis(F.unix_millis("as_of") + round(hours * HOUR_MS))
     return ad_candidates.where(F.size("ad_id") > 0).select("user_id", "as_of", expires.alias("expires_at"), value.alias("candidates"))
 
 
