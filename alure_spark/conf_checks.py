@@ -51,9 +51,15 @@ def check_path(path: str, value: str) -> None:
 
 
 def check_run_name(path: str, value: str) -> None:
-    """A name that is part of file names and of MLflow's registered models."""
-    if not re.fullmatch(r"[^\x00-\x1f\x7f/:'\"`\\]{1,100}", value) or value.strip(". ") == "":
-        raise ConfigError(f"{path} is {shown(value)}; allowed: up to 100 characters without / : \\ quotes and control characters")
+    """A name that is part of file names and of MLflow's registered models: MLflow finds it again in `models:/NAME/VERSION`.
+
+    Raises ConfigError naming the first character that it cannot hold.
+    """
+    allowed = "allowed: up to 100 characters without / : \\ ? @ quotes and control characters, with '..' not first"
+    if found := re.search(r"[\x00-\x1f\x7f/:?@'\"`\\]", value):
+        raise ConfigError(f"{path} is {shown(value)}, which holds {found[0]!r}; {allowed}")
+    if not value.strip(". ") or len(value) > 100 or value.startswith(".."):
+        raise ConfigError(f"{path} is {shown(value)}; {allowed}")
 
 
 def check_streams(streams: Mapping[str, Iterable[str]]) -> None:

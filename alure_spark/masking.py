@@ -6,6 +6,7 @@ reference is all that is stored, printed or hashed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,9 @@ SECRET = re.compile(
 USER = re.compile(r"(^|[._-])(user|username|user_name|login|uid)$")
 SECTIONS = ("spark", "tracking", "source.options")  # where a value may be somebody's secret
 SHORTEST = 4  # a shorter secret is not looked for in texts: it would hit words
-_NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(['"]?\s*[=:]\s*)""")
-_VALUE = re.compile(r"""'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+""")
+_NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(\\*['"]?\s*[=:]\s*)""")
+# Quoted by escaped quotes (JSON within a text), quoted with its escapes, quoted where no escape is meant ('C:\'), or bare.
+_VALUE = re.compile(r"""\\+'[^'\\\n]*\\+'|\\+"[^"\\\n]*\\+"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+""")
 _LOGIN = re.compile(r"""(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s'"<>/?#]*@|://[^\s'"<>:]{0,200}:[^\s'"<>]{0,500}@""")
 _BARE = re.compile(
     r"(?<=Bearer )\S+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=thin:)[^\s@]+(?=@)|\bdapi[0-9a-f]{32}\S*"
@@ -123,10 +125,13 @@ def public(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def masked_text(text: str) -> str:
-    """The text without known secrets, logins in URLs, secret parameters of URLs and connection strings, and tokens."""
+    """The text without known secrets, logins in URLs, secret parameters of URLs and connection strings, and tokens.
+
+    A secret is found as it is and as URLs, JSON and Python's repr write it.
+    """
     for secret in sorted(_seen, key=len, reverse=True):
         if len(secret) >= SHORTEST:
-            for form in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
+            for form in _forms(secret):
                 text = text.replace(form, MASK)
     text = _LOGIN.sub(f"://{MASK}@", text)
     text = _BARE.sub(MASK, text)
@@ -137,6 +142,16 @@ def masked_text(text: str) -> str:
     return "".join([*parts, text[done:]])
 
 
+def _forms(secret: str) -> list[str]:
+    """How texts spell a secret, the longest first: raw, URL-quoted, escaped by JSON (ASCII or not) and by repr (either quote)."""
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    escaped |= {write(secret)[1:-1] for write in (repr, ascii)}
+    # A text with both quotes in it, of which the secret is a part, has its single quotes escaped.
+    escaped |= {write(f"{secret}'\"")[1:-4] for write in (repr, ascii)}
+    quoted = {quote(secret, errors="replace"), quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace")}
+    return sorted({secret} | escaped | quoted, key=len, reverse=True)
+
+
 def _secret_values(text: str) -> Iterator[tuple[int, int]]:
     """Where the values stand of `name=value` and `name: value`, in queries, connection strings and JSON, whose name is that of a secret."""
     done = 0
@@ -144,6 +159,6 @@ def _secret_values(text: str) -> Iterator[tuple[int, int]]:
         # People write 'no key: do this', but not 'key=this'.
         secret = is_secret(found[1]) and ("=" in found[2] or found[1].lower() != "key")
         value = _VALUE.match(text, found.end()) if secret and found.start() >= done else None
-        if value and not value[0].strip("'\"").startswith(REFERENCE):
+        if value and not value[0].strip("'\"\\").startswith(REFERENCE):
             yield value.span()
             done = value.end()

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+def say(text: str) -> None:
+    """Print the text without the secrets of the conf."""
+    print(masked_text(text), flush=True)
+
+
 @dataclass
 class Report:
     """What a job has to say once its tables are published. A metric of None was not measurable (absent, not zero)."""
@@ -89,27 +94,32 @@ class Job:
                 tracker.log_figure(figure, name)
             for name, text in report.texts.items():
                 tracker.log_text(text, name)
-                print(text)
+                say(text)
         written = ", ".join(f"{name} v{version}" for name, version in run.outputs.items())
-        print(f"{self.name}: published {written or 'no table'} in {seconds:.0f} s", flush=True)
+        say(f"{self.name}: published {written or 'no table'} in {seconds:.0f} s")
         if leftover is not None:
             raise leftover
 
     def explain(self, context: Context) -> None:
         """--dry-run: what would be read, replaced and how much; nothing is written."""
-        print(f"{self.name}: {self.doc}")
+        say(f"{self.name}: {self.doc}")
         published = context.lake.published_versions()
         for name in self.reads:
             if name in published:
                 files, size = context.lake.size(name)
                 rows = context.lake.read(name).count()
-                print(f"  reads   {name} v{published[name]}: {rows:,} rows, {files:,} files, {size / 1e6:,.1f} MB")
+                say(f"  reads   {name} v{published[name]}: {rows:,} rows, {files:,} files, {size / 1e6:,.1f} MB")
             else:
-                print(f"  reads   {name}: not published yet")
+                say(f"  reads   {name}: not published yet")
         if self.plan:
-            print(self.plan(context))
+            say(self.plan(context))
         for name in self.writes:
-            print(f"  writes  {name} where {self.scope(context.config)} (now {f'v{published[name]}' if name in published else 'absent'})")
+            say(f"  writes  {name} where {self.scope(context.config)} (now {f'v{published[name]}' if name in published else 'absent'})")
+
+    def explain_memory(self, context: Context) -> None:
+        """--explain-memory: what a worker will hold, where the job can tell; nothing is written."""
+        if self.memory:
+            say(self.memory(context))
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """The command line of a single job; exits with 2 after an AlureError."""
@@ -171,8 +181,8 @@ def run_options(options: argparse.Namespace, jobs: Sequence[Job], name: str, day
             for job in jobs:
                 if options.dry_run:
                     job.explain(context)
-                if options.explain_memory and job.memory:
-                    print(job.memory(context))
+                if options.explain_memory:
+                    job.explain_memory(context)
         else:
             run_jobs(context, jobs, name)
 
@@ -216,7 +226,7 @@ def run_jobs(context: Context, jobs: Sequence[Job], name: str) -> None:
             bar.set_description(job.name)
             job.execute(context)
         run_id = context.tracker.run_id
-    print(f"MLflow run {run_id} in {context.tracker.place}")
+    say(f"MLflow run {run_id} in {context.tracker.place}")
 
 
 def parameter(name: str, default: str, dbutils: Any = None) -> str:

@@ -21,6 +21,7 @@ from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories, longest_per_user
 from alure_spark.config import EVERYBODY, parse_time
 from alure_spark.errors import ConfigError, DataError, TrackingError
+from alure_spark.inference import pyfunc
 from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import VALIDATED, Artifact, read_validated
@@ -29,7 +30,7 @@ from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
-from alure_spark.tracking import git_commit
+from alure_spark.tracking import Columns, git_commit
 from alure_spark.training import gate, loop, metrics, parallel, recurring, start
 from alure_spark.training.loader import Segments, segment_loaders
 from jobs.command import Context, Job, Report
@@ -91,7 +92,8 @@ def train(context: Context, run: JobRun) -> Report:
         if validated:
             validated.write(written / VALIDATED)
         make_private(folder)
-        version = tracker.log_model(config.model_name, written, "alure_spark.inference.pyfunc", artifact.digest, tags)
+        columns = Columns(pyfunc.REQUIRED, pyfunc.optional_columns(artifact.spec), pyfunc.OUTPUTS)
+        version = tracker.log_model(config.model_name, written, pyfunc.__name__, artifact.digest, tags, columns)
     if learnt.verdict.passed:
         tracker.promote(config.model_name, version)
     for checkpoint in checkpoints:

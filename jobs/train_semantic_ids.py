@@ -13,8 +13,10 @@ import torch
 from pyspark.sql import functions as F
 
 from alure_spark.errors import ConfigError, DataError
+from alure_spark.inference import semantic_pyfunc
 from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
+from alure_spark.tracking import Columns
 from jobs.command import Context, Job, Report
 
 
@@ -33,7 +35,8 @@ def train(context: Context, run: JobRun) -> Report:
             folder = semantic_ids.write(model, Path(scratch))
             make_private(scratch)
             digest, tags = semantic_ids.digest(folder), {"alure.as_of": config.time.as_of, "alure.attribute": attribute}
-            version = context.tracker.log_model(name, folder, "alure_spark.inference.semantic_pyfunc", digest, tags)
+            columns = Columns(semantic_pyfunc.REQUIRED, (), semantic_pyfunc.OUTPUTS)
+            version = context.tracker.log_model(name, folder, semantic_pyfunc.__name__, digest, tags, columns)
         context.tracker.promote(name, version)
         run.content_hashes[name] = digest[:16]
         error = semantic_ids.reconstruction_error(embeddings, model.decode(codes))

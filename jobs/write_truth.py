@@ -9,7 +9,7 @@ from alure_spark.errors import ConfigError
 from alure_spark.session import get_session
 from alure_spark.sources.synthetic import truth
 from alure_spark.sources.synthetic.options import WorldOptions
-from jobs.command import guarded
+from jobs.command import guarded, say
 
 
 def write(options: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def write(options: argparse.Namespace) -> None:
     spark = get_session(config.spark)
     for name, frame in (("truth_users", truth.truth_users(spark, world)), ("truth_ads", truth.truth_ads(spark, world))):
         frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(f"{world.truth_root}/{name}")
-        print(f"write_truth: {world.truth_root}/{name}")
+        say(f"write_truth: {world.truth_root}/{name}")
 
 
 if __name__ == "__main__":

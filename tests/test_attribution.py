@@ -10,13 +10,14 @@ import pytest
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from alure_spark.attribution import ResponseCounts, count_responses, counts
+from alure_spark.attribution import ResponseCounts, answers, count_responses, counts
 from alure_spark.boundary import known_before
 from alure_spark.config import LabelConfig, StreamConfig
 from alure_spark.errors import ConfigError
 from alure_spark.events.examples import labelled_impressions, matched_responses, training_examples
 from alure_spark.events.sequences import user_sequences
 from alure_spark.lake import content_hash
+from alure_spark.retrieval.candidates import serving_candidates
 from tests import oracle
 
 START, HOUR, DAY = 1_500_000_000_000, 3_600_000, 86_400_000
@@ -219,3 +220,17 @@ def test_a_skew_of_more_than_an_hour_or_below_0_is_refused():
     for seconds in (-1.0, 3601.0, float("nan")):
         with pytest.raises(ConfigError, match="labels.clock_skew_seconds"):
             LabelConfig(clock_skew_seconds=seconds)
+
+
+def test_a_response_at_the_last_millisecond_of_a_window_of_a_fraction_of_an_hour_is_within_it(spark):
+    delays = [("click", 0, delay) for delay in (1_043_999, 1_044_000, 1_044_001)]  # ms
+    rows = spark.createDataFrame(delays, "source string, time_ms long, response_ms long")
+    found = rows.select("response_ms", answers("click", 0.29).alias("within")).collect()
+    assert [row["within"] for row in sorted(found)] == [True, True, False]
+    schema = (
+        "user_id string, as_of timestamp, ad_id array<string>, account_id array<string>, score array<double>, graphs array<string>, "
+        "neighbours array<int>, reason array<string>"
+    )
+    row = ("u", datetime.fromtimestamp(0, UTC), ["a"], ["b"], [1.0], ["g"], [1], ["r"])
+    served = serving_candidates(spark.createDataFrame([row], schema), 0.29)
+    assert served.selectExpr("unix_millis(expires_at) - unix_millis(as_of)").first()[0] == 1_044_000

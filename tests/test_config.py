@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alure_spark.config import Config, FeaturePolicy, StreamConfig, format_time, load, parse_time
+from alure_spark.config import Config, FeaturePolicy, StreamConfig, build, format_time, load, parse_time
 from alure_spark.errors import ConfigError
 
 MINIMAL = "streams: {purchase: {attributes: {category_id: categorical}}}\n"
@@ -102,3 +102,11 @@ def test_config_show_prints_defaults_and_errors_exit_with_2(capsys, monkeypatch)
         job.main()
     assert stop.value.code == 2
     assert "there is no configuration file conf/none.yml; found there:" in capsys.readouterr().err
+
+
+def test_fractions_of_hours_and_days_are_rounded_to_the_nearest_millisecond():
+    streams = {"view": {}}
+    labels = {"click_window_hours": 0.29, "conversion_window_hours": 0.1}  # 0.29 x 3,600,000 is 1,043,999.9999999999
+    config = build(Config, {"streams": streams, "labels": labels, "time": {"as_of": "1970-01-01", "horizon_days": 0.35}})
+    assert config.labels.window_ms == 1_044_000
+    assert config.time.horizon_end_ms == 30_240_000

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 import yaml
 
+from alure_spark import masking
 from alure_spark.config import Config, SourceConfig, SparkConfig, StreamConfig, TrackingConfig, as_dict, build, load
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.masking import masked, masked_text, public, resolve, resolved
 from alure_spark.session import get_session
 from alure_spark.sources import mapping
+from jobs.command import Context, Job, Report
 from tests.conftest import ROOT
 from tests.test_tracking import tracker
 
@@ -60,6 +64,103 @@ def test_an_error_of_another_library_shows_no_secret_of_a_url():
         f"option 'password'='{SECRET}' is unknown",
     ):
         assert SECRET not in masked_text(text)
+
+
+AWKWARD = [
+    "pass'word",
+    'pass"word',
+    """pa'ss"word""",
+    "pass\\word",
+    "paßwörd😀",
+    "pass\nword",
+    "pass\tword'",
+    "pass/word?",
+    "pass\udcffword",
+]
+SPELLED = {
+    "raw": str,
+    "repr": repr,
+    "ascii": ascii,
+    "repr of a text with both quotes": lambda secret: repr(f"option '{secret}' of \"x\""),
+    "ascii of a text with both quotes": lambda secret: ascii(f"option '{secret}' of \"x\""),
+    "repr of a mapping": lambda secret: repr({"value": [secret]}),
+    "JSON": json.dumps,
+    "JSON with letters": lambda secret: json.dumps({"value": secret}, ensure_ascii=False),
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+@pytest.mark.parametrize("secret", AWKWARD)
+def test_a_known_secret_is_hidden_however_a_text_spells_it(monkeypatch, secret, spelled):
+    monkeypatch.setattr(masking, "_seen", set())
+    text = f"the server said {SPELLED[spelled](secret)} and no more"
+    masking.remember({"password": secret})
+    shown = masked_text(text)
+    assert "rd" not in shown
+    assert "***" in shown
+    assert shown.startswith("the server said ")
+    assert shown.endswith(" and no more")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"password": "one\"hidden", "n": 1}',
+        r"{'password': 'one\'hidden', 'n': 1}",
+        r'"{\"password\": \"hidden\", \"n\": 1}"',
+        r"password='C:\hidden\'",
+    ],
+)
+def test_a_quoted_value_of_a_secret_ends_where_its_quotes_end(text):
+    assert "hidden" not in masked_text(text)
+    assert ("n" in masked_text(text)) or "C:" in text
+
+
+class EmptyLake:
+    """A lake without tables, so that no Spark is needed."""
+
+    root = "lake"
+
+    def published_versions(self):
+        return {}
+
+    @contextlib.contextmanager
+    def run(self, *_):
+        yield SimpleNamespace(inputs={}, outputs={}, content_hashes={}, run_id="r")
+
+
+def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlflow(tmp_path, capsys):
+    secret = """pa'ss"hidden-ß"""
+    options = {"password": secret}
+    said = f"read with {options}, {json.dumps(options)} and {secret}; and https://me:other@host/x"
+    masking.remember(options)
+    job = Job(
+        "build_graph", "a job", (), ("user_edges",), lambda config: f"path = '{secret}'",
+        lambda context, run: Report(texts={"a/b.txt": said}), memory=lambda context: said, plan=lambda context: said,
+    )  # fmt: skip
+    context = Context(load(ROOT / "conf" / "test.yml"), None, EmptyLake(), tracker(tmp_path))
+    with context.tracker.run("job", context.config) as run:
+        job.execute(context)
+        run.log_text(said, "c.txt")
+    job.explain(context)
+    job.explain_memory(context)
+    out, err = capsys.readouterr()
+    stored = [path.read_text() for path in (tmp_path / "artifacts").rglob("*.txt")]
+    assert len(stored) == 2
+    for text in (out, err, *stored):
+        assert "hidden" not in text
+        assert "other@" not in text
+    assert out.count("read with") == 3
+
+
+def test_what_git_says_of_its_origin_shows_no_token_in_mlflow(tmp_path, monkeypatch):
+    tags = {"mlflow.source.git.repoURL": "https://me:ghp_hidden@github.com/a/b.git"}
+    monkeypatch.setattr("mlflow.tracking.context.registry.resolve_tags", lambda mine: {**tags, **mine})
+    with tracker(tmp_path).run("job", Config(streams={"view": StreamConfig()})) as run:
+        run_id = run.run_id
+    found = mlflow.get_run(run_id).data.tags
+    assert found["mlflow.source.git.repoURL"] == "https://***@github.com/a/b.git"
+    assert found["alure.job"] == "job"
 
 
 def test_what_is_no_secret_is_shown_as_it_is():

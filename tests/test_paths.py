@@ -19,7 +19,7 @@ from alure_spark.lake import Lake
 from alure_spark.paths import is_url, located, sqlite_uri
 from alure_spark.sources.mapping import Options, canonical
 from alure_spark.tables import TABLES, VOCABULARIES
-from alure_spark.tracking import Tracker
+from alure_spark.tracking import Columns, Tracker
 from alure_spark.training.loader import open_reader
 from alure_spark.training.rows import file_column
 from jobs import apply_retention, forget_users, pipeline
@@ -145,7 +145,7 @@ def test_mlflow_keeps_runs_and_models_below_a_folder_of_any_name(tmp_path, monke
     tracker = Tracker(places)
     with tracker.run("test", Config(streams={"purchase": StreamConfig()}, tracking=places)):
         tracker.log_text("said", "told/it.txt")
-        tracker.promote("m", tracker.log_model("m", weights.parent, "no_loader", "digest", {}))
+        tracker.promote("m", tracker.log_model("m", weights.parent, "no_loader", "digest", {}, Columns(("x",), (), {"y": "string"})))
         assert tracker.offline is None
     found = tracker.find_model("m")
     assert (found.folder / "weights.txt").read_text() == "1"

@@ -15,12 +15,20 @@ import pyarrow as pa
 from ..config import EVERYBODY, InferenceConfig
 from ..errors import DataError, nearest
 from ..model.artifact import Artifact
+from ..model.decode import Layout
 from ..model.reads import USER_SHIFT
+from ..model.spec import ModelSpec
 from .export import UserEmbedder
 
 VALUES = {"numeric": pa.float64(), "text": pa.string(), "embedding": pa.list_(pa.float32())}  # kind -> type; else integers
 NAMED = {"numeric": "numbers", "text": "strings", "embedding": "lists of numbers"}
+REQUIRED, OUTPUTS = ("user_id",), {"user_id": "string", "embedding": "float[]"}  # columns of the signature
 NO_AS_OF_MS = 2**USER_SHIFT - 1  # after every moment that the model tells apart
+
+
+def optional_columns(spec: ModelSpec) -> tuple[str, ...]:
+    """The columns beside user_id that `UserModelFunction.predict` reads, where they are there."""
+    return (*Layout.of(spec).columns(), "as_of", "segment")
 
 
 class UserModelFunction:

@@ -14,6 +14,8 @@ import torch
 from ..errors import DataError, nearest
 from ..model import semantic_ids
 
+REQUIRED, OUTPUTS = ("embedding",), {"semantic_id": "long[]"}  # columns of the signature
+
 
 class SemanticIdFunction:
     """What `mlflow.pyfunc.load_model` wraps."""

@@ -25,13 +25,13 @@ from ..config import Config, TrackingConfig, as_dict, format_time
 from ..masking import masked_text, public
 from . import unended
 from .names import LONGEST, LONGEST_PARAMETER, LONGEST_TAG, Names, as_number, as_text, clean, clean_file
-from .registry import ModelVersion, Registry
+from .registry import Columns, ModelVersion, Registry
 from .store import QUICK, SLOW_S, STRIKES, git_commit, is_refusal, limited, open_experiment, require_store, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ModelVersion", "Tracker", "git_commit"]
+__all__ = ["Columns", "ModelVersion", "Tracker", "git_commit"]
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 logger = logging.getLogger(__name__)
 STORE, ARTIFACTS = "store", "artifacts"  # a run's figures may fail where its metrics do not
@@ -134,7 +134,8 @@ class Tracker(Registry):
             mlflow.set_tracking_uri(self._uri())
             experiment = open_experiment(mlflow, as_text(self.config.experiment, 500) or "alure_spark", self.config.artifact_root)
             name = as_text(title, LONGEST)
-            stored = {key: as_text(value, LONGEST_TAG) for key, value in resolve_tags(dict(tags)).items()}
+            context = {key: masked_text(str(value)) for key, value in resolve_tags({}).items()}  # git's origin may hold a token
+            stored = {key: as_text(value, LONGEST_TAG) for key, value in (context | dict(tags)).items()}
             made = mlflow.MlflowClient(self._uri()).create_run(experiment, run_name=name, tags=stored)
             assert self._open is not None
             self._open.run_id, self._open.live = made.info.run_id, True
@@ -234,7 +235,8 @@ class Tracker(Registry):
             self._keep(lambda folder: figure.savefig(_made(folder / file)))
 
     def log_text(self, text: str, name: str) -> None:
-        text, file = as_text(text), clean_file(name)
+        """A text, without the secrets of the conf, as the artifact of that file name."""
+        text, file = as_text(masked_text(text)), clean_file(name)
         self._artifact("log a text", lambda client, run: client.log_text(run, text, file), {"text": {file: text}})
 
     def _names(self, names: Iterable[object]) -> dict[str, str]:

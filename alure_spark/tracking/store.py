@@ -21,6 +21,7 @@ QUICK = {
     "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "30",
 }
 FILES = QUICK | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}  # a server may store a large model before it answers
+_limits: dict[str, str] = {}  # those that `limited` has set, and not the user
 SLOW_S = 4  # a call that fails after so long will not be better the next time
 STRIKES = 3  # failures in a row after which a store is given up
 # Answers that are about what was asked, not about the store.
@@ -30,14 +31,20 @@ GIT_SECONDS = 10
 
 @contextlib.contextmanager
 def limited(limits: dict[str, str]) -> Iterator[None]:
-    """MLflow's limits of time within the block, where the environment does not set them."""
-    mine = {key: value for key, value in limits.items() if key not in os.environ}
+    """MLflow's limits of time within the block, where the user's environment does not set them; those of an inner block win."""
+    mine = {key: value for key, value in limits.items() if os.environ.get(key) == _limits.get(key)}
+    before = {key: _limits.get(key) for key in mine}
     os.environ.update(mine)
+    _limits.update(mine)
     try:
         yield
     finally:
-        for key in mine:
-            os.environ.pop(key, None)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+                _limits.pop(key, None)
+            else:
+                os.environ[key] = _limits[key] = value
 
 
 def require_store(uri: str) -> None:
