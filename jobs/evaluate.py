@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from pyspark.sql import functions as F
@@ -98,21 +100,32 @@ def _report(context: Context, rows: pd.DataFrame, metrics: dict[str, float | Non
 
 
 def _earlier(context: Context) -> pd.DataFrame:
-    """The evaluation_users rows of the run to compare with (an MLflow run id, or a run_id of `runs`)."""
+    """The evaluation_users rows of the run to compare with (an MLflow run id, or a run_id of `runs`).
+
+    Raises LakeError when there is no such run, or the version that it published has been vacuumed.
+    """
     run_id = context.tracker.tag_of(context.against, "alure.run_id.evaluate") or context.against
     found = context.lake.runs().where((F.col("run_id") == run_id) & (F.col("job") == "evaluate") & (F.col("status") == "published")).first()
     if found is None:
         raise LakeError(
             f"--against {context.against}: no published evaluate run of that id in lake {context.lake.root}; MLflow lists the run ids"
         )
-    return (
-        context.lake.read("evaluation_users", found["outputs"]["evaluation_users"])
-        .where(found["scope"])
-        .where(F.col("config_hash") == found["config_hash"])
-        .toPandas()
-    )
+    version = found["outputs"]["evaluation_users"]
+    try:
+        rows = context.lake.read("evaluation_users", version).where(found["scope"]).where(F.col("config_hash") == found["config_hash"])
+        return rows.toPandas()
+    except Exception as error:
+        if not VACUUMED.search(f"{error} {error.__cause__}"):
+            raise
+        raise LakeError(
+            f"--against {context.against}: version {version} of evaluation_users is not there any more: files of old versions are erased "
+            f"after lake.vacuum_hours ({context.config.lake.vacuum_hours:g}); evaluate again with that run's conf, and compare with the "
+            "new run"
+        ) from error
 
 
+# What Spark and Delta say of a version whose files, or whose commits, were erased.
+VACUUMED = re.compile(r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND|Cannot time travel Delta table|DELTA_VERSION_NOT_FOUND")
 _EDGES = "src_user_id string, dst_user_id string, country string, weight double, origins int"
 _COLUMNS = ["user_id", "country", "config_hash", "task", "policy", "new_user", "recall", "ndcg"]
 _SCHEMA = "user_id string, country string, config_hash string, task string, policy string, new_user boolean, recall double, ndcg double"

@@ -51,9 +51,11 @@ class Columns:
         from mlflow.models import ModelSignature
         from mlflow.types.schema import AnyType, Array, ColSpec, Schema
 
-        inputs = [ColSpec(AnyType(), name, required=name in self.required) for name in (*self.required, *self.optional)]
         types = {name: Array(kind[:-2]) if kind.endswith("[]") else kind for name, kind in self.outputs.items()}
-        return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(kind, name) for name, kind in types.items()]))
+        return ModelSignature(
+            inputs=Schema([ColSpec(AnyType(), name, required=name in self.required) for name in (*self.required, *self.optional)]),
+            outputs=Schema([ColSpec(kind, name) for name, kind in types.items()]),
+        )
 
 
 def content_digest(folder: Path) -> str:

@@ -12,8 +12,9 @@ import pytest
 from alure_spark.config import FeaturePolicy, InferenceConfig
 from alure_spark.errors import DataError
 from alure_spark.inference.export import UserEmbedder
-from alure_spark.inference.pyfunc import _load_pyfunc
+from alure_spark.inference.pyfunc import OUTPUTS, REQUIRED, _load_pyfunc, optional_columns
 from alure_spark.model.artifact import Artifact
+from alure_spark.tracking import Columns
 from tests.inference.small_model import AS_OF_MS
 
 
@@ -32,10 +33,14 @@ def expected(artifact, rows):
     return UserEmbedder(artifact, InferenceConfig()).embed_rows(rows, np.full(rows.num_rows, AS_OF_MS))
 
 
-def test_the_model_from_mlflow_embeds_as_plain_python_does(folder, frame, expected, tmp_path):
-    place = str(tmp_path / "saved")
-    mlflow.pyfunc.save_model(place, loader_module="alure_spark.inference.pyfunc", data_path=str(folder), pip_requirements=[])
-    found = mlflow.pyfunc.load_model(place).predict(frame)
+def test_the_model_from_mlflow_embeds_as_plain_python_does(folder, artifact, frame, expected, tmp_path):
+    place, module = str(tmp_path / "saved"), "alure_spark.inference.pyfunc"
+    signature = Columns(REQUIRED, optional_columns(artifact.spec), OUTPUTS).signature()
+    mlflow.pyfunc.save_model(place, loader_module=module, data_path=str(folder), pip_requirements=[], signature=signature)
+    model = mlflow.pyfunc.load_model(place)
+    found = model.predict(frame)
+    for asked in (frame.assign(as_of=pd.Timestamp(AS_OF_MS, unit="ms", tz="UTC")), frame.drop(columns="country").assign(other=1)):
+        assert model.predict(asked)["embedding"].tolist() == found["embedding"].tolist()
     assert list(found.columns) == ["user_id", "embedding"]
     assert found["user_id"].tolist() == frame["user_id"].tolist()
     np.testing.assert_allclose(np.array(found["embedding"].tolist()), expected, rtol=0, atol=2e-6)
