@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import mlflow
 import pytest
 import yaml
 
 from alure_spark import masking
-from alure_spark.config import Config, SourceConfig, SparkConfig, StreamConfig, TrackingConfig, as_dict, build, load
+from alure_spark.config import Config, LakeConfig, SourceConfig, SparkConfig, StreamConfig, TrackingConfig, as_dict, build, load
 from alure_spark.errors import ConfigError, DataError
+from alure_spark.lake import Lake
 from alure_spark.masking import masked, masked_text, public, resolve, resolved
 from alure_spark.session import get_session
 from alure_spark.sources import mapping
@@ -116,20 +115,7 @@ def test_a_quoted_value_of_a_secret_ends_where_its_quotes_end(text):
     assert ("n" in masked_text(text)) or "C:" in text
 
 
-class EmptyLake:
-    """A lake without tables, so that no Spark is needed."""
-
-    root = "lake"
-
-    def published_versions(self):
-        return {}
-
-    @contextlib.contextmanager
-    def run(self, *_):
-        yield SimpleNamespace(inputs={}, outputs={}, content_hashes={}, run_id="r")
-
-
-def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlflow(tmp_path, capsys):
+def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlflow(spark, tmp_path, capsys):
     secret = """pa'ss"hidden-ß"""
     options = {"password": secret}
     said = f"read with {options}, {json.dumps(options)} and {secret}; and https://me:other@host/x"
@@ -138,7 +124,7 @@ def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlf
         "build_graph", "a job", (), ("user_edges",), lambda config: f"path = '{secret}'",
         lambda context, run: Report(texts={"a/b.txt": said}), memory=lambda context: said, plan=lambda context: said,
     )  # fmt: skip
-    context = Context(load(ROOT / "conf" / "test.yml"), None, EmptyLake(), tracker(tmp_path))
+    context = Context(load(ROOT / "conf" / "test.yml"), spark, Lake(spark, LakeConfig(f"{tmp_path}/lake")), tracker(tmp_path))
     with context.tracker.run("job", context.config) as run:
         job.execute(context)
         run.log_text(said, "c.txt")
