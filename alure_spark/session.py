@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from .config import SparkConfig
@@ -24,7 +25,8 @@ DELTA_SETTINGS = {
 TIME_ZONE = "spark.sql.session.timeZone"
 # Delta reads the partition as_of=2025-03-09 10:30:00, which a task writes in the session's zone, in the zone of the task's JVM.
 JVM_ZONE = "-Duser.timezone=UTC"
-DRIVER_OPTIONS, EXECUTOR_OPTIONS = "spark.driver.extraJavaOptions", "spark.executor.extraJavaOptions"
+# Spark puts them before those of extraJavaOptions, which somebody may have set.
+DRIVER_OPTIONS, EXECUTOR_OPTIONS = "spark.driver.defaultJavaOptions", "spark.executor.defaultJavaOptions"
 # Spark would take the folder user_id=0042 for the number 42.
 PARTITION_TEXTS = {"spark.sql.sources.partitionColumnTypeInference.enabled": "false"}
 SETTINGS = {
@@ -107,7 +109,9 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     require_java()
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     settings.update(DELTA_SETTINGS)
-    own |= {key: f"{own.get(key, '')} {JVM_ZONE}".strip() for key in (DRIVER_OPTIONS, EXECUTOR_OPTIONS)}
+    for key in (DRIVER_OPTIONS, EXECUTOR_OPTIONS):
+        given = own.get(key) or (SparkConf().get(key) if submitted else None) or ""
+        own[key] = f"{given} {JVM_ZONE}".strip()
     if not submitted:
         settings["spark.jars.packages"] = DELTA_PACKAGE
         settings["spark.driver.memory"] = config.driver_memory

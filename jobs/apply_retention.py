@@ -1,4 +1,4 @@
-"""Lets old rows go: of each table in lake.keep_days, what is older than so many days before its newest day (at latest today).
+"""Lets old rows go: of each table in lake.keep_days, what is older than so many days before its newest day up to today.
 
 Of user_sequences and user_embeddings each user's latest row before that stays, however old: readers take it. Events that went
 are in no later rebuild. The files are erased by lake.vacuum_hours.
@@ -7,26 +7,28 @@ are in no later rebuild. The files are erased by lake.vacuum_hours.
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import timedelta
 
 from pyspark.sql import functions as F
 
 from alure_spark.config import DAY_MS, format_time
-from alure_spark.lake import JobRun, latest_rows
+from alure_spark.lake import JobRun, latest_rows, timestamp
 from alure_spark.tables import EVENTS, LATEST_ROW_TABLES
 from jobs.command import Context, Job, Report
 
 
 def retain(context: Context, run: JobRun) -> Report:
-    metrics, now = dict[str, float | None](), datetime.now(UTC)
+    metrics: dict[str, float | None] = {}
+    today = timestamp(int(time.time() * 1000))  # a mistyped as_of of the year 2107 must not let all other days go
     for name, days in sorted(context.config.lake.keep_days.items()):
         if name not in context.lake.published_versions():
             continue
         rows, of_events = run.read(name), name == EVENTS.name
-        newest = rows.agg(F.max("known_date") if of_events else F.unix_millis(F.max("as_of"))).collect()[0][0]
+        past = rows.where(F.col("known_date" if of_events else "as_of") <= today)
+        newest = past.agg(F.max("known_date") if of_events else F.unix_millis(F.max("as_of"))).collect()[0][0]
         if newest is None:
             continue
-        newest = min(newest, now.date() if of_events else int(now.timestamp() * 1000))
         kept_from = newest - timedelta(days=math.ceil(days)) if of_events else format_time(newest - round(days * DAY_MS))
         scope = f"known_date < DATE'{kept_from}'" if of_events else f"as_of < TIMESTAMP '{kept_from}'"
         old = rows.where(scope)

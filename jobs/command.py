@@ -93,6 +93,7 @@ class Job:
             for name, figure in report.figures.items():
                 tracker.log_figure(figure, name)
             for name, text in report.texts.items():
+                text = text if leftover is None else f"NOT ALL IS ERASED (the error says why); else:\n{text}"
                 tracker.log_text(text, name)
                 say(text)
         written = ", ".join(f"{name} v{version}" for name, version in run.outputs.items())

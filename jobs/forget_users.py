@@ -25,9 +25,9 @@ from pyspark.sql import functions as F
 
 from alure_spark import run_messages
 from alure_spark.config import IngestConfig, LakeConfig, format_time
-from alure_spark.errors import ConfigError, LeftoverError, TrackingError
+from alure_spark.errors import ConfigError, LakeError, LeftoverError, TrackingError
 from alure_spark.events import identity, user_list
-from alure_spark.lake import OLD_FILES, JobRun, timestamp
+from alure_spark.lake import OLD_FILES, REMOVED_AT, JobRun, timestamp
 from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases, left_by_lakes_that_are_gone
 from alure_spark.tables import TABLES
 from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
@@ -129,7 +129,7 @@ def _old_versions(run: JobRun, now_ms: int, hours: float) -> str:
     if not hours:
         return "remains: no earlier version of the tables"
     until = format_time(now_ms + math.ceil(hours) * HOUR_MS)
-    run.facts[OLD_FILES] = until
+    run.facts |= {REMOVED_AT: format_time(now_ms), OLD_FILES: until}
     return (
         f"remains: the rows as they were can be read back for {hours:g} hours (lake.vacuum_hours), and their files stay until "
         f"jobs/forget_users.py --vacuum runs after {until[:16]} UTC (with --set lake.vacuum_hours=0 at once)"
@@ -147,7 +147,7 @@ def _models(context: Context) -> str:
     name = context.config.model_name
     try:
         found = context.tracker.model_versions(name)
-    except TrackingError as error:
+    except (TrackingError, ConfigError) as error:  # a name that Unity Catalog does not take
         why = " ".join(str(error).split())[:300]
         return (
             f"warning: which model versions of {name} may have been trained with them is unknown ({why}). The tables are done; left to "
@@ -207,15 +207,21 @@ def job(users: Sequence[str], unmatched: list[str] | None = None) -> Job:
     )
 
 
+def _nothing_to_forget(context: Context, run: JobRun) -> Report:
+    """The body of a run that only erases. Raises LakeError on a lake without tables: lake.root may be mistyped."""
+    if not context.lake.published_versions():
+        raise LakeError(f"lake {context.lake.root} has no published table, so there is nothing to erase: look at lake.root")
+    hours = context.config.lake.vacuum_hours
+    return Report(texts={"erased.txt": f"erased: files that no version of the last {hours:g} hours needs (lake.vacuum_hours)"})
+
+
 ERASURE = Job(
     "forget_users",
     "erase the files of versions older than lake.vacuum_hours, and what jobs left in lake.scratch",
     (),
     (),
     lambda config: "true",
-    lambda context, run: Report(
-        texts={"erased.txt": f"erased: files of versions older than {context.config.lake.vacuum_hours:g} hours (lake.vacuum_hours)"}
-    ),
+    _nothing_to_forget,
     after=erase,
 )
 

@@ -40,13 +40,14 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     conf has declared or mapped a column since, and the load came again. What only the table holds of such an event is kept.
     """
     altered = changed_by(ingest)
-    shared = sorted(set(batch.columns) & set(existing.columns))
+    there, new_ones = ({name.casefold() for name in frame.columns} for frame in (existing, batch))  # as Delta tells names apart
+    shared = sorted(name for name in batch.columns if name.casefold() in there)
     columns = [quoted(name) for name in shared]
     may_miss = fields_that_may_miss(batch.schema.fields, altered)
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
     # As today's ingestion would have it: a slot below 0 in a row of an earlier release is null in the batch.
     again = drop_impossible(again.withColumn("reason", F.lit(None).cast("string")), FIRST_YEAR_MS).drop("reason", "_nulled")
-    only_old = [name for name in existing.columns if name not in batch.columns]
+    only_old = [name for name in existing.columns if name.casefold() not in new_ones]
     old = again.select(
         "event_id",
         F.col("known_date").alias("_old_known_date"),
@@ -97,8 +98,9 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
 
 def _said(rows: DataFrame, fields: Sequence[T.StructField]) -> list[Column]:
     """The fields as texts (so that a column of another type is other content), null where the rows say nothing in it."""
-    held = {item.name: item for item in rows.schema.fields}
-    return [(given(held[item.name]) if item.name in held else F.lit(None)).cast("string").alias(item.name) for item in fields]
+    held = {item.name.casefold(): item for item in rows.schema.fields}
+    names = [(item.name, held.get(item.name.casefold())) for item in fields]
+    return [(F.lit(None) if item is None else given(item)).cast("string").alias(name) for name, item in names]
 
 
 def _gaps(struct: str, fields: Sequence[T.StructField]) -> Column:

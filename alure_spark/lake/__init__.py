@@ -6,11 +6,12 @@
 from .columns import UNITS, as_of_scope, in_units, latest_rows, timestamp
 from .content import content_hash, hash_and_count, row_hash
 from .job_run import JobRun
-from .publishing import OLD_FILES, Lake
+from .publishing import OLD_FILES, REMOVED_AT, Lake
 from .scratch import make_private, resumable_folder, scratch_folder, workspace
 from .store import VERSION_PROPERTY
 
 __all__ = [
-    "OLD_FILES", "UNITS", "VERSION_PROPERTY", "JobRun", "Lake", "as_of_scope", "content_hash", "hash_and_count", "in_units", "latest_rows",
-    "make_private", "resumable_folder", "row_hash", "scratch_folder", "timestamp", "workspace",
+    "OLD_FILES", "REMOVED_AT", "UNITS", "VERSION_PROPERTY", "JobRun", "Lake", "as_of_scope", "content_hash",
+    "hash_and_count", "in_units", "latest_rows",     "make_private", "resumable_folder", "row_hash",
+    "scratch_folder", "timestamp", "workspace",
 ]  # fmt: skip

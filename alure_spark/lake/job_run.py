@@ -15,7 +15,7 @@ from ..errors import LakeError
 from ..session import DRIVER_OPTIONS, EXECUTOR_OPTIONS, JVM_ZONE, session_settings
 from ..tables import table
 from .content import hash_and_count
-from .store import REWRITES, sentence
+from .store import UNCHANGED, sentence
 
 if TYPE_CHECKING:
     from .publishing import Lake
@@ -95,7 +95,7 @@ class JobRun:
                 raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
             raise
         commits = self.lake.commits_since(name, self._heads[name])
-        if any(commit["userMetadata"] != self.run_id and commit["operation"] not in REWRITES for commit in commits):
+        if any(commit["userMetadata"] != self.run_id and commit["operation"] not in UNCHANGED for commit in commits):
             raise LakeError(_interrupted(name))
         if commits:
             self._heads[name] = commits[0]["version"]

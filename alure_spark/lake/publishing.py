@@ -25,20 +25,21 @@ from functools import partial
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from ..config import Config, LakeConfig, format_time, parse_time
+from ..config import Config, LakeConfig, format_time
 from ..errors import LakeError, LeftoverError
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .job_run import JobRun
-from .store import REWRITES, Store, completed, sentence
+from .store import UNCHANGED, Store, completed, sentence
 from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
 HOUR_MS = 3_600_000
 RETENTION = "delta.deletedFileRetentionDuration"
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
-OLD_FILES = "old_files_until"  # among the facts of an erasure: from then on the files of the versions before it may go
+# Facts of an erasure: when rows went, from when on their files may go, and (of its row `ended`) the time before which nothing is left.
+REMOVED_AT, OLD_FILES, ERASED_BEFORE = "removed_at", "old_files_until", "erased_before"
 LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
 OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
@@ -155,21 +156,25 @@ class Lake(Store):
     def _erase(self, run: JobRun, writer: _Writer, after: Callable[[], None]) -> None:
         """What is erased once the tables are published; however it ends, the row `ended` lets the next writer in."""
         failure: BaseException | None = None
+        before = format_time(int(time.time() * 1000) - math.ceil(self.config.vacuum_hours) * HOUR_MS)
         try:
             after()
         except BaseException as error:  # Ctrl-C too: the next writer must not wait for it
             failure = error
         try:
-            self._record(run, writer, "ended", None if failure is None else stored_message(failure))
+            if failure is None:
+                self._record(run, writer, "ended", None, facts={ERASED_BEFORE: before})
+            else:
+                self._record(run, writer, "ended", stored_message(failure))
         except Exception as error:  # a full disk; this process no longer counts as a writer all the same
             failure = failure or error
         if failure is not None and not isinstance(failure, Exception):
             raise failure
         if failure is not None:
-            tables = ", ".join(sorted(run.outputs)) or "no table was changed"
+            done = f"{run.job} is published ({', '.join(sorted(run.outputs))}), but not" if run.outputs else f"{run.job}: not"
             raise LeftoverError(
-                f"{run.job} is published ({tables}), but not all that it was to erase is erased ({sentence(failure)}): old files can "
-                "still be read; remove the cause and run it again"
+                f"{done} all that it was to erase is erased ({sentence(failure)}): old files can still be read; remove the cause and "
+                "run it again"
             ) from failure
 
     def _record(
@@ -236,13 +241,15 @@ class Lake(Store):
         """That old files which an erasure had to leave (lake.vacuum_hours) could go by now, unless its job has erased since."""
         if "tombstones" not in self.published_versions():
             return
-        erasures = self.runs().where(f"facts['{OLD_FILES}'] IS NOT NULL OR (status = 'ended' AND message IS NULL)")
-        rows = erasures.select("job", "status", F.unix_millis("started").alias("ms"), F.col("facts")[OLD_FILES].alias("until")).collect()
-        due: dict[str, str] = {}
+        facts = [F.col("facts")[key].alias(key) for key in (REMOVED_AT, OLD_FILES, ERASED_BEFORE)]
+        rows = (
+            self.runs().where(f"facts['{OLD_FILES}'] IS NOT NULL OR facts['{ERASED_BEFORE}'] IS NOT NULL").select("job", *facts).collect()
+        )
+        now, due = format_time(int(time.time() * 1000)), dict[str, str]()
         for row in rows:
-            erased = max((other["ms"] for other in rows if other["status"] == "ended" and other["job"] == row["job"]), default=0)
-            if row["until"] and row["job"] != job and erased < parse_time(row["until"]) <= time.time() * 1000:
-                due[row["job"]] = min(row["until"], due.get(row["job"], row["until"]))
+            erased = max(other[ERASED_BEFORE] or "" for other in rows if other["job"] == row["job"])
+            if row[OLD_FILES] and row["job"] != job and erased < row[REMOVED_AT] and row[OLD_FILES] <= now:
+                due[row["job"]] = min(row[OLD_FILES], due.get(row["job"], row[OLD_FILES]))
         for name, since in due.items():
             logger.warning("old files that name forgotten users may go since %s UTC: run jobs/%s.py --vacuum", since[:16], name)
 
@@ -264,9 +271,18 @@ class Lake(Store):
         commits = self.commits_since(name, published - 1)
         if not commits and (newest := self.newest_version(name)) < published:
             raise self.damaged(name, f"ends at version {newest}, but version {published} of it was published")
-        later = [commit for commit in reversed(commits) if commit["version"] > published]
-        while later and later[0]["operation"] in REWRITES:
-            published = later.pop(0)["version"]
+        same, equal, later = True, {published}, list[Row]()
+        for commit in reversed([one for one in commits if one["version"] > published]):
+            if commit["operation"] == "RESTORE":
+                same = int((commit["operationParameters"] or {}).get("version") or -1) in equal
+            else:
+                same = same and commit["operation"] in UNCHANGED
+            if same:
+                equal.add(commit["version"])
+                later.clear()
+            else:
+                later.append(commit)
+        published = max(equal)
         writers = {commit["userMetadata"] for commit in later if commit["operation"] not in HARMLESS}
         ours = {one for one in writers if one and RUN_ID.fullmatch(one)}
         if ours and (unknown := ours - self._run_ids()):

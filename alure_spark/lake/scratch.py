@@ -52,8 +52,14 @@ def erase_workspace(config: LakeConfig) -> None:
     """Delete all that jobs on this lake left below lake.scratch. Raises OSError where something cannot be deleted."""
     if resolve(config.scratch) is None:  # no job can have written there
         return
-    for path in {_workspace(config, _lake(config)), _workspace(config, _as_spelled(config))}:  # earlier releases took the spelling
-        _erase(path)
+    failures = []
+    for lake in dict.fromkeys((_lake(config), _as_spelled(config))):  # earlier releases took the spelling
+        try:
+            _erase(_workspace(config, lake))
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _erase(path: Path) -> None:
@@ -81,14 +87,21 @@ def left_by_earlier_releases(config: LakeConfig) -> list[str]:
 
 def left_by_lakes_that_are_gone(config: LakeConfig) -> list[str]:
     """Workspaces in lake.scratch whose lake lies no longer where it did, or is not known: this lake's, perhaps, before it was moved."""
-    folder, mine = resolve(config.scratch), {_lake(config), _as_spelled(config)}
+    folder, own = resolve(config.scratch), {_workspace(config, lake).name for lake in (_lake(config), _as_spelled(config))}
+    names = []
     try:
-        marked = sorted(path for path in folder.glob("alure-*") if _is_marked(path)) if folder else []
+        marked = sorted(folder.glob("alure-*")) if folder else []
     except OSError:  # as above
         return []
-    lakes = {path.name: _marked_lake(path) for path in marked}
-    own = {_workspace(config, lake).name for lake in mine}
-    return [name for name, lake in lakes.items() if name not in own and (not lake or (lake.startswith("/") and not os.path.isdir(lake)))]
+    for path in marked:
+        try:
+            lake = _marked_lake(path) or ""
+            gone = _is_marked(path) and (not lake or (lake.startswith("/") and not os.path.isdir(lake)))
+        except OSError:  # another user's: not this lake's, or whoever erases could not look into it either
+            continue
+        if gone and path.name not in own:
+            names.append(path.name)
+    return names
 
 
 @contextmanager

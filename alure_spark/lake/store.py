@@ -25,8 +25,9 @@ VERSION_PROPERTY = "alure.schema_version"
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 ABSENT = re.compile(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table")
 NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTED_OPERATION|UNSUPPORTED_VIEW")
-# Operations that write the same rows into other files; a VACUUM that follows erases the files of the version before.
-REWRITES = ("OPTIMIZE", "REORG")
+# Operations that leave the rows as they are. After the first two a VACUUM erases the files of the version before.
+UNCHANGED = ("OPTIMIZE", "REORG", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "COMPUTE STATS", "ANALYZE TABLE", "CLUSTER BY")
+COMMIT = ("version", "userMetadata", "operation", "operationMetrics", "operationParameters")
 # What Delta says of a log that lacks a commit; older classes first.
 DAMAGED = re.compile(
     r"Cannot time travel Delta table|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_LOG_FILE_NOT_FOUND|DELTA_STATE_RECOVER_ERROR|DELTA_TRUNCATED"
@@ -169,13 +170,13 @@ class Store:
 
     def _require_kinds(self, of: Table, frame: DataFrame) -> None:
         """Raises LakeError where a column of the frame has another type than in the table, which Delta would refuse half-way."""
-        there = {field.name: field.dataType for field in self.spark.sql(f"SELECT * FROM {self.location(of.name)}").schema}
+        there = {field.name.casefold(): field for field in self.spark.sql(f"SELECT * FROM {self.location(of.name)}").schema}
         for field in frame.schema:
-            found = there.get(field.name, field.dataType)
-            if found != field.dataType and field.name not in of.column_names:
+            found, made = there.get(field.name.casefold(), field).dataType.simpleString(), field.dataType.simpleString()
+            if found != made and field.name not in of.column_names:
                 raise LakeError(
-                    f"column '{field.name}' of table '{of.name}' in lake {self.root} is {found.simpleString()}, and this run makes it "
-                    f"{field.dataType.simpleString()} (the kind of the attribute in conf): give the attribute another name, the "
+                    f"column '{field.name}' of table '{of.name}' in lake {self.root} is {found}, and this run makes it "
+                    f"{made} (the kind of the attribute in conf): give the attribute another name, the "
                     "kind that it had, or an empty lake.root"
                 )
 
@@ -258,14 +259,14 @@ class Store:
         return row
 
     def commits_since(self, name: str, version: int) -> list[Row]:
-        """Version, userMetadata, operation and its metrics of the commits after the version, the newest first.
+        """What COMMIT names of the commits after the version, the newest first.
 
         Without VACUUM's, which change nothing. Raises LakeError where the log has holes.
         """
         for limit in (" LIMIT 50", ""):  # a write makes a few
             with self.reading(name):
                 history = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)}{limit}")
-                commits = history.select("version", "userMetadata", "operation", "operationMetrics").collect()
+                commits = history.select(*COMMIT).collect()
             if len(commits) < 50 or commits[-1]["version"] <= version:
                 break
         since = [commit for commit in commits if commit["version"] > version]
