@@ -131,6 +131,11 @@ def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | N
         name = _name(item, options.root)
         frame = _read(spark, item, name)
         if error := _failure(frame):
+            if "CSV header does not conform" in str(error):
+                return (
+                    f"table {name} (csv) has files whose columns are others, or stand in another order, than in its first file: "
+                    f"{_kind(error)}; map them as a table of their own, or write them with the same header"
+                )
             return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"
         conditions = [one for one in (_within(item, batch), item.where) if one]
         taken = reduce(DataFrame.where, conditions, frame)
@@ -211,11 +216,22 @@ def _expressions(item: TableMapping) -> dict[str, str]:
     return expressions
 
 
+def _read_options(item: TableMapping) -> dict[str, str]:
+    """The conf's, and that of a CSV table with headers each file's header must be the first one's: Spark reads columns by their place.
+
+    Not where the conf reads a column without a name (_c0, the index of pandas): Spark calls it otherwise than the header does.
+    """
+    given = {key.lower(): str(value) for key, value in item.read_options.items()}
+    unnamed = any(re.search(r"\b_c\d+\b", text) for text in (*item.columns.values(), item.where, item.batch_where))
+    by_header = item.format.lower() == "csv" and given.get("header", "").lower() == "true" and not unnamed
+    return ({"enforceSchema": "false"} if by_header and "enforceschema" not in given else {}) | dict(item.read_options)
+
+
 def _read(spark: SparkSession, item: TableMapping, name: str) -> DataFrame:
     """The table's rows as they are. Raises DataError."""
     try:
         with session_settings(spark, PARTITION_TEXTS):
-            frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
+            frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**_read_options(item)).load(name)
             frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
         if "PARQUET_TYPE_ILLEGAL" in str(error) and "NANOS" in str(error) and not item.table:

@@ -144,3 +144,27 @@ def test_times_in_nanoseconds_are_read_as_pandas_writes_them(spark, tmp_path):
         ("a", dt.datetime(2019, 5, 1, 10, 0, 0, 123456), dt.datetime(2019, 5, 1, 10, 0, 0, 123456), 1), ("c", None, None, 3)
     ] * 2  # fmt: skip
     assert spark.conf.get(parquet_times.NANOS_AS_LONG, None) in (before, "false")
+
+
+def test_csv_files_whose_columns_stand_in_another_order_are_not_read_by_their_place(spark, tmp_path):
+    """Else users would be items and items users, without a word."""
+    (tmp_path / "log.csv").mkdir()
+    (tmp_path / "log.csv" / "1.csv").write_text("u,i,t\nu1,i1,2019-01-01\n")
+    given = config(tmp_path, table("log.csv", read_options={"header": "true"}))
+    assert [(row["user_id"], row["item_id"]) for row in read(spark, given).events.collect()] == [("u1", "i1")]
+    (tmp_path / "log.csv" / "2.csv").write_text("i,u,t\ni2,u2,2019-01-01\n")
+    with pytest.raises(DataError, match=r"stand in another order, .*/2\.csv") as caught, failures_named(spark, given):
+        read(spark, given).events.collect()
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_files_with_the_unnamed_index_of_pandas_are_read(spark, tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    for part in range(2):
+        pd.DataFrame({"u": [f"u{part}"], "i": ["i"], "t": ["2019-01-01"]}).to_csv(tmp_path / "log.csv" / f"{part}.csv")
+    given = config(tmp_path, table("log.csv", read_options={"header": "true"}, where="u IS NOT NULL"))
+    with failures_named(spark, given):
+        judged = judge_events(read(spark, given).events, ["view"], {}, 0, NOW)
+        assert sorted(row["user_id"] for row in accepted(judged).collect()) == ["u0", "u1"]
+        numbered = config(tmp_path, table("log.csv", {"value": "CAST(_c0 AS INT)"}, read_options={"header": "true"}))
+        assert [row["value"] for row in read(spark, numbered).events.collect()] == [0, 0]
