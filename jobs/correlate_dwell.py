@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ def correlate(context: Context, run: JobRun) -> Report:
     days = _days(context, run)
     added = new_statistics(run.read("events"), dynamix, days.since, as_of, days.again)
     run.write("dwell_statistics", added, " OR ".join(as_of_scope(day) for day in (*days.again, as_of)))
-    run.facts["statistics_from"] = "ever" if days.first is None else format_time(days.first)
+    run.facts["statistics_from"] = format_time(days.first)
     written = context.lake.read("dwell_statistics", run.outputs["dwell_statistics"]).where(F.col("as_of") <= timestamp(as_of))
     if dynamix.history_days:
         written = written.where(F.col("as_of") > timestamp(as_of - round(dynamix.history_days * DAY_MS)))
@@ -49,9 +50,9 @@ def correlate(context: Context, run: JobRun) -> Report:
 class _Days(NamedTuple):
     """The as_ofs to count for: all epoch ms."""
 
-    since: int | None  # the as_of from which impressions enter; None: from the first one on
+    since: int | None  # from when on impressions enter; None: all that there ever were
     again: tuple[int, ...]  # as_ofs before this one that are counted once more, rising
-    first: int | None  # the first as_of of the history that now holds the events of today; None: there is no earlier one
+    first: int  # from this as_of on, the history lacks none of today's events
     why: str  # a sentence; '' where no day is counted again
 
 
@@ -62,7 +63,7 @@ def _days(context: Context, run: JobRun) -> _Days:
     """
     dynamix, as_of = context.config.dynamix, context.config.time.as_of_ms
     if "dwell_statistics" not in context.lake.published_versions():
-        return _Days(None, (), None, "")
+        return _Days(None, (), as_of, "")
     days = (
         run.read("dwell_statistics").groupBy(F.unix_millis("as_of").alias("day")).agg(F.min(F.unix_millis("entered_from")).alias("begin"))
     )
@@ -73,51 +74,53 @@ def _days(context: Context, run: JobRun) -> _Days:
             f"dwell_statistics of {format_time(min(over))} already hold the impressions before {format_time(as_of)}: run as_ofs in order"
         )
     earlier = sorted(day for day in known if day < as_of)
-    if not earlier:
-        return _Days(None, (), None, "")
-    history = [day for day in earlier if not dynamix.history_days or day > as_of - round(dynamix.history_days * DAY_MS)]
-    first = history[0] if history else earlier[-1]
-    stale, why = _stale(context, history)
+    history = {day: known[day] for day in earlier if not dynamix.history_days or day > as_of - round(dynamix.history_days * DAY_MS)}
+    first = min(history, default=as_of)
+    stale, why = _stale(context, run, history)
     if stale is None:
-        return _Days(earlier[-1], (), first, "")
+        return _Days(earlier[-1] if earlier else None, (), first, "")
     again = tuple(day for day in history if day >= stale)
-    before = [day for day in earlier if day < stale]
-    said = (
-        f"{why} came in after dwell_statistics of {format_time(stale)} were counted, so that {len(again)} earlier as_ofs were counted again"
-    )
+    said = f"{why} came in after dwell_statistics of {format_time(stale)} were counted: as_ofs counted again: {len(again)}"
     more = f"; their segments stay: run correlate_dwell for {format_time(stale)} and later as_ofs to name them again"
-    return _Days(before[-1] if before else None, again, first, f"{said}{more}")
+    return _Days(history[stale], again, first, f"{said}{more}")
 
 
-def _stale(context: Context, history: list[int]) -> tuple[int | None, str]:
-    """The first of these as_ofs (rising) whose statistics lack events that came in since; and which events these are.
+def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> tuple[int | None, str]:
+    """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since; and
+    which events these are.
 
     Events that apply_retention let go cannot be counted again: only as_ofs after what it kept are asked for.
     """
-    dynamix = context.config.dynamix
+    if not history:
+        return None, ""
     published = context.lake.runs().where("status = 'published'")
-    built = published.where("job = 'correlate_dwell'").select("scope", "facts", F.col("inputs")["events"].alias("version")).collect()
     adds = F.col("job").isin("ingest_events", "replay_quarantine") & F.col("outputs")["events"].isNotNull()
     additions = published.where(adds).select("facts", F.col("outputs")["events"].alias("version")).collect()
+    built = published.where("job = 'correlate_dwell'").select("scope", "facts", F.col("inputs")["events"].alias("version")).collect()
     scopes = {as_of_scope(day): day for day in (*history, context.config.time.as_of_ms)}
-    version: dict[int, int] = {}
+    counted = dict.fromkeys(history, -1)  # the version of events that was looked at last
     for row in built:
-        end, begin = scopes.get(row["scope"]), (row["facts"] or {}).get("statistics_from")
-        if end is not None:  # a run of an earlier release looked at its own as_of only
-            first = end if begin is None else min(history) if begin == "ever" else parse_time(begin)
-            version |= {day: max(row["version"], version.get(day, -1)) for day in history if first <= day <= end}
-    kept_from = context.lake.read("events").agg(F.unix_millis(F.min("known_at"))).collect()[0][0]
-    let_go = published.where("job = 'apply_retention'").where(F.col("outputs")["events"].isNotNull()).limit(1).count() > 0
-    for place, day in enumerate(history):
-        begins = history[place - 1] if place else None
-        reach = dynamix.window_ms + dynamix.buffer_ms
-        if let_go and (begins is None or kept_from is None or begins - reach < kept_from):
+        if (end := scopes.get(row["scope"])) is not None:
+            begin = (row["facts"] or {}).get("statistics_from")
+            first = parse_time(begin) if begin else end  # a run of an earlier release looked at its own as_of only
+            counted |= {day: max(row["version"], counted[day]) for day in history if first <= day <= end}
+    kept_from = _kept_from(run, published)
+    reach = context.config.dynamix.window_ms + context.config.dynamix.buffer_ms
+    for day, begin in history.items():
+        if kept_from is not None and (begin is None or begin - reach < kept_from):
             continue
         for addition in additions:
             known_from = (addition["facts"] or {}).get("known_from")
-            if addition["version"] > version.get(day, -1) and (known_from is None or parse_time(known_from) < day):
+            if addition["version"] > counted[day] and (known_from is None or parse_time(known_from) < day):
                 return day, "the whole log" if known_from is None else f"events known from {known_from} on"
     return None, ""
+
+
+def _kept_from(run: JobRun, published: DataFrame) -> int | None:
+    """When the oldest event was known, epoch ms, where apply_retention let older ones go; else None."""
+    if published.where("job = 'apply_retention'").where(F.col("outputs")["events"].isNotNull()).isEmpty():
+        return None
+    return run.read("events").agg(F.unix_millis(F.min("known_at"))).collect()[0][0]  # type: ignore[no-any-return]
 
 
 def _report(context: Context, run: JobRun, correlated: DataFrame, begins: dict[str, tuple[float, ...]]) -> Report:
