@@ -13,6 +13,7 @@ import pytest
 from alure_spark.config import SourceConfig, parse_time
 from alure_spark.errors import DataError
 from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.session import PARTITION_TEXTS, session_settings
 from alure_spark.sources import failures_named, parquet_times, read
 
 NOW = parse_time("2020-01-01")
@@ -156,6 +157,22 @@ def csv(folder, *files):
 def read_users(spark, given):
     with failures_named(spark, given):
         return sorted((row["user_id"], row["item_id"]) for row in read(spark, given).events.collect())
+
+
+@pytest.mark.parametrize("time", [pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")], ids=["microseconds", "nanoseconds"])
+def test_folders_of_partitions_are_texts_whatever_the_session_says(spark, tmp_path, time):
+    for user in ("0042", "42", "007"):
+        (tmp_path / "log.parquet" / f"u={user}").mkdir(parents=True)
+        write(tmp_path / "log.parquet" / f"u={user}" / "part.parquet", i=["item"], t=pa.array([MOMENT], time))
+    with session_settings(spark, dict.fromkeys(PARTITION_TEXTS, "true")):  # as a session that we did not start
+        assert [user for user, _ in read_users(spark, config(tmp_path, table("log.parquet")))] == ["0042", "007", "42"]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + "*", "[x]" * 1000])
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(spark, tmp_path, name):
+    with pytest.raises(DataError, match=r"table .*x.* \(parquet\) cannot be read") as caught:
+        read(spark, config(tmp_path, table("log.parquet") | {"path": name}))
+    assert "\n" not in str(caught.value)
 
 
 HEADERS = {"header": "true"}
