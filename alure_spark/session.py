@@ -71,9 +71,9 @@ def get_session(config: SparkConfig, app_name: str = "alure_spark") -> SparkSess
         except AlureError:
             raise
         except Exception as error:
-            said = shown(masked_text(str(error).strip().partition("\n")[0]), 300)[
-                1:-1
-            ]  # masked first: a secret that is cut is not known again
+            lines = masked_text(str(error)).strip().splitlines() or [""]  # masked first: a secret that is cut is not known again
+            java = next((line.removeprefix(": ") for line in lines if line.startswith(": ")), lines[0])  # the first line says where only
+            said = shown(java, 300)[1:-1]
             raise SessionError(f"Spark does not start with the settings of spark: ({type(error).__name__}: {said})") from error
     session.conf.set(TIME_ZONE, "UTC")
     return session

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
 import pandas as pd
 from matplotlib.figure import Figure
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, DAY_MS, format_time
+from alure_spark.config import ALL_SURFACES, DAY_MS, format_time, parse_time
 from alure_spark.dynamix import segments as segment
 from alure_spark.dynamix.statistics import SUMS, labelled_dwell, merged, new_statistics
 from alure_spark.errors import LakeError
@@ -22,11 +26,10 @@ BINS_PER_LOG = 4
 def correlate(context: Context, run: JobRun) -> Report:
     dynamix, as_of = context.config.dynamix, context.config.time.as_of_ms
     scope = as_of_scope(as_of)
-    since = _since(context, run)
-    added = new_statistics(run.read("events"), dynamix, since, as_of).withColumns(
-        {"as_of": timestamp(as_of), "entered_from": F.lit(None).cast("timestamp") if since is None else timestamp(since)}
-    )
-    run.write("dwell_statistics", added, scope)
+    days = _days(context, run)
+    added = new_statistics(run.read("events"), dynamix, days.since, as_of, days.again)
+    run.write("dwell_statistics", added, " OR ".join(as_of_scope(day) for day in (*days.again, as_of)))
+    run.facts["statistics_from"] = format_time(days.first)
     written = context.lake.read("dwell_statistics", run.outputs["dwell_statistics"]).where(F.col("as_of") <= timestamp(as_of))
     if dynamix.history_days:
         written = written.where(F.col("as_of") > timestamp(as_of - round(dynamix.history_days * DAY_MS)))
@@ -37,16 +40,30 @@ def correlate(context: Context, run: JobRun) -> Report:
     begins = segment.thresholds(correlated, dynamix)
     run.write("user_segments", segment.segments(correlated, begins, dynamix, as_of), scope)
     report = _report(context, run, correlated, begins)
+    if days.why:
+        report = replace(report, texts={"counted_again.txt": days.why})
     for frame in (sums, correlated):
         frame.unpersist()
     return report
 
 
-def _since(context: Context, run: JobRun) -> int | None:
-    """The last as_of before this one, from which its impressions enter; None where there is none."""
-    as_of = context.config.time.as_of_ms
+class _Days(NamedTuple):
+    """The as_ofs to count for: all epoch ms."""
+
+    since: int | None  # from when on impressions enter; None: all that there ever were
+    again: tuple[int, ...]  # as_ofs before this one that are counted once more, rising
+    first: int  # from this as_of on, the history lacks none of today's events
+    why: str  # a sentence; '' where no day is counted again
+
+
+def _days(context: Context, run: JobRun) -> _Days:
+    """This as_of goes on from the last one before it, or, where events of earlier days came in since, these days are counted again.
+
+    Raises LakeError where a later as_of holds the impressions of this one already.
+    """
+    dynamix, as_of = context.config.dynamix, context.config.time.as_of_ms
     if "dwell_statistics" not in context.lake.published_versions():
-        return None
+        return _Days(None, (), as_of, "")
     days = (
         run.read("dwell_statistics").groupBy(F.unix_millis("as_of").alias("day")).agg(F.min(F.unix_millis("entered_from")).alias("begin"))
     )
@@ -56,8 +73,54 @@ def _since(context: Context, run: JobRun) -> int | None:
         raise LakeError(
             f"dwell_statistics of {format_time(min(over))} already hold the impressions before {format_time(as_of)}: run as_ofs in order"
         )
-    earlier = [day for day in known if day < as_of]
-    return max(earlier) if earlier else None
+    earlier = sorted(day for day in known if day < as_of)
+    history = {day: known[day] for day in earlier if not dynamix.history_days or day > as_of - round(dynamix.history_days * DAY_MS)}
+    first = min(history, default=as_of)
+    stale, why = _stale(context, run, history)
+    if stale is None:
+        return _Days(earlier[-1] if earlier else None, (), first, "")
+    again = tuple(day for day in history if day >= stale)
+    said = f"{why} came in after dwell_statistics of {format_time(stale)} were counted: as_ofs counted again: {len(again)}"
+    more = f"; their segments stay: run correlate_dwell for {format_time(stale)} and later as_ofs to name them again"
+    return _Days(history[stale], again, first, f"{said}{more}")
+
+
+def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> tuple[int | None, str]:
+    """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since; and
+    which events these are.
+
+    Events that apply_retention let go cannot be counted again: only as_ofs after what it kept are asked for.
+    """
+    if not history:
+        return None, ""
+    published = context.lake.runs().where("status = 'published'")
+    adds = F.col("job").isin("ingest_events", "replay_quarantine") & F.col("outputs")["events"].isNotNull()
+    additions = published.where(adds).select("facts", F.col("outputs")["events"].alias("version")).collect()
+    built = published.where("job = 'correlate_dwell'").select("scope", "facts", F.col("inputs")["events"].alias("version")).collect()
+    scopes = {as_of_scope(day): day for day in (*history, context.config.time.as_of_ms)}
+    counted = dict.fromkeys(history, -1)  # the version of events that was looked at last
+    for row in built:
+        if (end := scopes.get(row["scope"])) is not None:
+            begin = (row["facts"] or {}).get("statistics_from")
+            first = parse_time(begin) if begin else end  # a run of an earlier release looked at its own as_of only
+            counted |= {day: max(row["version"], counted[day]) for day in history if first <= day <= end}
+    kept_from = _kept_from(run, published)
+    reach = context.config.dynamix.window_ms + context.config.dynamix.buffer_ms
+    for day, begin in history.items():
+        if kept_from is not None and (begin is None or begin - reach < kept_from):
+            continue
+        for addition in additions:
+            known_from = (addition["facts"] or {}).get("known_from")
+            if addition["version"] > counted[day] and (known_from is None or parse_time(known_from) < day):
+                return day, "the whole log" if known_from is None else f"events known from {known_from} on"
+    return None, ""
+
+
+def _kept_from(run: JobRun, published: DataFrame) -> int | None:
+    """When the oldest event was known, epoch ms, where apply_retention let older ones go; else None."""
+    if published.where("job = 'apply_retention'").where(F.col("outputs")["events"].isNotNull()).isEmpty():
+        return None
+    return run.read("events").agg(F.unix_millis(F.min("known_at"))).collect()[0][0]  # type: ignore[no-any-return]
 
 
 def _report(context: Context, run: JobRun, correlated: DataFrame, begins: dict[str, tuple[float, ...]]) -> Report:

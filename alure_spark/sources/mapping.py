@@ -129,17 +129,19 @@ def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | N
     options = _resolved(options)
     for item in (*options.events, *options.ads, *options.follows):
         name = _name(item, options.root)
-        frame = _read(spark, item, name)
-        if error := _failure(frame):
+        if error := _failure(_read(spark, item, name, by_place=True)):
             return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"
+        frame = _read(spark, item, name)
         conditions = [one for one in (_within(item, batch), item.where) if one]
         taken = reduce(DataFrame.where, conditions, frame)
         remedy = "use try_cast, try_divide, get or try_to_timestamp, which give null for a row that cannot be computed"
         if conditions and (error := _failure(taken)):
-            return f"table {name}: where '{' AND '.join(conditions)}' fails on a row: {_kind(error)}; {remedy}"
+            said = f"table {name}: where '{' AND '.join(conditions)}' fails on a row: {_kind(error)}; {remedy}"
+            return _of_headers(item, name, error) or said
         for column, expression in _expressions(item).items():
             if error := _failure(taken.select(F.expr(expression).alias(column))):
-                return f"table {name}: column {column} = '{expression}' fails on a row: {_kind(error)}; {remedy}"
+                said = f"table {name}: column {column} = '{expression}' fails on a row: {_kind(error)}; {remedy}"
+                return _of_headers(item, name, error) or said
     return ""
 
 
@@ -150,6 +152,16 @@ def _failure(frame: DataFrame) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _of_headers(item: TableMapping, name: str, error: Exception) -> str:
+    """A sentence where a file of the table, which can be read by place, has another header than the first one; else ''."""
+    if "FAILED_READ_FILE" not in (kind := _kind(error)) or not _compares_headers(item):
+        return ""
+    return (
+        f"table {name} (csv) has files whose headers differ, so that values would come from the wrong columns: {kind}; give them one "
+        "header, map them as tables of their own, or say enforceSchema: 'true' in read_options to have columns read by their place"
+    )
 
 
 def _kind(error: Exception) -> str:
@@ -211,11 +223,35 @@ def _expressions(item: TableMapping) -> dict[str, str]:
     return expressions
 
 
-def _read(spark: SparkSession, item: TableMapping, name: str) -> DataFrame:
-    """The table's rows as they are. Raises DataError."""
+def _compares_headers(item: TableMapping) -> bool:
+    """Whether each file's header must be that of the first: Spark reads the columns of CSV files by their place."""
+    given = {key.lower(): str(value).lower() for key, value in item.read_options.items()}
+    return not item.table and item.format.lower() == "csv" and given.get("header") == "true" and "enforceschema" not in given
+
+
+def _reads_renamed(item: TableMapping, columns: list[str]) -> bool:
+    """Whether the mapping reads columns that Spark calls otherwise than the header does: _c0 (the index of pandas has no name), u0 and u1
+    (of u, u). Their headers cannot be compared.
+    """
+    bases = [column.removesuffix(str(place)).lower() if column.endswith(str(place)) else "" for place, column in enumerate(columns)]
+    renamed = [column for column, base in zip(columns, bases, strict=True) if base == "_c" or (base and bases.count(base) > 1)]
+    text = " ".join((*item.columns.values(), item.where, item.batch_where)).lower()
+    whole = "*" in text or any(key.lower() == "multiline" for key in item.read_options)  # of multi-line files Spark reads all columns
+    return bool(renamed) and (whole or any(column.lower() in text for column in renamed))
+
+
+def _read(spark: SparkSession, item: TableMapping, name: str, by_place: bool = False) -> DataFrame:
+    """The table's rows as they are; by_place: whatever the headers of its CSV files say. Raises DataError."""
+
+    def load(**more: str) -> DataFrame:
+        return spark.read.format(item.format).options(**more, **item.read_options).load(name)
+
     try:
         with session_settings(spark, PARTITION_TEXTS):
-            frame = spark.read.table(name) if item.table else spark.read.format(item.format).options(**item.read_options).load(name)
+            compares = not by_place and _compares_headers(item)
+            frame = spark.read.table(name) if item.table else load(enforceSchema="false") if compares else load()
+            if compares and _reads_renamed(item, frame.columns):
+                frame = load()
             frame.schema  # noqa: B018  (Spark Connect resolves only when asked)
     except Exception as error:
         if "PARQUET_TYPE_ILLEGAL" in str(error) and "NANOS" in str(error) and not item.table:

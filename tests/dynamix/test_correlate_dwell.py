@@ -10,14 +10,16 @@ import pytest
 from pyspark.sql import functions as F
 from scipy.stats import spearmanr
 
-from alure_spark.config import DynamixConfig, build, load
+from alure_spark.config import DynamixConfig, LakeConfig, build, load, parse_time
 from alure_spark.dynamix.segments import segments, switches
+from alure_spark.dynamix.statistics import new_statistics
 from alure_spark.errors import ConfigError, LakeError
-from alure_spark.lake import as_of_scope
+from alure_spark.lake import JobRun, Lake, as_of_scope
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
+from alure_spark.tables import EVENTS
 from jobs import correlate_dwell, ingest_events
-from jobs.command import open_context, run_jobs
+from jobs.command import Context, Report, open_context, run_jobs
 from tests.conftest import ROOT, overrides
 
 WORLD = ("source.options.users=80", "source.options.events_per_user=1200", "source.options.ads_per_organic=1", "source.options.days=14")
@@ -85,6 +87,58 @@ def test_days_add_up_to_one_run_and_a_day_run_twice_is_the_same(world, tmp_path)
         assert found
     with pytest.raises(LakeError, match="run as_ofs in order"):
         do(stepwise, "2025-01-13T00:00:00Z")
+
+
+FIRST, SECOND, THIRD = (f"2025-01-{day}T00:00:00Z" for day in (12, 13, 14))
+
+
+def events_of(spark, rows):
+    """Rows of `events` from (user, source, moment, dwell)."""
+    table = [(f"{user}{source}{at}", user, "ALL", source, dwell, datetime.fromisoformat(at)) for user, source, at, dwell in rows]
+    known = spark.createDataFrame(table, "event_id string, user_id string, country string, source string, dwell_ms long, at timestamp")
+    null = {column.name: F.lit(None).cast(column.type) for column in EVENTS.columns if column.name not in known.columns}
+    moments = {"event_time": F.col("at"), "known_at": F.col("at"), "known_date": F.to_date("at"), "event_hash": F.xxhash64("event_id")}
+    return known.withColumns(null | moments).drop("at").coalesce(1)
+
+
+def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monkeypatch):
+    # Only what is counted: what follows from it takes a minute.
+    monkeypatch.setattr(correlate_dwell, "_report", lambda *_: Report())
+    monkeypatch.setattr(correlate_dwell.segment, "thresholds", lambda *_: {"ALL": (0.5,), "unknown": (0.5,)})
+    write = JobRun.write
+    written = ("events", "dwell_statistics")
+    monkeypatch.setattr(JobRun, "write", lambda run, name, *more, **how: write(run, name, *more, **how) if name in written else 0)
+    lake = Lake(spark, LakeConfig(str(tmp_path)))
+
+    def context(as_of):
+        return Context(load(ROOT / "conf" / "test.yml", [f"time.as_of={as_of}", "dynamix.shrinkage=false"]), spark, lake, None)
+
+    def correlate(as_of):
+        config = context(as_of).config
+        with lake.run("correlate_dwell", config, as_of_scope(config.time.as_of_ms)) as run:
+            return correlate_dwell.correlate(context(as_of), run).texts
+
+    def ingest(rows, known_from):
+        with lake.run("ingest_events", context(THIRD).config, "true") as run:
+            run.write("events", events_of(spark, rows), append=True)
+            run.facts["known_from"] = known_from
+
+    # v's late impression enters after its window, on the second day.
+    there = [("u", "ad_impression", f"2025-01-{day}T10:00:00Z", 1000 * day) for day in (10, 11, 12, 13)]
+    late = [("u", "ad_click", "2025-01-11T10:01:00Z", None), ("v", "ad_impression", "2025-01-11T23:57:00Z", 700)]
+    ingest(there, there[0][2])
+    assert correlate(FIRST) == correlate(SECOND) == {}
+    ingest(late, late[0][2])
+    said = correlate(THIRD)["counted_again.txt"]
+    assert f"events known from {late[0][2]} on came in after dwell_statistics of {FIRST[:10]} 00:00" in said
+    assert "as_ofs counted again: 2;" in said
+    first, second, third = map(parse_time, (FIRST, SECOND, THIRD))
+    whole = new_statistics(events_of(spark, there + late), context(THIRD).config.dynamix, None, third, (first, second))
+    found = lake.read("dwell_statistics")
+    assert sorted(map(str, found.collect())) == sorted(map(str, whole.select(found.columns).collect()))
+    assert found.count() == 4
+    later = correlate_dwell._days(context("2025-01-15T00:00:00Z"), JobRun(lake, "correlate_dwell", "", ""))
+    assert (later.since, later.again) == (third, ()), "once is enough"
 
 
 def test_a_part_of_the_day_holds_where_the_user_lives(spark):

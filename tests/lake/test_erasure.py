@@ -14,6 +14,7 @@ from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig,
 from alure_spark.errors import LeftoverError
 from alure_spark.events import identity
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash
+from alure_spark.tables import EVENTS
 from jobs import apply_retention, forget_users
 from jobs.command import open_context, run_jobs
 from tests import scan
@@ -65,6 +66,22 @@ def test_retention_undoes_what_a_killed_writer_left_before_it_vacuums(spark, tmp
     assert lake.read("user_edges").count() == 4
     publish(lake, edges(spark, 1, 11 * day), 11 * day)
     assert lake.read("user_edges").count() == 5
+
+
+@pytest.mark.slow
+def test_half_days_of_events_are_kept_whole(spark, tmp_path):
+    """The days of events are dates: of 1.5 days before the newest one the older is kept, too."""
+    context = context_of(tmp_path, keep_days={"events": 1.5})
+    known = spark.range(1, 6).select(
+        F.col("id").cast("string").alias("event_id"), F.lit("u").alias("user_id"), F.lit("ALL").alias("country"),
+        F.lit("purchase").alias("source"), F.timestamp_millis(F.col("id") * 86_400_000 + 43_200_000).alias("known_at"),
+    )  # fmt: skip
+    known = known.withColumns({"event_time": F.col("known_at"), "known_date": F.to_date("known_at"), "event_hash": F.xxhash64("event_id")})
+    null = {column.name: F.lit(None).cast(column.type) for column in EVENTS.columns if column.name not in known.columns}
+    with context.lake.run("ingest_events", CONFIG, "true") as writing:
+        writing.write("events", known.withColumns(null))
+    lake = run(context, apply_retention.JOB)
+    assert sorted(row["event_id"] for row in lake.read("events").collect()) == ["3", "4", "5"]
 
 
 def test_forgetting_undoes_what_killed_writers_left_before_it_vacuums_also_of_tables_that_were_never_published(

@@ -13,6 +13,7 @@ import pytest
 from alure_spark.config import SourceConfig, parse_time
 from alure_spark.errors import DataError
 from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.session import PARTITION_TEXTS, session_settings
 from alure_spark.sources import failures_named, parquet_times, read
 
 NOW = parse_time("2020-01-01")
@@ -144,3 +145,69 @@ def test_times_in_nanoseconds_are_read_as_pandas_writes_them(spark, tmp_path):
         ("a", dt.datetime(2019, 5, 1, 10, 0, 0, 123456), dt.datetime(2019, 5, 1, 10, 0, 0, 123456), 1), ("c", None, None, 3)
     ] * 2  # fmt: skip
     assert spark.conf.get(parquet_times.NANOS_AS_LONG, None) in (before, "false")
+
+
+def csv(folder, *files):
+    """A CSV table of these files, whose first one Spark takes the columns from."""
+    (folder / "log.csv").mkdir()
+    for number, text in enumerate(files):
+        (folder / "log.csv" / f"{number}.csv").write_text(text)
+
+
+def read_users(spark, given):
+    with failures_named(spark, given):
+        return sorted((row["user_id"], row["item_id"]) for row in read(spark, given).events.collect())
+
+
+@pytest.mark.parametrize("time", [pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")], ids=["microseconds", "nanoseconds"])
+def test_folders_of_partitions_are_texts_whatever_the_session_says(spark, tmp_path, time):
+    for user in ("0042", "42", "007"):
+        (tmp_path / "log.parquet" / f"u={user}").mkdir(parents=True)
+        write(tmp_path / "log.parquet" / f"u={user}" / "part.parquet", i=["item"], t=pa.array([MOMENT], time))
+    with session_settings(spark, dict.fromkeys(PARTITION_TEXTS, "true")):  # as a session that we did not start
+        assert [user for user, _ in read_users(spark, config(tmp_path, table("log.parquet")))] == ["0042", "007", "42"]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + "*", "[x]" * 1000])
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(spark, tmp_path, name):
+    with pytest.raises(DataError, match=r"table .*x.* \(parquet\) cannot be read") as caught:
+        read(spark, config(tmp_path, table("log.parquet") | {"path": name}))
+    assert "\n" not in str(caught.value)
+
+
+HEADERS = {"header": "true"}
+
+
+def test_csv_files_whose_columns_stand_in_another_order_are_not_read_by_their_place(spark, tmp_path):
+    """Else users would be items and items users, without a word."""
+    csv(tmp_path, "u,i,t,n\nu1,i1,2019-01-01,1\n", "i,u,t,n\ni2,u2,2019-01-01,2\n")
+    with pytest.raises(DataError, match=r"log\.csv \(csv\) has files whose headers differ, .*/[01]\.csv; ") as caught:
+        read_users(spark, config(tmp_path, table("log.csv", read_options=HEADERS)))
+    assert "\n" not in str(caught.value)
+    # Who knows better may say so; and what nobody reads may differ.
+    given = config(tmp_path, table("log.csv", read_options=HEADERS | {"enforceSchema": "true"}))
+    assert len(read_users(spark, given)) == 2
+    (tmp_path / "log.csv" / "1.csv").write_text("u,i,t,m,further\nu2,i2,2019-01-01,2,3\n")
+    given = config(tmp_path, table("log.csv", read_options=HEADERS))
+    assert read_users(spark, given) == [("u1", "i1"), ("u2", "i2")]
+    (tmp_path / "log.csv" / "1.csv").write_text("u,i,t,m\nu2,i2,2019-01-01,two\n")
+    with pytest.raises(DataError, match=r"column value = 'CAST\(i AS INT\)' fails on a row: CAST_INVALID_INPUT"):
+        read_users(spark, config(tmp_path, table("log.csv", {"value": "CAST(i AS INT)"}, read_options=HEADERS)))
+
+
+def test_csv_files_with_the_unnamed_index_of_pandas_are_read(spark, tmp_path):
+    rows = [pd.DataFrame({"u": [f"u{part}"], "i": ["i"], "t": ["2019-01-01"]}).to_csv() for part in range(2)]
+    assert rows[0].startswith(",u,i,t\n")
+    csv(tmp_path, *rows)
+    for more in ({}, {"columns": {"value": "CAST(_c0 AS INT)"}}, {"columns": {"text": "to_json(struct(*))"}}, {"multiLine": "true"}):
+        options = HEADERS | {key: value for key, value in more.items() if key == "multiLine"}
+        given = config(tmp_path, table("log.csv", more.get("columns"), read_options=options, where="u IS NOT NULL"))
+        assert read_users(spark, given) == [("u0", "i"), ("u1", "i")], more
+    with pytest.raises(DataError, match=r"column value = 'CAST\(u AS INT\)' fails on a row: CAST_INVALID_INPUT"):
+        read_users(spark, config(tmp_path, table("log.csv", {"value": "CAST(u AS INT)"}, read_options=HEADERS)))
+
+
+def test_csv_files_with_a_name_twice_are_read(spark, tmp_path):
+    csv(tmp_path, *[f"u,i,t,n,n\nu{part},i,2019-01-01,1,2\n" for part in range(2)])
+    given = config(tmp_path, table("log.csv", {"value": "CAST(n4 AS INT)"}, read_options=HEADERS))
+    assert read_users(spark, given) == [("u0", "i"), ("u1", "i")]

@@ -58,6 +58,26 @@ def test_a_batch_of_ads_or_follows_is_refused_because_a_load_replaces_them_whole
         build(Options, {"events": [event], of: [limited]}, "source.options")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("arival_time", "arrival_time"),  # a letter is missing
+        ("dwell_sm", "dwell_ms"),  # two are swapped
+        ("impresion_ids", "impression_id"),  # one is missing, one too many
+        ("brand_nmae", "brand_name"),  # of a declared attribute
+    ],
+)
+def test_a_mapped_column_that_is_nearly_called_as_one_that_is_read_is_refused(written, meant):
+    event = {"path": "views", "columns": COLUMNS | {written: "x"}, "source": "view"}
+    with pytest.raises(ConfigError, match=rf"source.options: views maps the column '{written}'; did you mean '{meant}'\?"):
+        canonical(None, build(Options, {"events": [event]}, "source.options"), attributes={"brand_name": "categorical"})
+
+
+def test_a_mapped_column_with_a_name_of_its_own_is_nobodys_misspelling(spark, folder):
+    (one,) = counted(spark, folder, columns=COLUMNS | {"kind": "kind", "price": "1", "user": "user"})
+    assert one.taken == 8
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Four days of views, two a day, with the day as text; one view without a kind; an empty table of ads."""
