@@ -701,8 +701,15 @@ class Config:
             ("evaluate.item_sources", self.evaluate.item_sources),
             ("retrieval.event_weights", self.retrieval.event_weights),
             ("retrieval.account_weights", self.retrieval.account_weights),
+            ("retrieval.excluded_by", self.retrieval.excluded_by),
+            ("labels.impression_source", [self.labels.impression_source]),
+            ("labels.click_source", [self.labels.click_source]),
+            ("labels.conversion_source", [self.labels.conversion_source]),
+            ("dynamix.impression_source", [self.dynamix.impression_source]),
+            ("dynamix.conversion_sources", self.dynamix.conversion_sources),
         ):
-            defaults = {"ad_click", "conversion"} if where.startswith("retrieval") else set()
+            # What these settings name where nobody sets them need not be in the log.
+            defaults = {"ad_impression", "ad_click", "conversion"} if where.startswith(("retrieval", "labels", "dynamix")) else set()
             for name in names:
                 if name not in self.streams and name not in defaults:
                     raise ConfigError(f"{where} names the source {shown(name)}{nearest(name, self.streams)}")

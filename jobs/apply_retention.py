@@ -36,7 +36,7 @@ def retain(context: Context, run: JobRun) -> Report:
             continue
         kept = latest_rows(old) if name in LATEST_ROW_TABLES else old.limit(0)
         metrics[f"deleted.{name}"] = count - run.write(name, kept, scope)
-        if name in LATEST_ROW_TABLES:  # the rows of an earlier as_of are no longer complete
+        if of_events or name in LATEST_ROW_TABLES:  # what was made of them, or the rows of an earlier as_of, is no longer complete
             run.facts[f"{name}_kept_from"] = f"{kept_from}Z"
     said = ", ".join(f"{key.removeprefix('deleted.')} {value:,.0f}" for key, value in metrics.items()) or "none"
     return Report(metrics, texts={"retention.txt": f"rows let go: {said}"})

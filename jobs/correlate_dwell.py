@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, DAY_MS, format_time, parse_time
+from alure_spark.config import ALL_SURFACES, DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, format_time, parse_time
 from alure_spark.dynamix import segments as segment
 from alure_spark.dynamix.statistics import SUMS, labelled_dwell, merged, new_statistics
 from alure_spark.errors import LakeError
@@ -21,6 +21,7 @@ from jobs.command import Context, Job, Report
 
 DRAWN_USERS = 2000  # whose log dwell is drawn
 BINS_PER_LOG = 4
+NEVER_MS = FIRST_AS_OF_MS
 
 
 def correlate(context: Context, run: JobRun) -> Report:
@@ -29,7 +30,7 @@ def correlate(context: Context, run: JobRun) -> Report:
     days = _days(context, run)
     added = new_statistics(run.read("events"), dynamix, days.since, as_of, days.again)
     run.write("dwell_statistics", added, " OR ".join(as_of_scope(day) for day in (*days.again, as_of)))
-    run.facts["statistics_from"] = format_time(days.first)
+    run.facts |= {"statistics_from": format_time(days.first), "events_from": format_time(_first_day(run))}
     written = context.lake.read("dwell_statistics", run.outputs["dwell_statistics"]).where(F.col("as_of") <= timestamp(as_of))
     if dynamix.history_days:
         written = written.where(F.col("as_of") > timestamp(as_of - round(dynamix.history_days * DAY_MS)))
@@ -67,7 +68,10 @@ def _days(context: Context, run: JobRun) -> _Days:
     days = (
         run.read("dwell_statistics").groupBy(F.unix_millis("as_of").alias("day")).agg(F.min(F.unix_millis("entered_from")).alias("begin"))
     )
-    known = {row["day"]: row["begin"] for row in days.collect()}
+    begins = {row["day"]: row["begin"] for row in days.collect()}
+    known: dict[int, int | None] = {}
+    for day in sorted({*begins, *_run_for(context)}):  # a day without an impression has no rows; it began where the one before ended
+        known[day] = begins.get(day, max(known, default=None))
     over = [day for day, begin in known.items() if day > as_of and (begin is None or begin < as_of)]
     if over and as_of not in known:
         raise LakeError(
@@ -89,25 +93,33 @@ def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> 
     """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since; and
     which events these are.
 
-    Events that apply_retention let go cannot be counted again: only as_ofs after what it kept are asked for.
+    Events that apply_retention let go, or that a later load no longer brought, cannot be counted again: as_ofs that were counted from
+    any of them stay as they are.
     """
     if not history:
         return None, ""
     published = context.lake.runs().where("status = 'published'")
     adds = F.col("job").isin("ingest_events", "replay_quarantine") & F.col("outputs")["events"].isNotNull()
     additions = published.where(adds).select("facts", F.col("outputs")["events"].alias("version")).collect()
-    built = published.where("job = 'correlate_dwell'").select("scope", "facts", F.col("inputs")["events"].alias("version")).collect()
+    inputs = F.col("inputs")["events"].alias("version")
+    built = published.where("job = 'correlate_dwell'").select("scope", "facts", inputs).orderBy("version").collect()
     scopes = {as_of_scope(day): day for day in (*history, context.config.time.as_of_ms)}
     counted = dict.fromkeys(history, -1)  # the version of events that was looked at last
+    oldest = dict[int, int]()  # the first event's day then
     for row in built:
         if (end := scopes.get(row["scope"])) is not None:
             begin = (row["facts"] or {}).get("statistics_from")
             first = parse_time(begin) if begin else end  # a run of an earlier release looked at its own as_of only
-            counted |= {day: max(row["version"], counted[day]) for day in history if first <= day <= end}
-    kept_from = _kept_from(run, published)
+            looked_at = [day for day in history if first <= day <= end]
+            counted |= {day: max(row["version"], counted[day]) for day in looked_at}
+            if "events_from" in (row["facts"] or {}):
+                oldest |= dict.fromkeys(looked_at, parse_time(row["facts"]["events_from"]))
+    kept_from, first_event = _kept_from(published), _first_day(run)
     reach = context.config.dynamix.window_ms + context.config.dynamix.buffer_ms
     for day, begin in history.items():
-        if kept_from is not None and (begin is None or begin - reach < kept_from):
+        # All that it was counted from must still be there: a log may begin later than it did, too.
+        whole = begin is not None and begin - reach >= max(kept_from, first_event + DAY_MS)
+        if not whole and (kept_from > NEVER_MS or day not in oldest or first_event > oldest[day]):
             continue
         for addition in additions:
             known_from = (addition["facts"] or {}).get("known_from")
@@ -116,11 +128,25 @@ def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> 
     return None, ""
 
 
-def _kept_from(run: JobRun, published: DataFrame) -> int | None:
-    """When the oldest event was known, epoch ms, where apply_retention let older ones go; else None."""
-    if published.where("job = 'apply_retention'").where(F.col("outputs")["events"].isNotNull()).isEmpty():
-        return None
-    return run.read("events").agg(F.unix_millis(F.min("known_at"))).collect()[0][0]  # type: ignore[no-any-return]
+def _run_for(context: Context) -> list[int]:
+    """The as_ofs, epoch ms, that a published run counted for."""
+    rows = context.lake.runs().where("status = 'published' AND job = 'correlate_dwell'").select("scope").distinct().collect()
+    return [parse_time(row["scope"].split("'")[1]) for row in rows]
+
+
+def _kept_from(published: DataFrame) -> int:
+    """Before when apply_retention let events go, epoch ms; NEVER_MS where it did not. LAST_AS_OF_MS where a run of an earlier release did
+    not say.
+    """
+    runs = published.where("job = 'apply_retention'").where(F.col("outputs")["events"].isNotNull()).select("facts").collect()
+    said = [(row["facts"] or {}).get("events_kept_from") for row in runs]
+    return max((LAST_AS_OF_MS if one is None else parse_time(one) for one in said), default=NEVER_MS)
+
+
+def _first_day(run: JobRun) -> int:
+    """The first day of which there are events, epoch ms."""
+    first = run.read("events").agg(F.min("known_date")).collect()[0][0]
+    return LAST_AS_OF_MS if first is None else parse_time(str(first))
 
 
 def _report(context: Context, run: JobRun, correlated: DataFrame, begins: dict[str, tuple[float, ...]]) -> Report:

@@ -9,6 +9,7 @@ import pandas as pd
 from pyspark.sql import functions as F
 
 from alure_spark.baselines.neighbours import idf_cosine_neighbours, random_neighbours
+from alure_spark.config import format_time
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import bars
@@ -24,6 +25,11 @@ def evaluate(context: Context, run: JobRun) -> Report:
     events, ads = run.read("events"), run.read("ads")
     people = evaluation.population(events, as_of, judge.new_user_events).persist()
     edges = run.read("user_edges").where(scope).where(F.col("graph") == config.graph.retrieved)
+    if edges.isEmpty():
+        moment = format_time(as_of)
+        raise LakeError(
+            f"table 'user_edges' has no graph '{config.graph.retrieved}' of {moment}: run jobs/build_graph.py for this as_of first"
+        )
     split = evaluation.split_items(events, edges, people, judge.item_sources or config.item_sources, config)
     peers = {"random_neighbours": random_neighbours(split.countries, judge.neighbours, judge.seed)}
     if split.everybody:  # exact neighbours need everybody's items on the driver

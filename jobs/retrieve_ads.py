@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import format_time, parse_time
 from alure_spark.errors import LakeError
-from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import histogram
 from alure_spark.retrieval.candidates import ad_candidates, serving_candidates
 from jobs.command import Context, Job, Report, guarded, job_parser, run_job
@@ -28,14 +28,15 @@ def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Repo
         .where(as_of_scope(config.time.as_of_ms if since_ms is None else since_ms))
         .where(F.col("graph") == config.graph.retrieved)
     )
-    if since_ms is not None and edges.isEmpty():
-        raise LakeError(
-            f"table 'user_edges' has no graph '{config.graph.retrieved}' of --since {format_time(since_ms)}: give an as_of that has"
-        )
+    if edges.isEmpty():  # else everybody's candidates would go
+        remedy = "run jobs/build_graph.py for this as_of first" if since_ms is None else "give --since an as_of that has"
+        moment = format_time(config.time.as_of_ms if since_ms is None else since_ms)
+        raise LakeError(f"table 'user_edges' has no graph '{config.graph.retrieved}' of {moment}: {remedy}")
     candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     users = run.write("ad_candidates", candidates, scope)
     written = context.lake.read("ad_candidates", run.outputs["ad_candidates"]).where(scope)
-    if config.retrieval.hand_off_hours:
+    later = context.lake.read("ad_candidates", run.outputs["ad_candidates"]).where(F.col("as_of") > timestamp(config.time.as_of_ms))
+    if config.retrieval.hand_off_hours and later.isEmpty():  # an old day that is run again is served no more
         run.write("serving_candidates", serving_candidates(written, config.retrieval.hand_off_hours))
     counts = written.select(F.size("ad_id").alias("ads"))
     listed = pd.DataFrame(counts.groupBy("ads").count().orderBy("ads").toPandas())

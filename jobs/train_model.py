@@ -190,13 +190,13 @@ def _continued(context: Context, spec: ModelSpec, champion: Artifact, today: Use
 
 def _origin(context: Context) -> Artifact | None:
     """The newest registered model that passed its gate and was trained for an earlier as_of; a rerun goes on from where the run did."""
-    config = context.config
-    for version, tags in reversed(context.tracker.model_versions(config.model_name).items()):
-        passed = tags.get("alure.gate", "").startswith("champion")
-        if passed and "alure.as_of" in tags and parse_time(tags["alure.as_of"]) < config.time.as_of_ms:
-            found = context.tracker.find_model(config.model_name, version)
-            return Artifact.read(found.folder, found.digest) if found else None
-    return None
+    config, passed = context.config, list[tuple[int, int]]()
+    for version, tags in context.tracker.model_versions(config.model_name).items():
+        if tags.get("alure.gate", "").startswith("champion") and "alure.as_of" in tags:
+            passed.append((parse_time(tags["alure.as_of"]), int(version)))
+    earlier = [one for one in passed if one[0] < config.time.as_of_ms]
+    found = context.tracker.find_model(config.model_name, str(max(earlier)[1])) if earlier else None  # of a day run again the last
+    return Artifact.read(found.folder, found.digest) if found else None
 
 
 def quantizer_of(context: Context, attribute: str, origin: Artifact | None) -> semantic_ids.SemanticIds:

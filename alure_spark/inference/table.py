@@ -94,8 +94,9 @@ def embedded(rows: pa.RecordBatch, embedder: UserEmbedder, model_id: str, as_of_
 def recomputed(sequences: DataFrame, embeddings: DataFrame | None, model_id: str, as_of_ms: int) -> DataFrame:
     """The rows of sequences (each user's row at as_of) whose user needs a new embedding at as_of_ms.
 
-    That is a user without an embedding before as_of, with one of another model, or with an event of any source known at or after the
-    as_of of the newest one: the history that it was made of ended there, exclusive. Embeddings of as_of itself and later do not
+    That is a user without an embedding before as_of, with one of another model, with an event of any source known at or after the
+    as_of of the newest one (the history that it was made of ended there, exclusive), or whose row was made after it: old events came
+    in. Embeddings of as_of itself and later do not
     count: a rerun replaces its scope. One shuffle of the keys of `embeddings`, one join.
     """
     if embeddings is None:
@@ -110,6 +111,8 @@ def recomputed(sequences: DataFrame, embeddings: DataFrame | None, model_id: str
     # Ascending, so the last is the newest; array_max skips sources without events.
     last_known_ms = F.array_max(F.array(*[F.try_element_at(name, F.lit(-1)) for name in arrays]))
     stale = (F.col("_newest.model_id") != model_id) | (F.coalesce(last_known_ms, F.lit(0)) >= F.unix_millis("_newest.as_of"))
+    if "as_of" in sequences.columns:
+        stale |= F.col("as_of") > F.col("_newest.as_of")
     joined = sequences.join(newest, F.col("user_id") == F.col("_user_id"), "left")
     return joined.where(F.col("_newest").isNull() | stale).select(*sequences.columns)
 

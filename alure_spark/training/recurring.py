@@ -87,5 +87,5 @@ class NewImpressions(ChangedBatches):
 
     def _place(self, user: str) -> float:
         """A number from 0 to 1 that is the user's under this salt."""
-        found = hashlib.blake2b(user.encode(), digest_size=8, salt=self.salt.to_bytes(8, "little")).digest()
+        found = hashlib.blake2b(user.encode(), digest_size=8, salt=self.salt.to_bytes(8, "little", signed=True)).digest()
         return int.from_bytes(found, "little") / 2**64
