@@ -27,10 +27,13 @@ SECTIONS = ("spark", "tracking", "source.options")  # where a value may be someb
 SHORTEST = 4  # a shorter secret is not looked for in texts: it would hit words
 _NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(\\*['"]?\s*[=:]\s*)""")
 # Quoted by escaped quotes (JSON within a text), quoted with its escapes, quoted where no escape is meant ('C:\'), or bare.
-_VALUE = re.compile(r"""\\+'[^'\\\n]*\\+'|\\+"[^"\\\n]*\\+"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+""")
+_VALUE = re.compile(
+    r"""\{[^}\n"':]*\}|\\+'[^'\\\n]*\\+'|\\+"[^"\\\n]*\\+"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+"""
+)
 _LOGIN = re.compile(r"""(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^\s'"<>/?#]*@|://[^\s'"<>:]{0,200}:[^\s'"<>]{0,500}@""")
 _BARE = re.compile(
-    r"(?<=Bearer )\S+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=thin:)[^\s@]+(?=@)|\bdapi[0-9a-f]{32}\S*"
+    r"(?<=Bearer )\S+|(?<=Basic )[\w+/=-]{4,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=thin:)[^\s@]+(?=@)|\bdapi[0-9a-f]{32}\S*"
 )
 _PUBLIC = re.compile(
     r"(?i)(true|false|none|[\d.]+|oauth|sas|sharedkey|secret:.*)$|(org|com|io|net|software|shaded)\."

@@ -99,7 +99,9 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode) and tag in _SCALARS:
             return self._scalar(node, tag, path, is_key)
         said = "<<" if tag == "merge" else f"!!{tag}" if tag != node.tag else tag
-        raise self._error(node, f"{path or 'the whole'} has the tag {shown(said)}; allowed: plain texts, numbers, lists and mappings")
+        raise self._error(
+            node, f"{path or 'the whole'} has the tag {shown_at(said, path)}; allowed: plain texts, numbers, lists and mappings"
+        )
 
     def _mapping(self, node: yaml.MappingNode, path: str, above: tuple[int, ...]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -121,7 +123,7 @@ class _Reader:
         value = self._value(node, f"{path}.<<" if path else "<<", above)
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, dict) for part in parts):
-            raise self._error(node, f"{path or 'the whole'} merges (<<) {shown(value)}; allowed: mappings")
+            raise self._error(node, f"{path or 'the whole'} merges (<<) what is no mapping; allowed: mappings")
         return parts[::-1]
 
     def _key(self, node: yaml.Node, path: str, above: tuple[int, ...]) -> str:
@@ -143,9 +145,11 @@ class _Reader:
                 return node.value
             raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}, which YAML cannot read as {tag}") from None
         if not is_key and tag in ("int", "float") and _READ_ODDLY.match(node.value):
+            secret = masked_at(node.value, path) != node.value
+            said = "a number" if secret else node.value[:40]
+            otherwise, remedy = ("another one", "") if secret else (value, f"write {value}, or ")
             raise self._error(
-                node,
-                f"{path or 'the value'} is {node.value[:40]}, which YAML reads as {value}: write {value}, or put it in quotes for a text",
+                node, f"{path or 'the value'} is {said}, which YAML reads as {otherwise}: {remedy}put it in quotes for a text"
             )
         if isinstance(value, int) and value not in WHOLE_NUMBERS:
             raise self._error(node, f"{path or 'the value'} is {shown_at(node.value, path)}; allowed: whole numbers of at most 64 bits")
@@ -161,6 +165,7 @@ def _problem(error: yaml.YAMLError) -> str:
     """What is wrong and where, in one line."""
     mark = getattr(error, "problem_mark", None)
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or " ".join(str(error).split())
+    said = re.sub(r"(undefined alias|undefined tag handle) .*", r"\1", said)  # its name may be a secret that lacks quotes
     hint = "; indent with blanks" if "'\\t'" in said else ""
     return f"{shown(said)[1:-1]}{hint}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
 

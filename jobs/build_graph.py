@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from pyspark.sql import functions as F
 from alure_spark import __version__
 from alure_spark.config import Config, GraphConfig
 from alure_spark.errors import LakeError, QualityError
+from alure_spark.events import identity
 from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
@@ -35,7 +38,7 @@ def build(context: Context, run: JobRun) -> Report:
     if given.isEmpty():
         raise LakeError(f"table 'user_embeddings' has no rows at or before {config.time.as_of}: run jobs/embed_users.py for it first")
     good, refused = embeddings.usable_embeddings(given)
-    good = _without(good, "user_id", graph).persist()
+    good = _without(good, "user_id", config).persist()
     run.write("quarantine", refused.withColumn("run_id", F.lit(run.run_id)), scope="source = 'user_embeddings'")
     earlier = _before(context, run, "cluster_centroids") if graph.kmeans_warm_start else None
     fitted = kmeans.fit_centroids(good, graph, None if earlier is None else kmeans.collect_centroids(earlier)).persist()
@@ -121,7 +124,7 @@ def _strengths(run: JobRun, users: DataFrame, config: Config) -> DataFrame | Non
         return None
     links = run.read("follows")
     for end in ("src_user_id", "dst_user_id"):
-        links = _without(links, end, config.graph)
+        links = _without(links, end, config)
     return follows.follow_strengths(links, users.select("user_id", "country"), config.graph.follow, config.time.as_of_ms).persist()
 
 
@@ -160,11 +163,18 @@ def _said(counts: Mapping[str, float]) -> str:
     return ", ".join(f"{graph} {count:.2f}" for graph, count in counts.items())
 
 
-def _without(frame: DataFrame, column: str, graph: GraphConfig) -> DataFrame:
-    """The rows whose user is not one of graph.excluded_users."""
-    if not graph.excluded_users:
+def _without(frame: DataFrame, column: str, config: Config) -> DataFrame:
+    """The rows whose user is not one of graph.excluded_users, given as the log writes them or as the lake does.
+
+    Raises ConfigError where the lake's ids are hashed, and ids are given as the log writes them without the key.
+    """
+    ids = set(config.graph.excluded_users)
+    if not ids:
         return frame
-    excluded = frame.sparkSession.createDataFrame([(user,) for user in graph.excluded_users], f"{column} string")
+    if config.ingest.hash_user_ids and (raw := {one for one in ids if not re.fullmatch("[0-9a-f]{64}", one)}):
+        key = identity.user_key(os.environ)
+        ids |= {identity.hashed(one, key) for one in raw}
+    excluded = frame.sparkSession.createDataFrame([(user,) for user in sorted(ids)], f"{column} string")
     return frame.join(F.broadcast(excluded), column, "left_anti")
 
 

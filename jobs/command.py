@@ -208,6 +208,9 @@ def guarded(action: Callable[[argparse.Namespace], None], options: argparse.Name
     except Exception:
         print(masked_text(traceback.format_exc()), file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:  # Python would print what was being handled as it is
+        print(masked_text(traceback.format_exc()), file=sys.stderr)
+        sys.exit(130)
 
 
 def open_context(config: Config, against: str = "") -> Context:

@@ -34,7 +34,6 @@ from jobs.command import Context, Job, Report, argument_parser, guarded, run_opt
 from jobs.ingest_events import user_key
 
 HOUR_MS = 3_600_000
-NAMED = 10  # ids that the terminal names
 
 
 def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[str] | None = None) -> Report:
@@ -72,7 +71,8 @@ def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[
         _old_versions(run, now, config.lake.vacuum_hours),
         _models(context),
         *_unmarked(config.lake),
-        "remains: candidates and graphs of other users, made with their help, until the next run; the source's own log",
+        "remains: candidates and graphs of other users, made with their help, until the next run; correlate_dwell's plots of three single "
+        "users a run in MLflow, without ids; the source's own log",
     ]
     if unmatched is not None:
         unmatched += missing
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except LeftoverError as error:  # published: the ids must be named now, for the next run finds none of them
             leftover = error
         if unmatched:
-            named = f"{', '.join(map(repr, unmatched[:NAMED]))}{' ...' if len(unmatched) > NAMED else ''}"
+            named = ", ".join(map(repr, unmatched))  # all of them: a second run cannot tell them from those that were erased
             print(
                 f"{'error' if options.strict else 'warning'}: {len(unmatched):,} of {len(set(users)):,} ids matched no row of any table: "
                 f"{named}. An id must be as the log writes it, but for blanks around it; what the others name is erased",

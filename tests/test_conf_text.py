@@ -295,3 +295,13 @@ def test_odd_confs_end_as_a_conf_or_as_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_ten_thousand_odd_confs_end_as_a_conf_or_as_one_sentence(tmp_path):
     fuzzed(tmp_path, 10_000)
+
+
+@pytest.mark.parametrize("value", ["0123456", "!Sup3rSecret", "*Sup3rSecret", "{<<: Sup3rSecret}", "!Sup3rSecret x"])
+def test_what_yaml_says_of_a_secret_without_quotes_does_not_show_it(tmp_path, value):
+    path = tmp_path / "conf.yml"
+    path.write_text(f"streams: {{view: {{}}}}\nspark:\n  settings:\n    spark.hadoop.fs.s3a.secret.key: {value}\n")
+    with pytest.raises(ConfigError) as refusal:
+        load(path)
+    for part in ("123456", "42798", "Sup3r"):
+        assert part not in str(refusal.value)

@@ -16,7 +16,7 @@ from alure_spark.lake import Lake
 from alure_spark.masking import masked, masked_text, public, resolve, resolved
 from alure_spark.session import get_session
 from alure_spark.sources import mapping
-from jobs.command import Context, Job, Report
+from jobs.command import Context, Job, Report, guarded
 from tests.conftest import ROOT
 from tests.test_tracking import tracker
 
@@ -113,6 +113,27 @@ def test_a_known_secret_is_hidden_however_a_text_spells_it(monkeypatch, secret, 
 def test_a_quoted_value_of_a_secret_ends_where_its_quotes_end(text):
     assert "hidden" not in masked_text(text)
     assert ("n" in masked_text(text)) or "C:" in text
+
+
+def test_logins_of_headers_and_passwords_in_braces_are_hidden_whole():
+    for text in ("Authorization: Basic aGlkZGVu", "headers: {'Authorization': 'Basic aGlkZGVu'}", "Driver=x;password={hid;aGlkZGVu};x=1"):
+        assert "aGlkZGVu" not in masked_text(text)
+    assert masked_text("password={p;w};x=1").endswith(";x=1")
+
+
+def test_an_interrupt_while_an_error_is_handled_shows_no_secret(capsys):
+    masking.remember({"password": "hidden-word"})
+
+    def action(options):
+        try:
+            raise RuntimeError("cannot log in with hidden-word")
+        finally:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(action, None)
+    assert ended.value.code == 130
+    assert "hidden-word" not in capsys.readouterr().err
 
 
 def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlflow(spark, tmp_path, capsys):

@@ -37,7 +37,8 @@ class JobRun:
     outputs: dict[str, int] = field(default_factory=dict)
     content_hashes: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
-    _before: dict[str, int | None] = field(default_factory=dict)  # what to go back to
+    turn: dict[str, int] | None = None  # what was published when this run's turn came; None outside of `Lake.run`
+    _before: dict[str, int | None] = field(default_factory=dict)  # table -> its version before this run's first write
     _heads: dict[str, int] = field(default_factory=dict)  # table -> the version up to which all commits are known
     _rows: dict[str, int] = field(default_factory=dict)  # table -> rows that Delta says were written last
 
@@ -85,6 +86,7 @@ class JobRun:
         its client), and an append would publish it. The rollback that follows undoes both.
         """
         if name not in self._before:
+            self.lake.require_turn(self)
             self._before[name] = self.lake.recover(name)
             self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
         try:
@@ -103,8 +105,10 @@ class JobRun:
         self.outputs[name] = self._heads[name]
 
     def rollback(self) -> None:
-        for name, version in self._before.items():
-            self.lake.restore(name, version)
+        """Undo what was written, and nothing of a run that was published since."""
+        self.lake.refresh()
+        for name in self._before:
+            self.lake.recover(name)
 
 
 def _rows_of(commit: Row) -> int:

@@ -77,12 +77,21 @@ class Lake(Store):
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""
         if self._published is None:
-            newest: list[Row] = []
-            if self.is_ours(RUNS.name):
-                rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
-                newest = rows.groupBy("name").agg(F.max("version").alias("version")).collect()
-            self._published = {row["name"]: row["version"] for row in newest}
+            self._published = self._newest_published() if self.is_ours(RUNS.name) else {}
         return self._published
+
+    def _newest_published(self) -> dict[str, int]:
+        rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
+        return {row["name"]: row["version"] for row in rows.groupBy("name").agg(F.max("version").alias("version")).collect()}
+
+    def require_turn(self, run: JobRun) -> None:
+        """Raises LakeError where another run has published since this one's turn came: this one was taken for dead (lake.lease_hours)."""
+        if run.turn is not None and (now := self._newest_published()) != run.turn:
+            names = ", ".join(sorted(name for name in now if now[name] != run.turn.get(name))) or "tables"
+            raise LakeError(
+                f"another run, which took this one for dead (lake.lease_hours), has published {names} since: nothing of this one is "
+                "published; run the job again"
+            )
 
     def require_version(self, name: str) -> int:
         """The version that holds the table's published rows: the published one, or what somebody made of it by OPTIMIZE.
@@ -137,19 +146,22 @@ class Lake(Store):
         try:
             self._take_turn(run.run_id)
             self.refresh()
+            run.turn = self.published_versions()
             self._say_what_is_due(run.job)
             yield run
+            hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
+            self.require_turn(run)
+            self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
         except BaseException as error:
             for step in (run.rollback, partial(self._record, run, writer, "failed", stored_message(error))):
                 try:
                     step()
-                except Exception as second:  # readers are safe all the same: no published row names what this run wrote
+                except BaseException as second:  # a second Ctrl-C, too: the row `failed` lets the next writer in
+                    # Readers are safe all the same: no published row names what this run wrote.
                     logger.warning(
                         "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
                     )
             raise
-        hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
-        self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
         if after:
             self._erase(run, writer, after)
 

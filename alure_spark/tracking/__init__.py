@@ -141,7 +141,9 @@ class Tracker(Registry):
             self._open.run_id, self._open.live = made.info.run_id, True
             unended.note(self.config.offline_root, self.run_id, self.place)
 
-        if self._attempt(what, start, STORE) is None:
+        if STORE in self._trouble.given_up:  # a child of a run that MLflow did not take
+            self._trouble.lost[what] += 1
+        elif self._attempt(what, start, STORE) is None:
             self._end_what_stayed_open()
         elif what == "start a run":
             self._give_up(STORE, ARTIFACTS)

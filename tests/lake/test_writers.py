@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
-from alure_spark.lake import Lake, writers
+from alure_spark.lake import Lake, as_of_scope, publishing, writers
 from tests.test_lake import CONFIG, edges, publish
 
 MINE = writers.identity()
@@ -103,6 +103,36 @@ def test_a_living_writer_of_another_namespace_keeps_its_lease_and_then_loses_it(
     with pytest.raises(LakeError, match=rf"process {socket.gethostname()} {os.getpid()} \d+\) has been writing .* UTC: wait for it"):
         publish(lake, edges(spark, 1, 200), 200)
     publish(Lake(spark, LakeConfig(lake.root, lease_hours=1)), edges(spark, 1, 200), 200)
+
+
+def test_a_writer_that_was_taken_for_dead_publishes_nothing_and_undoes_nothing_of_others(spark, tmp_path, monkeypatch):
+    lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+    publish(lake, edges(spark, 3, 100), 100)
+    with pytest.raises(LakeError, match="took this one for dead .* has published user_edges"), lake.run("test", CONFIG, "true") as run:
+        run.write("user_edges", edges(spark, 9, 200), as_of_scope(200))
+        with monkeypatch.context() as elsewhere:  # another machine, on which the lease is over
+            elsewhere.setattr(publishing, "_writing", set())
+            publish(Lake(spark, LakeConfig(lake.root)), edges(spark, 2, 300), 300)
+    lake.refresh()
+    assert lake.read("user_edges").count() == 5
+    publish(lake, edges(spark, 1, 400), 400)
+    assert lake.read("user_edges").count() == 6
+
+
+def test_a_second_interrupt_during_the_rollback_leaves_no_writer_behind(spark, tmp_path, monkeypatch):
+    lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+    publish(lake, edges(spark, 3, 100), 100)
+    with pytest.raises(KeyboardInterrupt, match="first"), lake.run("test", CONFIG, "true") as run:
+        run.write("user_edges", edges(spark, 9, 200), as_of_scope(200))
+
+        def interrupted():
+            raise KeyboardInterrupt("second")
+
+        monkeypatch.setattr(run, "rollback", interrupted)
+        raise KeyboardInterrupt("first")
+    assert lake.runs().where("job = 'test'").orderBy("finished").select("status").collect()[-1][0] == "failed"
+    publish(lake, edges(spark, 1, 300), 300)
+    assert lake.read("user_edges").count() == 4
 
 
 def test_a_job_says_who_it_is_in_its_first_row(spark, tmp_path):
