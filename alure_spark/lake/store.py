@@ -82,7 +82,7 @@ class Store:
             if NOT_A_TABLE.search(str(error)):
                 raise self._foreign(name, "a view, or a table that is not Delta's") from error
             if not ABSENT.search(str(error)):
-                raise LakeError(f"table '{name}' of lake.root {self.config.root!r} cannot be looked at ({sentence(error)})") from error
+                raise self._unusable(f"table '{name}' cannot be looked at there", error) from error
             if self.is_folder and self._holds_files(f"{self.root}/{name}"):
                 raise self._foreign(name, "files that are no Delta table") from error
             return None
@@ -132,10 +132,13 @@ class Store:
         except Exception as error:
             if isinstance(error, AlureError):
                 raise
-            raise LakeError(
-                f"lake.root is {self.config.root!r}, and nothing can be written there ({sentence(error)}); allowed: a folder that driver "
-                "and executors may write, or a catalog.schema that is there or may be made"
-            ) from error
+            raise self._unusable("nothing can be written there", error) from error
+
+    def _unusable(self, what: str, error: Exception) -> LakeError:
+        return LakeError(
+            f"lake.root is {self.config.root!r}, and {what} ({sentence(error)}); allowed: a folder that driver and executors may write, or "
+            "a catalog.schema that is there or may be made"
+        )
 
     def size(self, name: str) -> tuple[int, int]:
         """(files, bytes) of the table's current version."""

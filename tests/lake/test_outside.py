@@ -132,7 +132,7 @@ def test_looking_at_a_lake_makes_nothing(spark, tmp_path):
     lake = Lake(spark, LakeConfig(schema))
     assert lake.published_versions() == {}
     assert not spark.catalog.databaseExists(schema)
-    with pytest.raises(LakeError, match="cannot be looked at"):
+    with pytest.raises(LakeError, match="cannot be looked at there"):
         Lake(spark, LakeConfig("s3x://no-such-scheme/lake")).published_versions()
 
 

@@ -121,10 +121,10 @@ def test_a_root_that_is_a_file_or_cannot_be_written_ends_with_a_sentence(spark, 
     mounted = shutil.which("mount") is not None and not subprocess.run(mount, check=False, capture_output=True).returncode
     try:
         for place in [*places, *([f"{tmp_path}/ro/lake"] if mounted else [])]:
-            with pytest.raises(LakeError, match=r"lake.root is '.*', and nothing can be written there \(.+\); allowed: "):
+            with pytest.raises(LakeError, match=r"lake.root is '.*', and (nothing can|table 'runs' cannot) be .* there \(.+\); allowed: "):
                 publish(Lake(spark, LakeConfig(place)), edges(spark, 1, 100), 100)
-        with pytest.raises(LakeError, match="nothing can be written there"):
-            Lake(spark, LakeConfig("no_such_catalog.lake"))
+        with pytest.raises(LakeError, match="cannot be looked at there"):
+            publish(Lake(spark, LakeConfig("no_such_catalog.lake")), edges(spark, 1, 100), 100)
     finally:
         if mounted:
             subprocess.run(["umount", "-l", str(tmp_path / "ro")], check=True)
