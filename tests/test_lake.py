@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import socket
+from datetime import UTC, datetime
+
 import pytest
 from pyspark.sql import functions as F
 
 from alure_spark.config import Config, LakeConfig, StreamConfig
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash, latest_rows
+from alure_spark.lake.publishing import _Writer
 
 CONFIG = Config(streams={"purchase": StreamConfig()})
 
@@ -22,6 +26,13 @@ def edges(spark, rows, as_of_ms):
 def publish(lake, frame, as_of_ms):
     with lake.run("build_graph", CONFIG, as_of_scope(as_of_ms)) as run:
         run.write("user_edges", frame, as_of_scope(as_of_ms))
+    return run
+
+
+def killed_run(lake, job="build_graph"):
+    """A run that said `started` and was killed: what it writes is never published."""
+    run = JobRun(lake, job, "conf", "scope")
+    lake._record(run, _Writer(datetime.now(UTC), "unknown"), "started", f"{socket.gethostname()} {2**22 + 1} 1")
     return run
 
 
@@ -57,8 +68,7 @@ def test_a_failing_job_publishes_nothing_and_leaves_the_tables_as_they_were(spar
 def test_what_a_killed_job_wrote_is_never_read_and_is_undone_by_the_next_writer(spark, tmp_path):
     lake = Lake(spark, LakeConfig(str(tmp_path / "lake")))
     publish(lake, edges(spark, 10, 100), 100)
-    killed = JobRun(lake, "build_graph", "conf", "scope")  # writes, then never gets to its row in runs
-    killed.write("user_edges", edges(spark, 50, 300), as_of_scope(300))
+    killed_run(lake).write("user_edges", edges(spark, 50, 300), as_of_scope(300))
     assert lake.read("user_edges").count() == 10
     publish(lake, edges(spark, 3, 200), 200)
     assert {row["as_of"].microsecond for row in lake.read("user_edges").select("as_of").distinct().collect()} == {100_000, 200_000}

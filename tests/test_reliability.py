@@ -15,12 +15,12 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import Config, LakeConfig, build, load
 from alure_spark.errors import DataError
-from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash
+from alure_spark.lake import Lake, as_of_scope, content_hash
 from alure_spark.tables import TABLES
 from jobs import ingest_events
 from jobs.command import open_context, run_jobs
 from tests.conftest import overrides
-from tests.test_lake import CONFIG, edges, publish
+from tests.test_lake import CONFIG, edges, killed_run, publish
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_driver_killed_before_its_last_row_is_undone_and_the_batch_can_come_ag
     run_jobs(context("2025-01-09"), [ingest_events.JOB], "first")
     lake = context("2025-01-09").lake
     before = {name: content_hash(lake.read(name), TABLES[name]) for name in ("events", "ads", "quarantine")}
-    killed = JobRun(lake, "ingest_events", "conf", "true")
+    killed = killed_run(lake, "ingest_events")
     ingest_events.ingest(context("2025-01-12"), killed)
     assert spark.read.format("delta").load(f"{lake.root}/events").count() > lake.read("events").count(), "there is something to undo"
     lake.refresh()

@@ -13,12 +13,12 @@ from pyspark.sql import functions as F
 from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build
 from alure_spark.errors import LeftoverError
 from alure_spark.events import identity
-from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash
+from alure_spark.lake import Lake, as_of_scope, content_hash
 from alure_spark.tables import EVENTS
 from jobs import apply_retention, forget_users
 from jobs.command import open_context, run_jobs
 from tests import scan
-from tests.test_lake import CONFIG, edges, publish
+from tests.test_lake import CONFIG, edges, killed_run, publish
 
 pytestmark = pytest.mark.slow  # minutes of Spark
 
@@ -49,7 +49,7 @@ def run(context, job):
 
 def killed_after_writing(lake, name, frame, scope):
     """The table has a commit that no published run names."""
-    JobRun(lake, "build_graph", "conf", "scope").write(name, frame, scope)
+    killed_run(lake).write(name, frame, scope)
     lake.refresh()
 
 
