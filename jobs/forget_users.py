@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import run_messages
-from alure_spark.config import IngestConfig, LakeConfig, format_time
+from alure_spark.config import HOUR_MS, IngestConfig, LakeConfig, format_time
 from alure_spark.errors import ConfigError, LakeError, LeftoverError, TrackingError
 from alure_spark.events import identity, user_list
 from alure_spark.lake import OLD_FILES, REMOVED_AT, JobRun, timestamp
@@ -32,8 +32,6 @@ from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases, 
 from alure_spark.tables import TABLES
 from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
 from jobs.ingest_events import user_key
-
-HOUR_MS = 3_600_000
 
 
 def forget(context: Context, run: JobRun, users: Sequence[str], unmatched: list[str] | None = None) -> Report:

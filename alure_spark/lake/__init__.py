@@ -11,7 +11,6 @@ from .scratch import make_private, resumable_folder, scratch_folder, workspace
 from .store import VERSION_PROPERTY
 
 __all__ = [
-    "OLD_FILES", "REMOVED_AT", "UNITS", "VERSION_PROPERTY", "JobRun", "Lake", "as_of_scope", "content_hash",
-    "hash_and_count", "in_units", "latest_rows",     "make_private", "resumable_folder", "row_hash",
-    "scratch_folder", "timestamp", "workspace",
+    "OLD_FILES", "REMOVED_AT", "UNITS", "VERSION_PROPERTY", "JobRun", "Lake", "as_of_scope", "content_hash", "hash_and_count", "in_units",
+    "latest_rows", "make_private", "resumable_folder", "row_hash", "scratch_folder", "timestamp", "workspace",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from functools import partial
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from ..config import Config, LakeConfig, format_time
+from ..config import HOUR_MS, Config, LakeConfig, format_time
 from ..errors import LakeError, LeftoverError
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings
@@ -35,7 +35,6 @@ from .store import UNCHANGED, Store, completed, sentence
 from .writers import identity, is_alive, is_this, this_process
 
 logger = logging.getLogger(__name__)
-HOUR_MS = 3_600_000
 RETENTION = "delta.deletedFileRetentionDuration"
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
 # Facts of an erasure: when rows went, from when on their files may go, and (of its row `ended`) the time before which nothing is left.
