@@ -29,8 +29,9 @@ def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Repo
         .where(F.col("graph") == config.graph.retrieved)
     )
     if edges.isEmpty():  # else everybody's candidates would go
-        remedy = "run jobs/build_graph.py for this as_of first" if since_ms is None else "give --since an as_of that has"
-        moment = format_time(config.time.as_of_ms if since_ms is None else since_ms)
+        moment, remedy = format_time(config.time.as_of_ms), "run jobs/build_graph.py for this as_of first"
+        if since_ms is not None:
+            moment, remedy = f"--since {format_time(since_ms)}", "give --since an as_of that has one"
         raise LakeError(f"table 'user_edges' has no graph '{config.graph.retrieved}' of {moment}: {remedy}")
     candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, config.time.as_of_ms)
     users = run.write("ad_candidates", candidates, scope)
