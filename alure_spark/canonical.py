@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 from .tables import ATTRIBUTE_TYPES, Table
 
 FIRST_MILLIS = -(2**63) // 1000  # the first of 2^63 microseconds floors to this millisecond, which cannot be told in microseconds
+MALFORMED = "_malformed"  # of a frame: JSON that tells which line of the source could not be read; null for every other row
 NUMBERS = ("BIGINT", "INT", "DOUBLE")
 # Columns that name something: joined by, grouped by or compared with. A name that is only nearly right is wrong.
 IDENTIFYING = frozenset(

@@ -38,7 +38,7 @@ ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at le
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ConfigError(f"{path if len(path) <= 300 else f'{path[:300]}...'} is {shown_at(value, path)}; allowed: {allowed}")
+        raise ConfigError(f"{path} is {shown_at(value, path)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)

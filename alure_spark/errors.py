@@ -7,6 +7,7 @@ a job that catches one ends with exit code 2 and the sentence, not a stack trace
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from datetime import date
 
@@ -16,7 +17,10 @@ class AlureError(Exception):
 
 
 class ConfigError(AlureError):
-    """A value or key of the configuration is wrong: the person who wrote the conf acts."""
+    """A value or key of the configuration is wrong: the person who wrote the conf acts. What is longer than a name ever is, is cut."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(re.sub(r"(\S{300})\S+", r"\1...", sentence))
 
 
 class DataError(AlureError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from matplotlib.figure import Figure
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, format_time, parse_time
+from alure_spark.config import ALL_SURFACES, DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, DynamixConfig, format_time, parse_time
 from alure_spark.dynamix import segments as segment
 from alure_spark.dynamix.statistics import SUMS, labelled_dwell, merged, new_statistics
 from alure_spark.errors import LakeError
@@ -19,6 +21,7 @@ from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import curves, histogram
 from jobs.command import Context, Job, Report
 
+logger = logging.getLogger(__name__)
 DRAWN_USERS = 2000  # whose log dwell is drawn
 BINS_PER_LOG = 4
 NEVER_MS = FIRST_AS_OF_MS
@@ -31,6 +34,7 @@ def correlate(context: Context, run: JobRun) -> Report:
     added = new_statistics(run.read("events"), dynamix, days.since, as_of, days.again)
     run.write("dwell_statistics", added, " OR ".join(as_of_scope(day) for day in (*days.again, as_of)))
     run.facts |= {"statistics_from": format_time(days.first), "events_from": format_time(_first_day(run))}
+    run.facts |= {"counted_from": format_time(min((*days.again, as_of))), "counted_with": _counting(dynamix)}
     written = context.lake.read("dwell_statistics", run.outputs["dwell_statistics"]).where(F.col("as_of") <= timestamp(as_of))
     if dynamix.history_days:
         written = written.where(F.col("as_of") > timestamp(as_of - round(dynamix.history_days * DAY_MS)))
@@ -84,14 +88,14 @@ def _days(context: Context, run: JobRun) -> _Days:
     if stale is None:
         return _Days(earlier[-1] if earlier else None, (), first, "")
     again = tuple(day for day in history if day >= stale)
-    said = f"{why} came in after dwell_statistics of {format_time(stale)} were counted: as_ofs counted again: {len(again)}"
+    said = f"{why} dwell_statistics of {format_time(stale)} were counted: as_ofs counted again: {len(again)}"
     more = f"; their segments stay: run correlate_dwell for {format_time(stale)} and later as_ofs to name them again"
     return _Days(history[stale], again, first, f"{said}{more}")
 
 
 def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> tuple[int | None, str]:
-    """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since; and
-    which events these are.
+    """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since, or were
+    counted under other settings; and which events or settings these are, as the begin of a sentence.
 
     Events that apply_retention let go, or that a later load no longer brought, cannot be counted again: as_ofs that were counted from
     any of them stay as they are.
@@ -102,30 +106,49 @@ def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> 
     adds = F.col("job").isin("ingest_events", "replay_quarantine") & F.col("outputs")["events"].isNotNull()
     additions = published.where(adds).select("facts", F.col("outputs")["events"].alias("version")).collect()
     inputs = F.col("inputs")["events"].alias("version")
-    built = published.where("job = 'correlate_dwell'").select("scope", "facts", inputs).orderBy("version").collect()
+    built = published.where("job = 'correlate_dwell'").select("scope", "facts", inputs).orderBy("version", "started").collect()
     scopes = {as_of_scope(day): day for day in (*history, context.config.time.as_of_ms)}
     counted = dict.fromkeys(history, -1)  # the version of events that was looked at last
     oldest = dict[int, int]()  # the first event's day then
+    settings = dict[int, str]()
     for row in built:
         if (end := scopes.get(row["scope"])) is not None:
             begin = (row["facts"] or {}).get("statistics_from")
             first = parse_time(begin) if begin else end  # a run of an earlier release looked at its own as_of only
             looked_at = [day for day in history if first <= day <= end]
             counted |= {day: max(row["version"], counted[day]) for day in looked_at}
+            if "counted_with" in (row["facts"] or {}):
+                counted_from = parse_time(row["facts"]["counted_from"])
+                settings |= {day: row["facts"]["counted_with"] for day in history if counted_from <= day <= end}
             if "events_from" in (row["facts"] or {}):
                 oldest |= dict.fromkeys(looked_at, parse_time(row["facts"]["events_from"]))
     kept_from, first_event = _kept_from(published), _first_day(run)
     reach = context.config.dynamix.window_ms + context.config.dynamix.buffer_ms
+    now = _counting(context.config.dynamix)
     for day, begin in history.items():
+        other = settings.get(day, now) != now
         # All that it was counted from must still be there: a log may begin later than it did, too.
         whole = begin is not None and begin - reach >= max(kept_from, first_event + DAY_MS)
         if not whole and (kept_from > NEVER_MS or day not in oldest or first_event > oldest[day]):
+            if other:
+                logger.warning(
+                    "dwell_statistics of %s were counted under other settings of dynamix, and not all of their events are there any "
+                    "more: their sums stay, and are added to those of today's settings", format_time(day),
+                )  # fmt: skip
             continue
+        if other:
+            return day, "dynamix had other settings when"
         for addition in additions:
             known_from = (addition["facts"] or {}).get("known_from")
             if addition["version"] > counted[day] and (known_from is None or parse_time(known_from) < day):
-                return day, "the whole log" if known_from is None else f"events known from {known_from} on"
+                return day, f"{'the whole log' if known_from is None else f'events known from {known_from} on'} came in after"
     return None, ""
+
+
+def _counting(dynamix: DynamixConfig) -> str:
+    """The settings that decide what is counted, as JSON."""
+    names = ("impression_source", "conversion_sources", "window_seconds", "buffer_seconds", "dwell_min_ms", "dwell_max_ms", "day_windows")
+    return json.dumps({name: getattr(dynamix, name) for name in names})
 
 
 def _run_for(context: Context) -> list[int]:

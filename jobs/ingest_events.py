@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from alure_spark import sources
+from alure_spark.canonical import quoted
 from alure_spark.config import DAY_MS, EARLIEST_MS, Config, format_time, parse_time
 from alure_spark.errors import DataError
 from alure_spark.events import batches, clean, identity, preflight, reasons
@@ -167,7 +168,9 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
         if not config.ingest.hash_user_ids:
             return frame
-        return frame.withColumns({name: identity.keyed_hash(F.col(name), key) for name in names if name in frame.columns})
+        return frame.select(
+            *(identity.keyed_hash(quoted(name), key).alias(name) if name in names else quoted(name) for name in frame.columns)
+        )
 
     events = judge(context, pseudonyms(given.events, "user_id"))
     if batch is not None:
@@ -179,7 +182,7 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
     follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
-    follows = clean.judge_follows(follows, clean.FIRST_YEAR_MS, _not_after_ms(config))
+    follows = clean.judge_follows(follows, _not_after_ms(config))
     return _Judged(events, clean.judge_ads(ads), follows, preflight.count_tables(given.tables), ids)
 
 
@@ -198,13 +201,13 @@ def user_key(context: Context) -> bytes:
     return key
 
 
-def judge(context: Context, events: DataFrame) -> DataFrame:
+def judge(context: Context, events: DataFrame, others: DataFrame | None = None) -> DataFrame:
     """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
     config = context.config
     return clean.judge_events(
         _without_forgotten(context, events, "user_id"),
         list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
-        config.model.embedding_dimensions,
+        config.model.embedding_dimensions, others,
     )  # fmt: skip
 
 

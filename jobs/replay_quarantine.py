@@ -23,7 +23,8 @@ def replay(context: Context, run: JobRun) -> Report:
     user_key(context)  # refuses another key than that of the rows
     quarantined = run.read("quarantine").where(EVENTS_ONLY).persist()
     again = quarantined.where(~batches.is_broken())
-    judged = judge(context, batches.from_quarantine(again, _shape(context), context.config.attribute_kinds())).persist()
+    rows = batches.from_quarantine(again, _shape(context), context.config.attribute_kinds())
+    judged = judge(context, rows, run.read("events")).persist()
     known = judged.where("reason IS NULL").selectExpr("unix_millis(min(known_at))", "unix_millis(max(known_at))").collect()[0]
     metrics: dict[str, float | None] = {"quarantined": quarantined.count(), "accepted": 0.0}
     refused = clean.refused(judged).union(quarantined.where(batches.is_broken()).select("source", "reason", "row"))

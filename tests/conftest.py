@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyspark.sql.classic.dataframe import DataFrame
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,20 @@ from alure_spark.config import SparkConfig, load
 from alure_spark.session import get_session
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_empty_withcolumns():
+    """Spark Connect ends in an AssertionError where withColumns is given no column, which other sessions take."""
+    add = DataFrame.withColumns
+
+    def checked(self, columns):
+        assert columns, "withColumns without a column fails on Spark Connect: use select('*', *columns)"
+        return add(self, columns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataFrame, "withColumns", checked)
+        yield
 
 
 @pytest.fixture(scope="session")

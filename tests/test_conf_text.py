@@ -193,6 +193,8 @@ def test_no_number_of_any_section_is_infinite_or_nan_or_too_large_to_count_with(
         ("time.not_before=0001-01-01T00:00:00+14:00", "a time in the years 1 to 9999"),
         ("labels.days=010", "is 010, which YAML reads as 8: write 8"),
         ("model.embedding_dimensions." + "k" * 3000 + "=0", "... is 0; allowed: an integer of at least 1"),
+        ("model.embedding_dimensions." + "k" * 3000 + "=0x_", "... line 1: the value is '0x_'"),
+        ("streams.view.attributes." + "k" * 3000 + "=[7, 7]", "... is [7, 7]; allowed: str"),
         ("streams.view.attributes." + "k" * 129 + "=numeric", "allowed: at most 128 letters"),
         ("time.as_of=2025-02-30", "time.as_of is '2025-02-30'; allowed: ISO 8601"),
         ("time.as_of=2016-12-31T23:59:60Z", "allowed: ISO 8601"),

@@ -15,11 +15,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from ..canonical import quoted, types
+from ..canonical import MALFORMED, quoted, types
 from ..config import IngestConfig
 from ..tables import EVENTS, REQUIRED_INPUT_COLUMNS
 from . import reasons
-from .clean import FIRST_YEAR_MS, as_json, changed_by, conflict, content, fields_that_may_miss, given
+from .clean import FIRST_YEAR_MS, RAW, as_row, changed_by, conflict, content, fields_that_may_miss, given
 from .dwell import drop_impossible
 
 
@@ -54,16 +54,16 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         F.col("known_at").alias("_old_known_at"),
         F.col("arrival_time").alias("_old_arrival_time"),
         F.col("source").alias("_old_source"),
-        content(again.select(*columns), altered, blanks=False).alias("_old_said"),
-        content(again.select(*REQUIRED_INPUT_COLUMNS), (), blanks=False).alias("_old_core"),
+        content(again.select(*columns), altered).alias("_old_said"),
+        content(again.select(*REQUIRED_INPUT_COLUMNS)).alias("_old_core"),
         F.struct(F.lit(0).alias("_"), *_said(again, may_miss)).alias("_old_more"),
         F.struct(F.lit(0).alias("_"), *(quoted(name) for name in only_old)).alias("_old_only"),
-        as_json(shared).alias("_old_row"),
+        as_row(shared).alias("_old_row"),
     )
     new = batch.withColumns(
         {
-            "_said": content(batch.select(*columns), altered, blanks=False),
-            "_core": content(batch.select(*REQUIRED_INPUT_COLUMNS), (), blanks=False),
+            "_said": content(batch.select(*columns), altered),
+            "_core": content(batch.select(*REQUIRED_INPUT_COLUMNS)),
             "_more": F.struct(F.lit(0).alias("_"), *_said(batch, may_miss)),
         }
     )
@@ -78,17 +78,17 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     refused_new = met.where(differs & ~F.col("_stays")).select(
         F.concat(F.lit("events/"), "source").alias("source"),
         conflict(F.col("source"), F.col("_old_source")).alias("reason"),
-        as_json(shared).alias("row"),
+        as_row(shared).alias("row"),
     )
     refused_old = met.where(differs & F.col("_stays")).select(
         F.concat(F.lit("events/"), "_old_source").alias("source"),
         conflict(F.col("_old_source"), F.col("source")).alias("reason"),
         F.col("_old_row").alias("row"),
     )
-    kept = {name: F.when(F.col("_fuller"), F.col("_old_only").getField(name)) for name in only_old}
+    kept = [F.when(F.col("_fuller"), F.col("_old_only").getField(name)).alias(name) for name in only_old]
     helpers = [name for name in met.columns if name.startswith("_")]
     return Merge(
-        added=met.where("_stays").withColumns(kept).drop(*helpers),
+        added=met.where("_stays").select("*", *kept).drop(*helpers),
         displaced=met.where(F.col("_stays") & F.col("_old_known_at").isNotNull()).select(
             "event_id", F.col("_old_known_date").alias("known_date")
         ),
@@ -139,16 +139,21 @@ def of_quarantine(refused: DataFrame, quarantined: DataFrame) -> DataFrame:
 def from_quarantine(quarantined: DataFrame, shape: DataFrame, attributes: Mapping[str, str] = {}) -> DataFrame:
     """The refused events (QUARANTINE rows) in the columns of `shape` and its types; a value that its type cannot hold is null.
 
-    Texts and times come as text: an id may be hashed by now, bytes and times are text in JSON. attributes: name -> kind.
+    Texts and times come as text: an id may be hashed by now, bytes and times are text in JSON. attributes: name -> kind. RAW is the row
+    as it is there: if it is refused again, the next batch that brings it finds it.
     """
     targets = types(EVENTS, attributes)
     kinds = [
         T.StructField(item.name, T.StringType() if targets.get(item.name) in ("STRING", "TIMESTAMP") else item.dataType)
         for item in shape.schema.fields
+        if item.name != MALFORMED
     ]
-    return quarantined.select(F.from_json("row", T.StructType(kinds)).alias("row")).select("row.*")
+    return quarantined.select(F.from_json("row", T.StructType(kinds)).alias("said"), F.col("row").alias(RAW)).select("said.*", RAW)
 
 
 def is_broken() -> Column:
-    """Whether a row of QUARANTINE had bytes that are no text. It holds U+FFFD for them, so it cannot be ingested from there."""
-    return F.col("reason").endswith(reasons.NOT_UTF8.of(column=""))
+    """Whether a row of QUARANTINE is not there as it was, so that it cannot be ingested from there.
+
+    Bytes that are no text are U+FFFD; of a line that cannot be read there is no more than where it is.
+    """
+    return F.col("reason").endswith(reasons.NOT_UTF8.of(column="")) | (F.col("reason") == reasons.MALFORMED.text)

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from .. import canonical
-from ..canonical import WHITE, quoted
+from ..canonical import MALFORMED, WHITE, quoted
 from ..config import DAY_MS, IngestConfig, format_time, parse_time
 from ..errors import DataError, nearest
 from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
@@ -24,6 +24,7 @@ from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_tim
 
 NO_COUNTRY = "ALL"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
+RAW = "_raw"  # the row as quarantine keeps it
 FREE_TEXT = ("text", "title")  # may be empty: they name nothing
 FLOAT_MAX = 3.4e38  # training reads float32
 EMBEDDING_MAX = 1e12  # its square, and that of a gradient, must fit float32
@@ -44,28 +45,30 @@ def judge_events(
     not_after_ms: int,
     ingest: IngestConfig | None = None,
     dimensions: Mapping[str, int] | None = None,
+    others: DataFrame | None = None,
 ) -> DataFrame:
     """Every input event, typed, with the verdict on it; `accepted` and `refused` split it (persist it between the two).
 
     Of rows with one event_id the first by (known_at, columns without a value, content) stays, equal copies vanish, copies with other
     content are refused; when a copy arrived is not its content, as a log that delivers at least once may deliver late. Dwell and local
     time come as `ingest` wants them; `_dwell_outlier` marks a dwell that was out of its bounds, `_nulled` (ARRAY<STRING>, null for none)
-    names the columns whose value cannot be true. dimensions: embedding attribute -> numbers it must have. Raises DataError on a missing
-    required column or declared attribute (but for those that `ingest` fills), or on a column of the wrong type.
+    names the columns whose value cannot be true. dimensions: embedding attribute -> numbers it must have. others: EVENTS among which the
+    next event of a row may be. Raises DataError on a missing required column or declared attribute (but for those that `ingest` fills),
+    or on a column of the wrong type.
     """
     ingest = ingest or IngestConfig()
     filled = (("dwell_ms",) if ingest.dwell_from_next else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
     required = (*REQUIRED_INPUT_COLUMNS, *(name for name in attributes if name not in filled))
     typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, required)
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
-    typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_content", content(typed))
+    typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_own_id", own_id(typed))
     typed = _without_empty(typed)
     names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
     typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS) - {*FREE_TEXT})
     typed = typed.withColumns(
         {
             "country": F.coalesce("country", F.lit(no_country)),
-            "event_id": F.coalesce("event_id", "_content"),
+            "event_id": F.coalesce("event_id", "_own_id"),
             "known_at": F.greatest("event_time", "arrival_time"),
         }
     )
@@ -73,6 +76,7 @@ def judge_events(
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
     embeddings = dict.fromkeys(["media_embedding", *(name for name, kind in attributes.items() if kind == "embedding")])
     reason = _first_reason(
+        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         _missing("user_id"),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
@@ -86,15 +90,18 @@ def judge_events(
         *(check for name in embeddings for check in _unusable(name, (dimensions or {}).get(name))),
         *(check for name in ("value", *numeric) for check in _not_a_number(name)),
     )
-    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost"), not_before_ms)
-    checked = checked.withColumn("_raw", F.when(F.col("reason").isNotNull(), F.col("_raw")))  # JSON of every row would double the shuffle
-    may_miss = fields_that_may_miss(checked.schema.fields, changed_by(ingest))
-    gaps = reduce(add, (given(item).isNull().cast("int") for item in may_miss), F.lit(0))  # as batches.merge orders deliveries
-    order = ("known_at", gaps, "_content", "arrival_time")
+    checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost", "_own_id", MALFORMED), not_before_ms)
+    checked = checked.withColumn(RAW, F.when(F.col("reason").isNotNull(), F.col(RAW)))  # JSON of every row would double the shuffle
+    altered = changed_by(ingest)
+    may_miss = fields_that_may_miss(checked.schema.fields, altered)
+    gaps = reduce(add, (given(item).isNull().cast("int") for item in may_miss), F.lit(0))
+    checked = checked.withColumn("_content", content(checked))
+    said = content(checked, altered) if altered else F.col("_content")
+    order = ("known_at", gaps, said, "arrival_time")  # as batches.merge orders deliveries
     judged = _first_per_key(checked, ("event_id",), order, reasons.OTHER_CONTENT, "source")
-    conflicting = F.when(F.col("reason").isNotNull(), as_json([name for name in typed.columns if name in frame.columns]))
-    judged = judged.withColumn("_raw", F.coalesce("_raw", conflicting))
-    judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest), ingest), ingest)
+    conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns))
+    judged = judged.withColumn(RAW, F.coalesce(RAW, conflicting))
+    judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest, others), ingest), ingest)
     return judged.select(
         "*",
         F.concat(F.lit("events/"), F.coalesce("source", F.lit("?"))).alias("_from"),
@@ -104,14 +111,24 @@ def judge_events(
     )
 
 
-def content(typed: DataFrame, without: Collection[str] = (), blanks: bool = True) -> Column:
+def own_id(typed: DataFrame) -> Column:
+    """The id of an event whose log gives none: a 128-bit hash of its columns as earlier releases took them, blank texts among them."""
+    return _wide_hash([quoted(item.name) for item in _said(typed)])
+
+
+def content(rows: DataFrame, without: Collection[str] = ()) -> Column:
     """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`.
 
-    blanks=False takes a text of white space and an empty array as null: a table of an earlier release holds them where a batch has null.
+    A column in which it says nothing (`given`) leaves no trace, so that one which the conf declares later changes no hash.
     """
-    left_out = ("event_id", "arrival_time", *DERIVED_EVENT_COLUMNS, *without)
-    said = [item for item in typed.schema.fields if item.name not in left_out and not item.name.startswith("_")]
-    return _wide_hash([quoted(item.name) if blanks else given(item) for item in said])
+    said = sorted((item for item in _said(rows) if item.name not in without), key=lambda item: item.name.casefold())
+    pairs = [(F.when(given(item).isNotNull(), F.lit(item.name.casefold())), given(item)) for item in said]
+    return _seeded([part for pair in pairs for part in pair])
+
+
+def _said(rows: DataFrame) -> list[T.StructField]:
+    left_out = ("event_id", "arrival_time", "reason", *DERIVED_EVENT_COLUMNS)
+    return [item for item in rows.schema.fields if item.name not in left_out and not item.name.startswith("_")]
 
 
 def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
@@ -136,9 +153,14 @@ def given(item: T.StructField) -> Column:
     return F.when(F.size(column) > 0, column) if isinstance(item.dataType, T.ArrayType) else column
 
 
-def as_json(names: Collection[str]) -> Column:
-    """The columns as one JSON object, the way quarantine keeps a row; nulls are left out."""
-    return F.to_json(F.struct(*(quoted(name) for name in names)))
+def as_row(columns: Iterable[str]) -> Column:
+    """An event of these columns as quarantine keeps one whose id has other content: JSON of what the log said, by name, without nulls.
+
+    However it was found, in one load or against `events`, the text is the same.
+    """
+    names = sorted((name for name in columns if name not in (*DERIVED_EVENT_COLUMNS, "reason") and name[0] != "_"), key=str.casefold)
+    country = F.nullif(F.col("country"), F.lit(NO_COUNTRY)).alias("country")
+    return F.to_json(F.struct(*(country if name == "country" else quoted(name) for name in names)))
 
 
 def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
@@ -158,6 +180,7 @@ def judge_ads(frame: DataFrame) -> DataFrame:
     typed = _typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from"))
     start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
     reason = _first_reason(
+        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         _missing("ad_id"),
         _missing("account_id"),
         (F.col("active_from").isNull(), reasons.NO_TIME.of(column="active_from")),
@@ -168,29 +191,26 @@ def judge_ads(frame: DataFrame) -> DataFrame:
         *_unusable("media_embedding"),
         *(check for name in ("bid", "value") for check in _not_a_number(name)),
     )
-    checked = typed.withColumn("reason", reason).drop("_lost")
+    checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
     checked = checked.withColumn("_content", _wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
     judged = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
     return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
 
-def judge_follows(frame: DataFrame, not_before_ms: int | None = None, not_after_ms: int | None = None) -> DataFrame:
-    """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish. The bounds are those of events."""
+def judge_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFrame:
+    """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish. It may be older than any event."""
     typed = _typed(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
     since = F.unix_millis("event_time")
     reason = _first_reason(
+        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         (_blank_or_null("src_user_id") | _blank_or_null("dst_user_id"), reasons.USER_EMPTY.text),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
         (F.col("src_user_id") == F.col("dst_user_id"), reasons.ITSELF.text),
-        *(
-            [(since < not_before_ms, reasons.TOO_EARLY.of(column="event_time", time=format_time(not_before_ms)))]
-            if not_before_ms is not None
-            else []
-        ),
+        (since < FIRST_YEAR_MS, reasons.OUT_OF_YEARS.of(column="event_time", years="1 to 9999")),
         *([(since >= not_after_ms, reasons.FOLLOW_FUTURE.text)] if not_after_ms is not None else []),
     )
-    checked = typed.withColumn("reason", reason).withColumn("_content", F.lit("")).drop("_lost")
+    checked = typed.withColumn("reason", reason).withColumn("_content", F.lit("")).drop("_lost", MALFORMED)
     return _first_per_key(checked, FOLLOWS.key, ("event_time",), reasons.OTHER_CONTENT).withColumn("_from", F.lit(FOLLOWS.name))
 
 
@@ -202,7 +222,7 @@ def accepted(judged: DataFrame) -> DataFrame:
 
 def refused(judged: DataFrame) -> DataFrame:
     """The refused rows as QUARANTINE holds them, without run_id: source, reason, row."""
-    return judged.where("reason IS NOT NULL").select(F.col("_from").alias("source"), "reason", F.col("_raw").alias("row"))
+    return judged.where("reason IS NOT NULL").select(F.col("_from").alias("source"), "reason", F.col(RAW).alias("row"))
 
 
 def conflict(source: Column, other: Column) -> Column:
@@ -230,7 +250,8 @@ def _first_per_key(
 def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]) -> DataFrame:
     """The table's columns and the declared attributes in their types, missing optional ones as null.
 
-    Also `_lost` (why a value could not be read; null where all could) and `_raw` (the row as JSON).
+    Also MALFORMED, `_lost` (why a value could not be read; null where all could) and RAW (the row as JSON; of a row of quarantine as it
+    is there).
     """
     given = {item.name: item.dataType for item in frame.schema.fields}
     targets = canonical.types(of, attributes, derived)
@@ -248,13 +269,22 @@ def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: 
         nothing = canonical.lost(name, given[name], kind)
         if nothing is not None and name not in ("event_time", "active_from"):  # these have a reason that covers null too
             lost.append(F.when(nothing, F.lit(_why_lost(name, kind))))
+    broken = F.col(MALFORMED) if MALFORMED in given else F.lit(None).cast("string")
+    if RAW in given:
+        return frame.select(*columns, broken.alias(MALFORMED), _any(lost).alias("_lost"), RAW)
     raw = F.struct(
         *(
             F.make_valid_utf8(quoted(name).cast("string")).alias(name) if isinstance(kind, T.StringType | T.BinaryType) else quoted(name)
             for name, kind in given.items()
+            if name != MALFORMED
         )
     )
-    return frame.select(*columns, (F.coalesce(*lost) if lost else F.lit(None).cast("string")).alias("_lost"), F.to_json(raw).alias("_raw"))
+    row = F.coalesce(broken, F.to_json(raw)).alias(RAW)
+    return frame.select(*columns, broken.alias(MALFORMED), _any(lost).alias("_lost"), row)
+
+
+def _any(texts: list[Column]) -> Column:
+    return F.coalesce(*texts) if texts else F.lit(None).cast("string")
 
 
 def _why_lost(name: str, kind: str) -> str:
@@ -302,6 +332,10 @@ def _unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
 
 
 def _wide_hash(columns: list[Column]) -> Column:
-    """128-bit hash of the columns as 32 hex digits: two differently seeded chains; isNull tells (null, 'a') from ('a', null)."""
-    said = [*columns, *(column.isNull() for column in columns)]
+    """128-bit hash of the columns as 32 hex digits; isNull tells (null, 'a') from ('a', null)."""
+    return _seeded([*columns, *(column.isNull() for column in columns)])
+
+
+def _seeded(said: list[Column]) -> Column:
+    """Two differently seeded chains; a null changes neither."""
     return F.concat(*(F.lpad(F.hex(F.xxhash64(F.lit(seed), *said)), 16, "0") for seed in (0, 1)))

@@ -16,15 +16,22 @@ MAX_DWELL_MS = 366 * DAY_MS
 MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms", "arrival_time")  # what drop_impossible looks at
 
 
-def dwell_from_next(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame | None = None) -> DataFrame:
     """Dwell of the streams `ingest.dwell_from_next`, where it is null: the gap to the user's next event of the session.
 
     Next in the order of becoming known. The gap is known with the next event only, so that is when the event becomes known;
     where the session ended (no next event within the session gap) dwell stays null, and that is known when the gap is over.
-    Nothing in a history tells what was not known yet. One shuffle by user.
+    Nothing in a history tells what was not known yet. others: EVENTS that are there already, among which the next one may be; they
+    stay as they are. One shuffle by user.
     """
     if not ingest.dwell_from_next:
         return judged
+    if others is not None:
+        theirs = others.join(judged.select("event_id"), "event_id", "left_anti").join(judged.select("user_id"), "user_id", "left_semi")
+        known_at = F.greatest("event_time", "arrival_time").alias("known_at")  # without what this function added then
+        theirs = theirs.select("user_id", "event_time", known_at, F.lit(1).alias("_n"), F.lit(True).alias("_other"))
+        rows = judged.withColumn("_other", F.lit(False)).unionByName(theirs, allowMissingColumns=True)
+        return dwell_from_next(rows, ingest).where(~F.col("_other")).drop("_other")
     gap_ms = round(ingest.session_gap_minutes * MINUTE_MS)
     stays = F.col("reason").isNull() & (F.col("_n") == 1)
     ordered = Window.partitionBy("user_id", stays).orderBy("known_at", "_content")

@@ -35,6 +35,11 @@ class Reason:
 EVENTS, ADS, FOLLOWS = ("events",), ("ads",), ("follows",)
 ALL = (*EVENTS, *ADS, *FOLLOWS)
 
+MALFORMED = Reason(
+    "the line is no JSON", ALL,
+    "a line of a JSON table cannot be read; quarantine has its file, length and SHA-256, not its text, which may name a user",
+    "Look for lines that were cut short; for objects of several lines set read_options.multiLine. With read_options.mode Spark decides.",
+)  # fmt: skip
 EMPTY = Reason(
     "{column} is null or empty", (*EVENTS, *ADS),
     "user_id, source, item_id, ad_id or account_id of an ad is null, '' or nothing but white space",
@@ -62,7 +67,7 @@ TOO_LARGE = Reason(
     "Look for a unit (nanoseconds?) or a sentinel; make the sentinel null with nullif(x, ...).",
 )  # fmt: skip
 TOO_EARLY = Reason(
-    "{column} is before {time}", (*EVENTS, *FOLLOWS), "the time is before `time.not_before`",
+    "{column} is before {time}", EVENTS, "the time is before `time.not_before`",
     "Look for epoch numbers in another unit; or set `time.not_before`.",
 )  # fmt: skip
 FUTURE = Reason(
@@ -116,15 +121,16 @@ OTHER_FLIGHT = Reason(
 )  # fmt: skip
 ENDS_FIRST = Reason("active_to is not after active_from", ADS, "a flight ends before or when it begins", "Repair it; an open end is null.")
 OUT_OF_YEARS = Reason(
-    "{column} is outside the years {years}", ADS,
-    "active_from is after 2200, where no flight begins, or a time has no year from 1 to 9999", "Look for a sentinel or another unit.",
+    "{column} is outside the years {years}", (*ADS, *FOLLOWS),
+    "active_from is after 2200, where no flight begins, or a time has no year from 1 to 9999",
+    "Look for another unit. Make a sentinel null: a follow of 1970-01-01 may be true, so it is taken, before a later one of the pair.",
 )  # fmt: skip
 ITSELF = Reason("a user follows itself", FOLLOWS, "both ends of a follow are one user", "Nothing: such a follow says nothing.")
 
 REASONS = (
-    EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, LATE, UNDECLARED, NEGATIVE_DWELL,
-    BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT, OTHER_STREAM, OTHER_FLIGHT, ENDS_FIRST,
-    OUT_OF_YEARS, ITSELF,
+    MALFORMED, EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, LATE, UNDECLARED,
+    NEGATIVE_DWELL, BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT, OTHER_STREAM,
+    OTHER_FLIGHT, ENDS_FIRST, OUT_OF_YEARS, ITSELF,
 )  # fmt: skip
 
 # (column, when, what comes of it)

@@ -26,6 +26,8 @@ from ..tables import ADS, EVENTS, FOLLOWS, Table
 from . import parquet_times
 from .batch_where import PLACEHOLDERS, filled
 
+CORRUPT = "_corrupt_record"  # Spark's name for the text of a line of JSON that it cannot read
+
 
 @dataclass(frozen=True)
 class TableMapping:
@@ -264,9 +266,11 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
     """The rows of one table in canonical columns, and their counts."""
     name, within = _name(item, root), _within(item, batch)
     given = _read(spark, item, name)
+    broken = _broken(item, given)
+    takes = _or_broken(item.where, broken)
     try:
-        given = given.where(within) if within else given
-        frame = given.where(item.where) if item.where else given
+        given = given.where(_or_broken(within, broken)) if within else given
+        frame = given.where(takes) if item.where else given
         frame.schema  # noqa: B018
     except Exception as error:
         where = " AND ".join(one for one in (item.where, within) if one)
@@ -279,9 +283,33 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         except Exception as error:
             said = f"table {name}: column {column} = '{expression}' cannot be resolved: {_said(error)}; "
             raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
-        columns.append(F.expr(expression).alias(column))
+        value = F.expr(expression)
+        columns.append((F.when(~F.expr(broken), value) if broken and column != "source" else value).alias(column))
+    if broken:
+        columns.append(F.when(F.expr(broken), F.to_json(_which_line())).alias(contract.MALFORMED))
     told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
-    return frame.select(*columns), _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
+    return frame.select(*columns), _counts(given, frame, takes, _of_batch(frame, expressions, batch)).withColumns(told)
+
+
+def _broken(item: TableMapping, frame: DataFrame) -> str:
+    """SQL: whether a line of the table is no JSON. '' where all are, or where read_options say what to do with such lines."""
+    says = {"mode", "columnnameofcorruptrecord"} & {key.lower() for key in item.read_options}
+    if item.table or item.format.lower() != "json" or says or CORRUPT not in frame.columns or len(frame.columns) == 1:
+        return ""
+    other = next(name for name in frame.columns if name != CORRUPT).replace("`", "``")
+    # Spark refuses to read that column alone, so the condition names another one; it is true for every row.
+    return f"(`{CORRUPT}` IS NOT NULL AND length(string(hash(`{other}`))) > 0)"
+
+
+def _or_broken(condition: str, broken: str) -> str:
+    """The condition, and where it is null because the line is broken."""
+    return f"coalesce(({condition}\n), {broken})" if condition and broken else condition
+
+
+def _which_line() -> Column:
+    """How to find the line again. Its text may name a user, whom no erasure would find in there."""
+    line = F.col(CORRUPT)
+    return F.struct(F.col("_metadata.file_name").alias("file"), F.length(line).alias("characters"), F.sha2(line, 256).alias("sha256"))
 
 
 def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int, int] | None) -> Column | None:

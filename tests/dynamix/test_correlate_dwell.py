@@ -110,13 +110,13 @@ def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monk
     monkeypatch.setattr(JobRun, "write", lambda run, name, *more, **how: write(run, name, *more, **how) if name in written else 0)
     lake = Lake(spark, LakeConfig(str(tmp_path)))
 
-    def context(as_of):
-        return Context(load(ROOT / "conf" / "test.yml", [f"time.as_of={as_of}", "dynamix.shrinkage=false"]), spark, lake, None)
+    def context(as_of, *more):
+        return Context(load(ROOT / "conf" / "test.yml", [f"time.as_of={as_of}", "dynamix.shrinkage=false", *more]), spark, lake, None)
 
-    def correlate(as_of):
-        config = context(as_of).config
+    def correlate(as_of, *more):
+        config = context(as_of, *more).config
         with lake.run("correlate_dwell", config, as_of_scope(config.time.as_of_ms)) as run:
-            return correlate_dwell.correlate(context(as_of), run).texts
+            return correlate_dwell.correlate(context(as_of, *more), run).texts
 
     def ingest(rows, known_from):
         with lake.run("ingest_events", context(THIRD).config, "true") as run:
@@ -139,6 +139,14 @@ def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monk
     assert found.count() == 4
     later = correlate_dwell._days(context("2025-01-15T00:00:00Z"), JobRun(lake, "correlate_dwell", "", ""))
     assert (later.since, later.again) == (third, ()), "once is enough"
+    shorter = "dynamix.window_seconds=60"
+    said = correlate("2025-01-15T00:00:00Z", shorter)["counted_again.txt"]
+    assert f"dynamix had other settings when dwell_statistics of {FIRST[:10]} 00:00" in said
+    fourth = parse_time("2025-01-15T00:00:00Z")
+    whole = new_statistics(events_of(spark, there + late), context(THIRD, shorter).config.dynamix, None, fourth, (first, second, third))
+    assert sorted(map(str, lake.read("dwell_statistics").collect())) == sorted(map(str, whole.select(found.columns).collect()))
+    later = correlate_dwell._days(context("2025-01-16T00:00:00Z", shorter), JobRun(lake, "correlate_dwell", "", ""))
+    assert (later.since, later.again) == (fourth, ())
 
 
 def test_a_part_of_the_day_holds_where_the_user_lives(spark):

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import IngestConfig
 from alure_spark.events import batches
-from alure_spark.events.clean import accepted, judge_events
+from alure_spark.events.clean import accepted, judge_events, refused
 from alure_spark.events.sequences import select_features, touched_sequences, user_sequences
 from alure_spark.lake import content_hash, latest_rows
 from tests import oracle
@@ -92,6 +92,38 @@ def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spa
         assert refused > 0
     change = batches.merge(table, accepted(judged(spark, parts[1])), IngestConfig())
     assert change.added.count() == change.displaced.count() == 0, "a batch that comes again changes nothing"
+
+
+def test_two_contents_known_at_one_moment_end_alike_in_one_load_in_two_and_from_quarantine(spark):
+    """Else which of the two stays depends on how they came."""
+    first = [impression(f"u{n}", n, value=1.0) for n in range(40)]
+    second = [dict(row, value=2.0, item_id="b") for row in first]
+    whole = judged(spark, first + second).localCheckpoint()
+    wanted = content_hash(accepted(whole))
+    table = accepted(judged(spark, first)).localCheckpoint()
+    change = batches.merge(table, accepted(judged(spark, second)), IngestConfig())
+    assert 0 < change.added.count() < 40, "the planted ties fall either way"
+    kept = table.join(change.displaced.select("event_id"), "event_id", "left_anti")
+    assert content_hash(kept.unionByName(change.added)) == wanted
+    held = refused(whole).localCheckpoint()
+    assert sorted(change.refused.collect()) == sorted(held.collect()), "quarantine has one text for them"
+    again = judge_events(batches.from_quarantine(held, whole.select(*RAW)), list(STREAMS), {}, 0, START + 10 * DAY)
+    replayed = batches.merge(accepted(whole), accepted(again), IngestConfig())
+    assert replayed.added.isEmpty()
+    assert sorted(replayed.refused.collect()) == sorted(held.collect())
+
+
+def test_an_event_that_is_replayed_finds_its_next_one_in_the_table(spark):
+    ingest = IngestConfig(dwell_from_next=("organic",), session_gap_minutes=1 / 60)
+    rows = [impression("u", 0), impression("u", 400), impression("u", 900), impression("v", 100)]
+    wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(judged(spark, rows, ingest)).collect()}
+    table = accepted(judged(spark, rows[1:], ingest))
+    late = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in (rows[0], rows[3])]
+    replayed = judge_events(spark.createDataFrame(late, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, table)
+    assert replayed.count() == 2
+    found = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(replayed).collect()}
+    assert found == {name: wanted[name] for name in ("u/0", "v/100")}
+    assert batches.merge(table, accepted(replayed), ingest).displaced.isEmpty()
 
 
 def impression(user, at, **more):

@@ -43,6 +43,27 @@ def test_ids_in_quarantine_stay_what_they_are_whatever_type_the_source_has(spark
     assert row["event_time"].isoformat() == "2019-05-01T10:00:00"
 
 
+def test_a_row_that_stays_refused_stays_as_it_is_so_that_a_batch_that_brings_it_again_finds_it(spark):
+    frame = spark.sql(
+        "SELECT 42 AS user_id, TIMESTAMP_NTZ'2019-05-01 10:00:00' AS event_time, 'other' AS source, 7 AS item_id, 0.5F AS value"
+    )
+    held = quarantined(frame)
+    again = quarantined(batches.from_quarantine(held, frame))
+    assert again.first()["row"] == held.first()["row"]
+    assert batches.of_quarantine(quarantined(frame), again).isEmpty()
+
+
+@pytest.mark.parametrize("name", ["title", "account_id", "country"])
+def test_a_blank_and_nothing_are_one_content_in_one_load_as_in_two(spark, name):
+    kind = PLAIN + f", {name} string"
+    blank, nothing = ((*GOOD, value) for value in ("", None))
+    one = judged(spark.createDataFrame([blank, nothing], kind))
+    assert (accepted(one).count(), refused(one).count()) == (1, 0)
+    first, second = (accepted(judged(spark.createDataFrame([row], kind))).localCheckpoint() for row in (blank, nothing))
+    for table, batch in ((first, second), (second, first)):
+        assert batches.merge(table, batch, IngestConfig()).refused.isEmpty()
+
+
 def test_bytes_that_are_no_text_are_refused_and_stay_so(spark):
     frame = spark.sql(
         "SELECT unhex(x) AS user_id, '2019-05-01' AS event_time, 'view' AS source, 'i' AS item_id "

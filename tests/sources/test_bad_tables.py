@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 from decimal import Decimal
 
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 
 from alure_spark.config import SourceConfig, parse_time
 from alure_spark.errors import DataError
+from alure_spark.events import batches
 from alure_spark.events.clean import accepted, judge_events, refused
 from alure_spark.session import PARTITION_TEXTS, session_settings
 from alure_spark.sources import failures_named, parquet_times, read
@@ -211,3 +214,26 @@ def test_csv_files_with_a_name_twice_are_read(spark, tmp_path):
     csv(tmp_path, *[f"u,i,t,n,n\nu{part},i,2019-01-01,1,2\n" for part in range(2)])
     given = config(tmp_path, table("log.csv", {"value": "CAST(n4 AS INT)"}, read_options=HEADERS))
     assert read_users(spark, given) == [("u0", "i"), ("u1", "i")]
+
+
+@pytest.mark.parametrize("where", ["", "f", "u IN (SELECT 'u1' UNION SELECT 'u2')"])
+def test_lines_that_are_no_json_are_refused_one_by_one_and_name_no_user(spark, tmp_path, where):
+    good = '{{"u": "{}", "i": "i", "t": "2019-05-01", "f": {}}}\n'
+    cut = ['{"u": "secret-1", "i": "i", "t": "20', '{"u": "secret-2", "i": "i", "t": "20', "no JSON at all"]
+    (tmp_path / "log.json").write_text(good.format("u1", "true") + "\n".join(cut) + "\n" + good.format("u2", "false"))
+    given = config(tmp_path, table("log.json", where=where))
+    with failures_named(spark, given):
+        judged = judge_events(read(spark, given).events, ["view"], {}, 0, NOW).persist()
+        assert [row["user_id"] for row in accepted(judged).orderBy("user_id").collect()] == (["u1"] if where == "f" else ["u1", "u2"])
+        held = refused(judged).collect()
+    assert [(row["source"], row["reason"]) for row in held] == [("events/view", "the line is no JSON")] * 3
+    found = [json.loads(row["row"]) for row in held]
+    assert sorted((one["file"], one["characters"], one["sha256"]) for one in found) == sorted(
+        ("log.json", len(line), hashlib.sha256(line.encode()).hexdigest()) for line in cut
+    )
+    assert refused(judged).where(batches.is_broken()).count() == 3, "a replay leaves them"
+    (counts,) = read(spark, given).tables.collect()
+    assert counts["unknown"] == 0
+    # Who says how Spark is to read them has it so.
+    dropped = config(tmp_path, table("log.json", where=where, read_options={"mode": "DROPMALFORMED"}))
+    assert refused(judge_events(read(spark, dropped).events, ["view"], {}, 0, NOW)).isEmpty()
