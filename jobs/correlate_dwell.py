@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def _days(context: Context, run: JobRun) -> _Days:
     earlier = sorted(day for day in known if day < as_of)
     history = {day: known[day] for day in earlier if not dynamix.history_days or day > as_of - round(dynamix.history_days * DAY_MS)}
     first = min(history, default=as_of)
-    stale, why = _stale(context, run, history)
+    stale, why = _stale(context, run, history, {*known, as_of})
     if stale is None:
         return _Days(earlier[-1] if earlier else None, (), first, "")
     again = tuple(day for day in history if day >= stale)
@@ -93,7 +93,7 @@ def _days(context: Context, run: JobRun) -> _Days:
     return _Days(history[stale], again, first, f"{said}{more}")
 
 
-def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> tuple[int | None, str]:
+def _stale(context: Context, run: JobRun, history: Mapping[int, int | None], run_for: Collection[int]) -> tuple[int | None, str]:
     """The first of these as_ofs (rising, each with the begin of its impressions) whose statistics lack events that came in since, or were
     counted under other settings; and which events or settings these are, as the begin of a sentence.
 
@@ -107,7 +107,7 @@ def _stale(context: Context, run: JobRun, history: Mapping[int, int | None]) -> 
     additions = published.where(adds).select("facts", F.col("outputs")["events"].alias("version")).collect()
     inputs = F.col("inputs")["events"].alias("version")
     built = published.where("job = 'correlate_dwell'").select("scope", "facts", inputs).orderBy("version", "started").collect()
-    scopes = {as_of_scope(day): day for day in (*history, context.config.time.as_of_ms)}
+    scopes = {as_of_scope(day): day for day in run_for}
     counted = dict.fromkeys(history, -1)  # the version of events that was looked at last
     oldest = dict[int, int]()  # the first event's day then
     settings = dict[int, str]()

@@ -35,7 +35,8 @@ class Merge:
 def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged)`.
 
-    Contents are compared but for what ingestion itself may have changed (dwell and local time, where `ingest` says so). Where one of two
+    Contents are compared but for what ingestion itself may have changed, where `ingest` says so: local time, and a dwell that only one of
+    the two has, or that comes from the next event. Where one of two
     deliveries known at the same time says all that the other one says and more, in columns that are missing in the other, it stays: the
     conf has declared or mapped a column since, and the load came again. What only the table holds of such an event is kept.
     """
@@ -58,7 +59,8 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         content(again.select(*REQUIRED_INPUT_COLUMNS)).alias("_old_core"),
         F.struct(F.lit(0).alias("_"), *_said(again, may_miss)).alias("_old_more"),
         F.struct(F.lit(0).alias("_"), *(quoted(name) for name in only_old)).alias("_old_only"),
-        as_row(shared).alias("_old_row"),
+        F.col("dwell_ms").alias("_old_dwell"),
+        as_row(existing.columns, ingest).alias("_old_row"),
     )
     new = batch.withColumns(
         {
@@ -71,14 +73,20 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     same = (F.col("_old_known_at") == F.col("known_at")) & (F.col("_old_core") == F.col("_core"))
     fuller, poorer = (same & _says_more(*pair, may_miss) for pair in (("_more", "_old_more"), ("_old_more", "_more")))
     met = met.withColumns({"_fuller": F.coalesce(fuller, F.lit(False)), "_poorer": F.coalesce(poorer, F.lit(False))})
-    order_old = F.struct("_old_known_at", _gaps("_old_more", may_miss), "_old_said", "_old_arrival_time")
-    order_new = F.struct("known_at", _gaps("_more", may_miss), "_said", "arrival_time")
-    met = met.withColumn("_stays", F.col("_old_known_at").isNull() | (order_new < order_old))
-    differs = F.col("_old_known_at").isNotNull() & (F.col("_old_said") != F.col("_said")) & ~F.col("_fuller") & ~F.col("_poorer")
+    derived = F.col("source").isin(list(ingest.dwell_from_next))
+    bounded = "dwell_ms" in altered
+    other_dwell = F.coalesce(F.col("_old_dwell") != F.col("dwell_ms"), F.lit(False)) & ~derived if bounded else F.lit(False)
+    order_old = F.struct(
+        "_old_known_at", _gaps("_old_more", may_miss), "_old_said", "_old_arrival_time", F.when(~derived, F.col("_old_dwell"))
+    )
+    order_new = F.struct("known_at", _gaps("_more", may_miss), "_said", "arrival_time", F.when(~derived, F.col("dwell_ms")))
+    met_again = F.col("_old_known_at").isNotNull()
+    met = met.withColumn("_stays", ~met_again | (order_new < order_old))
+    differs = met_again & (other_dwell | ((F.col("_old_said") != F.col("_said")) & ~F.col("_fuller") & ~F.col("_poorer")))
     refused_new = met.where(differs & ~F.col("_stays")).select(
         F.concat(F.lit("events/"), "source").alias("source"),
         conflict(F.col("source"), F.col("_old_source")).alias("reason"),
-        as_row(shared).alias("row"),
+        as_row(batch.columns, ingest).alias("row"),
     )
     refused_old = met.where(differs & F.col("_stays")).select(
         F.concat(F.lit("events/"), "_old_source").alias("source"),
@@ -89,9 +97,7 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     helpers = [name for name in met.columns if name.startswith("_")]
     return Merge(
         added=met.where("_stays").select("*", *kept).drop(*helpers),
-        displaced=met.where(F.col("_stays") & F.col("_old_known_at").isNotNull()).select(
-            "event_id", F.col("_old_known_date").alias("known_date")
-        ),
+        displaced=met.where(F.col("_stays") & met_again).select("event_id", F.col("_old_known_date").alias("known_date")),
         refused=refused_new.union(refused_old),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import reduce
-from operator import add
+from operator import add, or_
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -25,7 +25,6 @@ from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_tim
 NO_COUNTRY = "ALL"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
 RAW = "_raw"  # the row as quarantine keeps it
-FREE_TEXT = ("text", "title")  # may be empty: they name nothing
 FLOAT_MAX = 3.4e38  # training reads float32
 EMBEDDING_MAX = 1e12  # its square, and that of a gradient, must fit float32
 LAST_START_MS = parse_time("2200-01-01")  # of a flight
@@ -64,7 +63,7 @@ def judge_events(
     typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_own_id", own_id(typed))
     typed = _without_empty(typed)
     names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
-    typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS) - {*FREE_TEXT})
+    typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS))
     typed = typed.withColumns(
         {
             "country": F.coalesce("country", F.lit(no_country)),
@@ -92,16 +91,21 @@ def judge_events(
     )
     checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost", "_own_id", MALFORMED), not_before_ms)
     checked = checked.withColumn(RAW, F.when(F.col("reason").isNotNull(), F.col(RAW)))  # JSON of every row would double the shuffle
+    checked = fill_local_time(bound_dwell(checked, ingest), ingest)
+    # Order and conflicts are those of batches.merge, so that one load and several end alike.
     altered = changed_by(ingest)
-    may_miss = fields_that_may_miss(checked.schema.fields, altered)
-    gaps = reduce(add, (given(item).isNull().cast("int") for item in may_miss), F.lit(0))
-    checked = checked.withColumn("_content", content(checked))
-    said = content(checked, altered) if altered else F.col("_content")
-    order = ("known_at", gaps, said, "arrival_time")  # as batches.merge orders deliveries
-    judged = _first_per_key(checked, ("event_id",), order, reasons.OTHER_CONTENT, "source")
-    conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns))
+    gaps = reduce(add, (given(item).isNull().cast("int") for item in fields_that_may_miss(checked.schema.fields, altered)), F.lit(0))
+    checked = checked.withColumn("_content", content(checked, altered))
+    dwell = ("dwell_ms",) if "dwell_ms" in altered else ()
+    judged = _first_per_key(
+        checked, ("event_id",), ("known_at", gaps, "_content", "arrival_time", *dwell), reasons.OTHER_CONTENT, "source", dwell
+    )
+    conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns, ingest))
     judged = judged.withColumn(RAW, F.coalesce(RAW, conflicting))
-    judged = fill_local_time(bound_dwell(dwell_from_next(judged, ingest, others), ingest), ingest)
+    if ingest.dwell_from_next:
+        there = None if others is None else others.withColumn("_content", content(others, altered))
+        judged = bound_dwell(dwell_from_next(judged, ingest, there), ingest)
+    judged = judged.withColumn("_dwell_outlier", F.col("_dwell_outlier") & F.col("reason").isNull())
     return judged.select(
         "*",
         F.concat(F.lit("events/"), F.coalesce("source", F.lit("?"))).alias("_from"),
@@ -153,14 +157,17 @@ def given(item: T.StructField) -> Column:
     return F.when(F.size(column) > 0, column) if isinstance(item.dataType, T.ArrayType) else column
 
 
-def as_row(columns: Iterable[str]) -> Column:
-    """An event of these columns as quarantine keeps one whose id has other content: JSON of what the log said, by name, without nulls.
+def as_row(columns: Iterable[str], ingest: IngestConfig) -> Column:
+    """An event of these columns as quarantine keeps one whose id has other content: JSON of its values, by name, without nulls.
 
-    However it was found, in one load or against `events`, the text is the same.
+    However it was found, in one load or against `events`, the text is the same. A dwell that may come from the next event is left out.
     """
     names = sorted((name for name in columns if name not in (*DERIVED_EVENT_COLUMNS, "reason") and name[0] != "_"), key=str.casefold)
     country = F.nullif(F.col("country"), F.lit(NO_COUNTRY)).alias("country")
-    return F.to_json(F.struct(*(country if name == "country" else quoted(name) for name in names)))
+    own = {"country": country}
+    if ingest.dwell_from_next:
+        own["dwell_ms"] = F.when(~F.col("source").isin(list(ingest.dwell_from_next)), F.col("dwell_ms")).alias("dwell_ms")
+    return F.to_json(F.struct(*(own.get(name, quoted(name)) for name in names)))
 
 
 def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
@@ -232,17 +239,27 @@ def conflict(source: Column, other: Column) -> Column:
 
 
 def _first_per_key(
-    checked: DataFrame, key: tuple[str, ...], order: tuple[str | Column, ...], other: reasons.Reason, stream: str | None = None
+    checked: DataFrame,
+    key: tuple[str, ...],
+    order: tuple[str | Column, ...],
+    other: reasons.Reason,
+    stream: str | None = None,
+    also: tuple[str, ...] = (),
 ) -> DataFrame:
-    """Number the unrefused rows of a key (_n = 1 stays) and refuse those whose content differs from the first's."""
+    """Number the unrefused rows of a key (_n = 1 stays) and refuse those whose content differs from the first's.
+
+    also: columns that are not in `_content`, and differ where both rows have a value.
+    """
     ordered = Window.partitionBy(*key, F.col("reason").isNull()).orderBy(*order, "_content")
     ranked = checked.select(
         "*",
         F.row_number().over(ordered).alias("_n"),
         F.first("_content").over(ordered).alias("_kept"),
         *([F.first(stream).over(ordered).alias("_kept_stream")] if stream else []),
+        *(F.first(name).over(ordered).alias(f"_kept_{name}") for name in also),
     )
-    differs = F.col("reason").isNull() & (F.col("_content") != F.col("_kept"))
+    other_value = reduce(or_, (F.coalesce(F.col(name) != F.col(f"_kept_{name}"), F.lit(False)) for name in also), F.lit(False))
+    differs = F.col("reason").isNull() & ((F.col("_content") != F.col("_kept")) | other_value)
     why = conflict(F.col(stream), F.col("_kept_stream")) if stream else F.lit(other.text)
     return ranked.withColumn("reason", F.when(differs, why).otherwise(F.col("reason")))
 

@@ -21,23 +21,22 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame |
 
     Next in the order of becoming known. The gap is known with the next event only, so that is when the event becomes known;
     where the session ended (no next event within the session gap) dwell stays null, and that is known when the gap is over.
-    Nothing in a history tells what was not known yet. others: EVENTS that are there already, among which the next one may be; they
-    stay as they are. One shuffle by user.
+    Nothing in a history tells what was not known yet. others: EVENTS with their `_content` that are there already, among which the next
+    one may be; they stay as they are. One shuffle by user.
     """
     if not ingest.dwell_from_next:
         return judged
     if others is not None:
-        theirs = others.join(judged.select("event_id"), "event_id", "left_anti").join(judged.select("user_id"), "user_id", "left_semi")
-        known_at = F.greatest("event_time", "arrival_time").alias("known_at")  # without what this function added then
-        theirs = theirs.select("user_id", "event_time", known_at, F.lit(1).alias("_n"), F.lit(True).alias("_other"))
-        rows = judged.withColumn("_other", F.lit(False)).unionByName(theirs, allowMissingColumns=True)
-        return dwell_from_next(rows, ingest).where(~F.col("_other")).drop("_other")
+        return _dwell_among(judged, ingest, others)
     gap_ms = round(ingest.session_gap_minutes * MINUTE_MS)
     stays = F.col("reason").isNull() & (F.col("_n") == 1)
+    if "_loses" in judged.columns:
+        stays &= ~F.col("_loses")
     ordered = Window.partitionBy("user_id", stays).orderBy("known_at", "_content")
     known, happened = F.unix_millis("known_at"), F.unix_millis("event_time")
     next_known, next_happened = F.lead(known).over(ordered), F.lead(happened).over(ordered)
-    derived = stays & F.col("source").isin(list(ingest.dwell_from_next)) & F.col("dwell_ms").isNull()
+    measured = F.col("dwell_ms").isNotNull() | F.col("_dwell_outlier")
+    derived = stays & F.col("source").isin(list(ingest.dwell_from_next)) & ~measured
     goes_on = next_known - known <= gap_ms
     dwell = F.when(goes_on & (next_happened >= happened), next_happened - happened)
     moment = F.timestamp_millis(F.when(goes_on, next_known).otherwise(known + gap_ms))
@@ -47,6 +46,24 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame |
             "known_at": F.when(derived, moment).otherwise(F.col("known_at")),
         }
     )
+
+
+def _dwell_among(judged: DataFrame, ingest: IngestConfig, others: DataFrame) -> DataFrame:
+    """dwell_from_next of judged rows among others of their users.
+
+    Where both have an event_id, the one that was known first counts; a judged row that was not keeps its dwell, and is known after the
+    other one, whatever next event that waited for.
+    """
+    before = F.greatest("event_time", "arrival_time")  # known_at without what dwell_from_next added
+    held = others.select("event_id", before.alias("_held_at"), F.unix_millis("known_at").alias("_held_ms"))
+    mine = judged.join(held, "event_id", "left").withColumn("_loses", F.coalesce(F.col("_held_at") <= F.col("known_at"), F.lit(False)))
+    mine = mine.withColumn("known_at", F.when(F.col("_loses"), F.timestamp_millis(F.col("_held_ms") + 1)).otherwise(F.col("known_at")))
+    displaced = mine.where("_held_at IS NOT NULL AND NOT _loses AND reason IS NULL AND _n = 1").select("event_id")
+    theirs = others.join(displaced, "event_id", "left_anti").join(judged.select("user_id"), "user_id", "left_semi")
+    flags = (F.lit(1).alias("_n"), F.lit(False).alias("_loses"), F.lit(False).alias("_dwell_outlier"), F.lit(True).alias("_other"))
+    theirs = theirs.select("user_id", "event_time", "_content", before.alias("known_at"), *flags)
+    rows = mine.withColumn("_other", F.lit(False)).unionByName(theirs, allowMissingColumns=True)
+    return dwell_from_next(rows, ingest).where(~F.col("_other")).drop("_other", "_loses", "_held_at", "_held_ms")
 
 
 def drop_impossible(checked: DataFrame, not_before_ms: int) -> DataFrame:
@@ -76,7 +93,8 @@ def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
     outside: Column = dwell < ingest.dwell_min_ms
     if ingest.dwell_max_ms:
         outside = outside | (dwell > ingest.dwell_max_ms)
-    marked = judged.withColumn("_dwell_outlier", F.coalesce(outside & F.col("reason").isNull(), F.lit(False)))
+    before = F.col("_dwell_outlier") if "_dwell_outlier" in judged.columns else F.lit(False)
+    marked = judged.withColumn("_dwell_outlier", before | F.coalesce(outside & F.col("reason").isNull(), F.lit(False)))
     return marked.withColumn("dwell_ms", F.when(~F.col("_dwell_outlier"), dwell))
 
 

@@ -37,7 +37,8 @@ ALL = (*EVENTS, *ADS, *FOLLOWS)
 
 MALFORMED = Reason(
     "the line is no JSON", ALL,
-    "a line of a JSON table cannot be read; quarantine has its file, length and SHA-256, not its text, which may name a user",
+    "a line of a JSON table cannot be read, whatever `where` says; quarantine has its file, length and SHA-256, not its text, which may "
+    "name a user",
     "Look for lines that were cut short; for objects of several lines set read_options.multiLine. With read_options.mode Spark decides.",
 )  # fmt: skip
 EMPTY = Reason(

@@ -266,11 +266,15 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
     """The rows of one table in canonical columns, and their counts."""
     name, within = _name(item, root), _within(item, batch)
     given = _read(spark, item, name)
-    broken = _broken(item, given)
-    takes = _or_broken(item.where, broken)
+    if _names_corrupt(item, given):  # Spark refuses to read that column without another one: this names one, and takes every row
+        other = next(name for name in given.columns if name != CORRUPT).replace("`", "``")
+        given = given.where(f"length(string(hash(`{other}`))) > 0")
+    broken = _broken_lines(item, given, within)
+    if broken is not None:
+        given = given.where(f"`{CORRUPT}` IS NULL")
     try:
-        given = given.where(_or_broken(within, broken)) if within else given
-        frame = given.where(takes) if item.where else given
+        given = given.where(within) if within else given
+        frame = given.where(item.where) if item.where else given
         frame.schema  # noqa: B018
     except Exception as error:
         where = " AND ".join(one for one in (item.where, within) if one)
@@ -283,33 +287,34 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         except Exception as error:
             said = f"table {name}: column {column} = '{expression}' cannot be resolved: {_said(error)}; "
             raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
-        value = F.expr(expression)
-        columns.append((F.when(~F.expr(broken), value) if broken and column != "source" else value).alias(column))
-    if broken:
-        columns.append(F.when(F.expr(broken), F.to_json(_which_line())).alias(contract.MALFORMED))
+        columns.append(F.expr(expression).alias(column))
     told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
-    return frame.select(*columns), _counts(given, frame, takes, _of_batch(frame, expressions, batch)).withColumns(told)
+    counts = _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
+    rows = frame.select(*columns)
+    return (rows if broken is None else rows.unionByName(broken, allowMissingColumns=True)), counts
 
 
-def _broken(item: TableMapping, frame: DataFrame) -> str:
-    """SQL: whether a line of the table is no JSON. '' where all are, or where read_options say what to do with such lines."""
-    says = {"mode", "columnnameofcorruptrecord"} & {key.lower() for key in item.read_options}
-    if item.table or item.format.lower() != "json" or says or CORRUPT not in frame.columns or len(frame.columns) == 1:
-        return ""
-    other = next(name for name in frame.columns if name != CORRUPT).replace("`", "``")
-    # Spark refuses to read that column alone, so the condition names another one; it is true for every row.
-    return f"(`{CORRUPT}` IS NOT NULL AND length(string(hash(`{other}`))) > 0)"
+def _broken_lines(item: TableMapping, frame: DataFrame, within: str) -> DataFrame | None:
+    """The lines of the table that are no JSON, whatever `where` says, as source and contract.MALFORMED; None where it has none.
+
+    Also None where read_options or `where` say what is to become of them. The text of a line may name a user whom no erasure would find
+    in there, so it is told by file, length and hash.
+    """
+    if not _names_corrupt(item, frame) or {"mode", "columnnameofcorruptrecord"} & {key.lower() for key in item.read_options}:
+        return None
+    if CORRUPT in " ".join((item.where, item.batch_where, *item.columns.values())):
+        return None
+    lines = frame.where(f"`{CORRUPT}` IS NOT NULL")
+    if within:  # what it says of the partition counts; of a column of the line it says nothing
+        lines = lines.where(f"coalesce(({within}\n), true)")
+    text = F.col(CORRUPT)
+    file = lines.metadataColumn("_metadata")["file_name"].alias("file")
+    told = F.to_json(F.struct(file, F.length(text).alias("characters"), F.sha2(text, 256).alias("sha256")))
+    return lines.select(F.lit(item.source or None).cast("string").alias("source"), told.alias(contract.MALFORMED))
 
 
-def _or_broken(condition: str, broken: str) -> str:
-    """The condition, and where it is null because the line is broken."""
-    return f"coalesce(({condition}\n), {broken})" if condition and broken else condition
-
-
-def _which_line() -> Column:
-    """How to find the line again. Its text may name a user, whom no erasure would find in there."""
-    line = F.col(CORRUPT)
-    return F.struct(F.col("_metadata.file_name").alias("file"), F.length(line).alias("characters"), F.sha2(line, 256).alias("sha256"))
+def _names_corrupt(item: TableMapping, frame: DataFrame) -> bool:
+    return not item.table and item.format.lower() == "json" and CORRUPT in frame.columns and len(frame.columns) > 1
 
 
 def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int, int] | None) -> Column | None:

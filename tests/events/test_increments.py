@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 
+import pytest
 from pyspark.sql import functions as F
 
 from alure_spark.config import IngestConfig
@@ -60,11 +62,12 @@ def test_a_backfill_of_an_older_day_is_repaired_by_running_the_days_from_it_on(s
         assert content_hash(current(table, cut)) == content_hash(user_sequences(events, STREAMS, cut).drop("as_of"))
 
 
+SCHEMA = SCHEMA + ", dwell_ms int"
 RAW = [part.split()[0] for part in SCHEMA.split(", ")]
 
 
 def judged(spark, rows, ingest=IngestConfig()):  # noqa: B008
-    given = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in rows]
+    given = [tuple(moment(row.get(name)) if name.endswith("_time") else row.get(name) for name in RAW) for row in rows]
     return judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest)
 
 
@@ -113,12 +116,45 @@ def test_two_contents_known_at_one_moment_end_alike_in_one_load_in_two_and_from_
     assert sorted(replayed.refused.collect()) == sorted(held.collect())
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_dwell_and_local_time_that_ingestion_changes_end_alike_too(spark, swapped):
+    ingest = IngestConfig(dwell_min_ms=250, dwell_max_ms=1000, utc_offset_minutes={"X": 60})
+    dwells = ((300, 400), (100, 5000), (100, 300), (300, None), (5000, 300))
+    first = [impression(f"u{n}", n, dwell_ms=pair[0]) for n, pair in enumerate(dwells)]
+    second = [dict(row, dwell_ms=pair[1]) for row, pair in zip(first, dwells, strict=True)]
+    if swapped:
+        first, second = second, first
+    whole = judged(spark, first + second, ingest).localCheckpoint()
+    table = accepted(judged(spark, first, ingest)).localCheckpoint()
+    change = batches.merge(table, accepted(judged(spark, second, ingest)), ingest)
+    kept = table.join(change.displaced.select("event_id"), "event_id", "left_anti").unionByName(change.added)
+    assert content_hash(kept) == content_hash(accepted(whole))
+    assert [json.loads(row["row"])["event_id"] for row in change.refused.collect()] == ["u0/0"]
+    assert sorted(change.refused.collect()) == sorted(refused(whole).collect())
+    assert {row["utc_offset_minutes"] for row in kept.collect()} == {60}
+
+
+def test_the_next_event_is_that_of_the_delivery_that_stays(spark):
+    ingest = IngestConfig(dwell_from_next=("organic",), session_gap_minutes=1 / 60)
+    rows = [impression("u", 0), impression("u", 100, event_id="twice"), impression("u", 900)]
+    other = impression("u", 500, event_id="twice", item_id="b")
+    whole = judged(spark, [*rows, other], ingest).localCheckpoint()
+    wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(whole).collect()}
+    table = accepted(judged(spark, rows[1:], ingest))
+    given = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in (rows[0], other)]
+    replayed = judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, table)
+    change = batches.merge(table, accepted(replayed), ingest)
+    assert [(row["event_id"], row["dwell_ms"], row["known_at"]) for row in change.added.collect()] == [("u/0", *wanted["u/0"])]
+    assert wanted["u/0"][0] == 100
+    assert [row["row"] for row in change.refused.collect()] == [row["row"] for row in refused(whole).collect()]
+
+
 def test_an_event_that_is_replayed_finds_its_next_one_in_the_table(spark):
     ingest = IngestConfig(dwell_from_next=("organic",), session_gap_minutes=1 / 60)
-    rows = [impression("u", 0), impression("u", 400), impression("u", 900), impression("v", 100)]
+    rows = [impression("u", 0), impression("v", 100), impression("u", 400), impression("u", 900)]
     wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(judged(spark, rows, ingest)).collect()}
-    table = accepted(judged(spark, rows[1:], ingest))
-    late = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in (rows[0], rows[3])]
+    table = accepted(judged(spark, rows[2:], ingest))
+    late = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in rows[:2]]
     replayed = judge_events(spark.createDataFrame(late, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, table)
     assert replayed.count() == 2
     found = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(replayed).collect()}

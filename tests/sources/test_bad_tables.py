@@ -216,7 +216,7 @@ def test_csv_files_with_a_name_twice_are_read(spark, tmp_path):
     assert read_users(spark, given) == [("u0", "i"), ("u1", "i")]
 
 
-@pytest.mark.parametrize("where", ["", "f", "u IN (SELECT 'u1' UNION SELECT 'u2')"])
+@pytest.mark.parametrize("where", ["", "f", "u IN (SELECT 'u1' UNION SELECT 'u2')", "u IS NOT NULL"])
 def test_lines_that_are_no_json_are_refused_one_by_one_and_name_no_user(spark, tmp_path, where):
     good = '{{"u": "{}", "i": "i", "t": "2019-05-01", "f": {}}}\n'
     cut = ['{"u": "secret-1", "i": "i", "t": "20', '{"u": "secret-2", "i": "i", "t": "20', "no JSON at all"]
@@ -233,7 +233,23 @@ def test_lines_that_are_no_json_are_refused_one_by_one_and_name_no_user(spark, t
     )
     assert refused(judged).where(batches.is_broken()).count() == 3, "a replay leaves them"
     (counts,) = read(spark, given).tables.collect()
-    assert counts["unknown"] == 0
+    assert (counts["read"], counts["unknown"]) == (2, 0)
     # Who says how Spark is to read them has it so.
     dropped = config(tmp_path, table("log.json", where=where, read_options={"mode": "DROPMALFORMED"}))
     assert refused(judge_events(read(spark, dropped).events, ["view"], {}, 0, NOW)).isEmpty()
+    own = config(tmp_path, table("log.json", where="_corrupt_record IS NULL"))
+    assert read(spark, own).tables.collect()[0]["taken"] == 2
+    assert read(spark, own).events.count() == 2
+
+
+def test_lines_that_are_no_json_leave_expressions_counts_and_partitions_as_they_were(spark, tmp_path):
+    for day in ("2019-05-01", "2019-05-02"):
+        (tmp_path / "log.json" / f"dt={day}").mkdir(parents=True)
+        line = f'{{"u": "u", "items": ["i", "j"], "t": "{day}", "_metadata": 1, "kind": null}}\n'
+        (tmp_path / "log.json" / f"dt={day}" / "part.json").write_text(line + "cut\n")
+    mapped = table("log.json", {"item_id": "explode(items)"}, batch_where="dt >= {from_date}", where="kind IS NULL")
+    batch = (parse_time("2019-05-02"), parse_time("2019-05-03"))
+    found = read(spark, config(tmp_path, mapped), batch).events.collect()
+    assert sorted((row["item_id"] or "", bool(row["_malformed"])) for row in found) == [("", True), ("i", False), ("j", False)]
+    (counts,) = read(spark, config(tmp_path, mapped | {"where": "kind = 'veiw'"})).tables.collect()
+    assert (counts["taken"], counts["unknown"]) == (0, 2)
