@@ -156,6 +156,7 @@ def test_a_second_writer_gives_up_with_a_sentence_and_leaves_the_tables_as_they_
     assert context.lake.published_versions() == before
 
 
+@pytest.mark.slow
 def test_a_dead_writer_is_no_obstacle(started, tmp_path):
     _, plant = started
     plant(f"{socket.gethostname()} 999999999")
@@ -303,6 +304,7 @@ def test_a_lake_of_the_first_release_is_read_and_written_on(spark, tmp_path):
     assert lake.runs().where("status = 'published' AND facts IS NOT NULL").count() == 1
 
 
+@pytest.mark.slow
 def test_a_load_that_is_off_is_refused_before_anything_is_written(spark, tmp_path, capsys):
     limits = ("ingest.max_row_change=0.3", "ingest.max_null_rise=0.2")
     context = do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", *limits)

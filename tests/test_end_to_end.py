@@ -89,6 +89,7 @@ def test_the_chain_publishes_every_table_and_one_mlflow_run_with_plots(chain):
     assert metrics["evaluate.items.recall_minus.random_neighbours.low"] > 0
 
 
+@pytest.mark.slow
 def test_running_twice_changes_nothing(chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     again = run(tmp_path)
@@ -156,6 +157,7 @@ def test_a_champion_of_the_future_or_a_damaged_one_embeds_nothing(chain, tmp_pat
         run_jobs(context, stages("embed_users", "embed_users"), "damaged")
 
 
+@pytest.mark.slow
 def test_the_next_day_only_users_with_new_events_are_embedded_again(chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     first, second = chain.config.time.as_of_ms, "2025-01-17T00:00:00Z"
@@ -321,6 +323,7 @@ evaluate: {{min_items: 2, bootstrap: 20}}
     assert "train_model.validation.click" not in context.tracker.metrics
 
 
+@pytest.mark.slow
 def test_bad_embeddings_are_quarantined_and_two_models_refused(spark, chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     context = open_context(load(CONF, overrides(tmp_path)))

@@ -136,6 +136,7 @@ def test_an_interrupt_while_an_error_is_handled_shows_no_secret(capsys):
     assert "hidden-word" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_a_job_reports_and_plans_shows_no_secret_on_the_terminal_and_in_mlflow(spark, tmp_path, capsys):
     secret = """pa'ss"hidden-ß"""
     options = {"password": secret}

@@ -45,7 +45,7 @@ def failing(frame, action: str):
     return frame.mapInArrow(rim, frame.schema)
 
 
-@pytest.mark.parametrize("action", ["raise", "kill"])
+@pytest.mark.parametrize("action", [pytest.param("raise", marks=pytest.mark.slow), "kill"])
 def test_a_task_that_raises_and_a_worker_that_dies_leave_the_tables_as_they_were(spark, lake, action):
     before = content_hash(lake.read("user_edges"))
     with pytest.raises(Exception, match="planted|crashed|exited unexpectedly"):
@@ -58,6 +58,7 @@ def test_a_task_that_raises_and_a_worker_that_dies_leave_the_tables_as_they_were
     assert lake.read("user_edges").count() == 20
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_the_job_can_be_run_again_once_there_is_room(spark, tmp_path):
     place = tmp_path / "small"
     place.mkdir()
@@ -142,7 +143,7 @@ DRIFTS = {
 }
 
 
-@pytest.mark.parametrize("drift", ["added", *DRIFTS])
+@pytest.mark.parametrize("drift", ["added", *(pytest.param(name, marks=pytest.mark.slow) for name in DRIFTS)])
 def test_a_source_whose_schema_drifted_is_refused_with_a_sentence_unless_only_a_column_came_in(spark, tmp_path, drift):
     options = {
         "root": str(tmp_path),

@@ -109,6 +109,7 @@ def always_young(path: Path):
         thread.join()
 
 
+@pytest.mark.slow
 def test_messages_of_earlier_releases_are_forgotten_with_the_user_and_other_writers_keep_their_turns(spark, tmp_path):
     lake = Lake(spark, LakeConfig(str(tmp_path / "lake")))
     publish(lake, edges(spark, 10, 100), 100)

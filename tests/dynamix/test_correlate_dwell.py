@@ -69,6 +69,7 @@ def test_the_planted_dwell_law_is_found_again_and_better_with_more_impressions(s
     assert "correlate_dwell.switched_share" not in metrics
 
 
+@pytest.mark.slow
 def test_days_add_up_to_one_run_and_a_day_run_twice_is_the_same(world, tmp_path):
     days = ("2025-01-12T00:00:00Z", "2025-01-15T07:30:00Z", LAST)
     stepwise, whole = copied(world, tmp_path / "a"), copied(world, tmp_path / "b")

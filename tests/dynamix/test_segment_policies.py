@@ -64,6 +64,7 @@ def rows_of(context):
     return frame[frame["user_id"].isin(table.index)].reset_index(drop=True), table
 
 
+@pytest.mark.slow
 def test_rows_are_told_apart_and_the_model_knows_its_policies(embedded):
     rows = embedded.lake.read("training_examples")
     counts = {row["segment"]: row["count"] for row in rows.groupBy("segment").count().collect()}
@@ -78,6 +79,7 @@ def test_rows_are_told_apart_and_the_model_knows_its_policies(embedded):
     assert Artifact.read(found.folder, found.digest).spec.policies == embedded.config.segment_policies
 
 
+@pytest.mark.slow
 def test_the_table_the_pyfunc_and_a_reader_without_the_dropped_columns_agree(embedded):
     frame, table = rows_of(embedded)
     wanted = np.array([table[user] for user in frame["user_id"]])
@@ -143,12 +145,14 @@ def test_a_wrong_policy_is_named(setting, says, tmp_path):
         load(ROOT / "conf" / "test.yml", overrides(tmp_path, setting))
 
 
+@pytest.mark.slow
 def test_segments_that_were_never_computed_are_asked_for(before, tmp_path):
     do(tmp_path, ingest_events)
     with pytest.raises(AlureError, match="user_segments"):
         do(tmp_path, build_sequences)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_not_told_apart_trains_no_policy(before, tmp_path):
     shutil.copytree(before / "lake", tmp_path / "lake")
     do(tmp_path, build_sequences, settings=())

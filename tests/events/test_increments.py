@@ -33,6 +33,7 @@ def stepwise(events, cuts):
     return table
 
 
+@pytest.mark.slow
 def test_any_split_of_the_time_gives_the_rows_of_one_rebuild(spark):
     events = frame(spark, world(oracle.cases_of(log, 150))).persist()
     draw = random.Random(7)

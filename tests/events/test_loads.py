@@ -61,7 +61,7 @@ def test_an_id_that_comes_again_long_after_late_days_is_refused_whichever_load_c
     assert refusals == [("event_id has other content already", "twice", "of day 9")], "rows in are rows out"
 
 
-@pytest.mark.parametrize("order", ["declared later", "forgotten later"])
+@pytest.mark.parametrize("order", ["declared later", pytest.param("forgotten later", marks=pytest.mark.slow)])
 def test_a_load_that_comes_again_with_a_further_column_takes_the_place_of_the_rows_without_it(spark, order):
     """Not of half of them, by the order of hashes; and what has more to say stays when the load comes once more without it."""
     names = [f"e{number}" for number in range(40)]

@@ -45,6 +45,7 @@ def test_a_table_that_somebody_compacted_and_vacuumed_is_read_and_written_on(spa
     assert lake.read("user_edges").count() == 4
 
 
+@pytest.mark.slow
 def test_compaction_after_a_run_that_failed_keeps_the_table_readable_and_writable(spark, lake):
     """Delta's log says: published, the failed run's rows, taken back, compacted; a setting of somebody's is no change either."""
     publish(lake, edges(spark, 3, 100).repartition(3), 100)
@@ -62,6 +63,7 @@ def test_compaction_after_a_run_that_failed_keeps_the_table_readable_and_writabl
     assert spark.sql(f"DESCRIBE DETAIL {lake.location('user_edges')}").first()["properties"]["theirs"] == "1"
 
 
+@pytest.mark.slow
 def test_compaction_keeps_what_is_published_and_not_what_a_killed_writer_left(spark, lake):
     run = publish(lake, edges(spark, 3, 100).repartition(3), 100)
     spark.sql(f"OPTIMIZE {lake.location('user_edges')}")
@@ -114,6 +116,7 @@ def test_an_attribute_of_another_kind_is_one_sentence(lake):
     assert lake.read("events").select("amount").collect() == [("many",)]
 
 
+@pytest.mark.slow
 def test_an_attribute_of_another_kind_is_taken_after_a_load_that_failed(lake):
     with pytest.raises(RuntimeError, match="planted"):
         load(lake, "'many'", fail=True)
@@ -121,6 +124,7 @@ def test_an_attribute_of_another_kind_is_taken_after_a_load_that_failed(lake):
     assert lake.read("events").select("amount").collect() == [(2.5,)]
 
 
+@pytest.mark.slow
 def test_whether_an_array_may_hold_nulls_is_no_other_kind(lake):
     for value in ("array(1L, 2L)", "array(1L, NULL)", "array(1L, 2L)"):  # Delta's tables say of every column that it may
         load(lake, value)

@@ -119,6 +119,7 @@ def test_a_writer_that_was_taken_for_dead_publishes_nothing_and_undoes_nothing_o
     assert lake.read("user_edges").count() == 6
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_during_the_rollback_leaves_no_writer_behind(spark, tmp_path, monkeypatch):
     lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
     publish(lake, edges(spark, 3, 100), 100)

@@ -52,6 +52,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_training_may_go_on_with_another_number_of_processes(spark, alone, tmp_path):
     def kill(epoch, step, losses):
         if (epoch, step) == (1, 1):
