@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from .config import HOUR_MS, LabelConfig
+from .clock import HOUR_MS
+from .config import LabelConfig
 
 HINT_MS = 60_000  # a response that is earlier than its impression by at most so much is taken for one of a clock that is behind
 

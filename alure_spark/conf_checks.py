@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from .clock import LONGEST_DAYS
 from .errors import ConfigError, shown
 from .tables import DERIVED_EVENT_COLUMNS, EVENTS
 
-# A duration may reach from any as_of (years 1400 to 8000) to a time that a TIMESTAMP can hold (years 1 to 9999).
-LONGEST_DAYS = 500_000
 PER_DAY = {"days": 1, "hours": 24, "minutes": 1440, "seconds": 86_400, "ms": 86_400_000}
 LARGEST_NUMBER = 1e15
 LARGEST_COUNT = 1_000_000_000  # with room below the 2^31 of Spark's INT and of the JVM's arrays

@@ -14,11 +14,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .conf_checks import LONGEST_DAYS, check_number, check_path, check_run_name, check_streams
+from .clock import DAY_MS, EARLIEST_MS, FIRST_AS_OF_MS, HOUR_MS, LAST_AS_OF_MS, LONGEST_DAYS, parse_time
+from .conf_checks import check_number, check_path, check_run_name, check_streams
 from .errors import ConfigError, nearest, shown
 from .masking import MASK, SECTIONS, is_secret, masked_text
 from .paths import PATTERN_SIGNS
@@ -26,12 +27,6 @@ from .tables import ATTRIBUTE_TYPES, DATED_TABLES, EVENTS, GRAPH_BITS
 from .yaml_text import plain, read_file, read_override, shown_at
 
 T = TypeVar("T")
-DAY_MS = 86_400_000
-HOUR_MS = 3_600_000
-YEAR_MS = 365.2425 * DAY_MS
-EARLIEST_MS = -62_104_060_800_000  # 0002-01-01: where "so many days before as_of" would begin earlier, it begins here
-FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what datetime and TIMESTAMP hold
-FIRST_AS_OF_MS, LAST_AS_OF_MS = -17_987_443_200_000, 190_288_396_800_000  # years 1400 to 8000: see conf_checks.LONGEST_DAYS
 YOUNGER = {"younger": True}  # metadata of a setting that came later: at its default it leaves `Config.digest` as it was without it
 ROTARY_PAIRS = 4  # of each head: two of the hour, one of the weekday, and at least one of the order
 
@@ -786,32 +781,6 @@ class Config:
         """Hash of everything that decides what is computed (not of where it runs), 16 hex digits."""
         settled = as_dict(self, younger=False)
         return _digest({key: value for key, value in settled.items() if key not in ("lake", "spark", "tracking", "name")})
-
-
-def parse_time(text: str, path: str = "time") -> int:
-    """Epoch milliseconds of an ISO 8601 time; UTC where it carries no offset. Raises ConfigError."""
-    try:
-        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    except ValueError:
-        raise ConfigError(f"{path} is {shown(text)}; allowed: ISO 8601, e.g. 2017-11-01T00:00:00Z") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    epoch_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    if not FIRST_MS <= epoch_ms <= LAST_MS:  # the offset takes it out of the calendar
-        raise ConfigError(f"{path} is {shown(text)}; allowed: a time in the years 1 to 9999 of UTC")
-    return epoch_ms
-
-
-def format_time(epoch_ms: int) -> str:
-    """'2017-11-01 00:00:00.000' in UTC: the inverse of parse_time, as a Spark TIMESTAMP literal takes it.
-
-    A moment outside the years 1 to 9999, as a wrong unit makes it, comes as 'the year 49970 or so (1514764800000000 ms)'.
-    """
-    try:
-        moment = datetime(1970, 1, 1) + timedelta(milliseconds=epoch_ms)
-    except OverflowError:
-        return f"the year {1970 + int(epoch_ms // YEAR_MS)} or so ({epoch_ms} ms)"
-    return moment.isoformat(sep=" ", timespec="milliseconds")
 
 
 def _digest(content: Any) -> str:

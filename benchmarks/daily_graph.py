@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, format_time, load, parse_time
+from alure_spark.clock import DAY_MS, format_time, parse_time
+from alure_spark.config import load
 from alure_spark.graph import kmeans, quality
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
 from benchmarks import contract

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, DynamixConfig, SparkConfig
+from alure_spark.clock import DAY_MS
+from alure_spark.config import DynamixConfig, SparkConfig
 from alure_spark.dynamix.statistics import SUMS, by_user, new_statistics
 from alure_spark.session import get_session
 from benchmarks import contract

@@ -25,7 +25,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.baselines.neighbours import random_neighbours
-from alure_spark.config import build, load, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import build, load
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
 from alure_spark.lake import as_of_scope
 from alure_spark.retrieval import evaluation, funnel

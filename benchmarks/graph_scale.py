@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
 from alure_spark.arrow import matrix_column
-from alure_spark.config import DAY_MS, Config, format_time, load
+from alure_spark.clock import DAY_MS, format_time
+from alure_spark.config import Config, load
 from alure_spark.lake import Lake, as_of_scope
 from alure_spark.tables import table
 from benchmarks import contract

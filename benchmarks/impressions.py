@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from alure_spark.config import DAY_MS
+from alure_spark.clock import DAY_MS
 from alure_spark.events.examples import training_examples
 from alure_spark.lake import workspace
 from alure_spark.training import start

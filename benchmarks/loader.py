@@ -22,7 +22,8 @@ import torch
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
-from alure_spark.config import DAY_MS, load
+from alure_spark.clock import DAY_MS
+from alure_spark.config import load
 from alure_spark.lake import as_of_scope, workspace
 from alure_spark.model.batch import JaggedBatch
 from alure_spark.model.vocabulary import Vocabulary

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alure_spark.config import DAY_MS, HOUR_MS, ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
+from alure_spark.clock import DAY_MS, HOUR_MS
+from alure_spark.config import ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
 from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.model.semantic_ids import SemanticIds, train_semantic_ids
 from alure_spark.model.spec import ModelSpec

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alure_spark.config import DAY_MS, format_time, load
+from alure_spark.clock import DAY_MS, format_time
+from alure_spark.config import load
 from benchmarks import contract
 from jobs import build_sequences, compare_policies, correlate_dwell, ingest_events
 from jobs.command import open_context, run_jobs

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, format_time, load
+from alure_spark.clock import DAY_MS, format_time
+from alure_spark.config import load
 from alure_spark.lake import timestamp
 from alure_spark.model.readout import HEADS
 from alure_spark.training.ranking_gain import ranking_gain

@@ -25,7 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from alure_spark.config import format_time, load
+from alure_spark.clock import format_time
+from alure_spark.config import load
 from alure_spark.errors import DataError
 from alure_spark.model.ranking import fit_ranking
 from alure_spark.training.metrics import auc, cluster_bootstrap, normalized_entropy

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, RetrievalConfig, SparkConfig
+from alure_spark.clock import DAY_MS
+from alure_spark.config import RetrievalConfig, SparkConfig
 from alure_spark.lake import UNITS
 from alure_spark.retrieval.candidates import ad_candidates, explode_candidates
 from alure_spark.session import get_session

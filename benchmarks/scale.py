@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alure_spark.config import DAY_MS, HOUR_MS, format_time, load
+from alure_spark.clock import DAY_MS, HOUR_MS, format_time
+from alure_spark.config import load
 from benchmarks import contract
 from jobs import apply_retention, build_sequences, ingest_events
 from jobs.command import Job, open_context, run_jobs

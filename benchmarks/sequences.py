@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, LabelConfig, SparkConfig, StreamConfig
+from alure_spark.clock import DAY_MS
+from alure_spark.config import LabelConfig, SparkConfig, StreamConfig
 from alure_spark.events.dwell import dwell_sums
 from alure_spark.events.examples import labelled_impressions
 from alure_spark.events.sequences import Grouping, heavy_users, histories, known_events, touched_sequences, user_sequences

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from pyspark.sql import functions as F
 
-from alure_spark.config import DAY_MS, format_time
+from alure_spark.clock import DAY_MS, format_time
 from alure_spark.lake import JobRun, latest_rows, timestamp
 from alure_spark.tables import EVENTS, LATEST_ROW_TABLES
 from jobs.command import Context, Job, Report

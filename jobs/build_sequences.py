@@ -15,7 +15,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark.attribution import count_responses
-from alure_spark.config import EVERYBODY, format_time, parse_time
+from alure_spark.clock import format_time, parse_time
+from alure_spark.config import EVERYBODY
 from alure_spark.errors import DataError
 from alure_spark.events import examples, vocabularies
 from alure_spark.events.sequences import SHARED_HASH, Grouping, heavy_users, touched_sequences, user_sequences

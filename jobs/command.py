@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alure_spark.config import DAY_MS, Config, as_dict, format_time, load, parse_time
+from alure_spark.clock import DAY_MS, format_time, parse_time
+from alure_spark.config import Config, as_dict, load
 from alure_spark.errors import AlureError, ConfigError, LeftoverError
 from alure_spark.lake import JobRun, Lake
 from alure_spark.masking import masked_text, remember

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, DynamixConfig, format_time, parse_time
+from alure_spark.clock import DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, format_time, parse_time
+from alure_spark.config import ALL_SURFACES, DynamixConfig
 from alure_spark.dynamix import segments as segment
 from alure_spark.dynamix.statistics import SUMS, labelled_dwell, merged, new_statistics
 from alure_spark.errors import LakeError

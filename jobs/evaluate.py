@@ -9,7 +9,7 @@ import pandas as pd
 from pyspark.sql import functions as F
 
 from alure_spark.baselines.neighbours import idf_cosine_neighbours, random_neighbours
-from alure_spark.config import format_time
+from alure_spark.clock import format_time
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import bars

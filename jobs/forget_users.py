@@ -24,7 +24,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from alure_spark import run_messages
-from alure_spark.config import HOUR_MS, IngestConfig, LakeConfig, format_time
+from alure_spark.clock import HOUR_MS, format_time
+from alure_spark.config import IngestConfig, LakeConfig
 from alure_spark.errors import ConfigError, LakeError, LeftoverError, TrackingError
 from alure_spark.events import identity, user_list
 from alure_spark.lake import OLD_FILES, REMOVED_AT, JobRun, timestamp

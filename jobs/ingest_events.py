@@ -18,7 +18,8 @@ from pyspark.sql import functions as F
 
 from alure_spark import sources
 from alure_spark.canonical import quoted
-from alure_spark.config import DAY_MS, EARLIEST_MS, Config, format_time, parse_time
+from alure_spark.clock import DAY_MS, EARLIEST_MS, format_time, parse_time
+from alure_spark.config import Config
 from alure_spark.errors import DataError
 from alure_spark.events import batches, clean, identity, preflight, reasons
 from alure_spark.events.dwell import MINUTE_MS

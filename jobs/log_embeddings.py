@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
-from alure_spark.config import HOUR_MS
+from alure_spark.clock import HOUR_MS
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.lake import JobRun, as_of_scope
 from jobs.command import Context, Job, Report

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 from pyspark.sql import functions as F
 
-from alure_spark.config import format_time, parse_time
+from alure_spark.clock import format_time, parse_time
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import histogram

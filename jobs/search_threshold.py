@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
-from alure_spark.config import ALL_SURFACES, format_time
+from alure_spark.clock import format_time
+from alure_spark.config import ALL_SURFACES
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.lake import JobRun, as_of_scope, timestamp, workspace
 from alure_spark.model.artifact import read_validated

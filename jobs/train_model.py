@@ -19,7 +19,8 @@ from pyspark.sql import functions as F
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories, longest_per_user
-from alure_spark.config import EVERYBODY, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import EVERYBODY
 from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.inference import pyfunc
 from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace

@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from alure_spark.config import DAY_MS, HOUR_MS, Config, as_dict, build, format_time, load
+from alure_spark.clock import DAY_MS, HOUR_MS, format_time
+from alure_spark.config import Config, as_dict, build, load
 from alure_spark.errors import ConfigError
 from alure_spark.sources import completejourney, mapping
 from alure_spark.sources.synthetic.options import WorldOptions

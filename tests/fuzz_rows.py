@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from alure_spark.config import IngestConfig, SourceConfig, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import IngestConfig, SourceConfig
 from alure_spark.errors import DataError
 from alure_spark.events import batches, reasons
 from alure_spark.events.clean import accepted, judge_events, refused

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alure_spark"
 # Foundation in the order in which it may import; plots is a leaf that only jobs use.
 LAYERS = {
-    "__init__": 0, "errors": 0, "boundary": 0, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "yaml_text": 2, "conf_checks": 2,
+    "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "yaml_text": 2, "conf_checks": 2,
     "canonical": 2, "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4,
     "lake": 5,
 }  # fmt: skip

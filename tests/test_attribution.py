@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from alure_spark.attribution import ResponseCounts, answers, count_responses, counts
-from alure_spark.boundary import known_before
+from alure_spark.clock import known_before
 from alure_spark.config import LabelConfig, StreamConfig
 from alure_spark.errors import ConfigError
 from alure_spark.events.examples import labelled_impressions, matched_responses, training_examples

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alure_spark.config import format_time
+from alure_spark.clock import format_time
 from alure_spark.errors import ConfigError
 from jobs import ingest_events
 from jobs.command import days_between, job_parser

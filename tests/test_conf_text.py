@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from alure_spark.config import Config, as_dict, build, load, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import Config, as_dict, build, load
 from alure_spark.errors import AlureError, ConfigError
 from alure_spark.sources.mapping import Options
 from tests import fuzz_confs

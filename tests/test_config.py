@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from alure_spark.config import Config, FeaturePolicy, StreamConfig, build, format_time, load, parse_time
+from alure_spark.clock import format_time, parse_time
+from alure_spark.config import Config, FeaturePolicy, StreamConfig, build, load
 from alure_spark.errors import ConfigError
 
 MINIMAL = "streams: {purchase: {attributes: {category_id: categorical}}}\n"

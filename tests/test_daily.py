@@ -17,7 +17,8 @@ import torch
 import yaml
 from pyspark.sql import functions as F
 
-from alure_spark.config import format_time, load, parse_time
+from alure_spark.clock import format_time, parse_time
+from alure_spark.config import load
 from alure_spark.errors import ConfigError, DataError, LakeError
 from alure_spark.events import identity
 from alure_spark.events import sequences as events_to_sequences

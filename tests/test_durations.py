@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alure_spark.config import HOUR_MS, LabelConfig
+from alure_spark.clock import HOUR_MS
+from alure_spark.config import LabelConfig
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for folder in ("alure_spark", "jobs") for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -10,7 +10,8 @@ import time
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig
 from alure_spark.errors import LakeError
 from alure_spark.events import identity
 from alure_spark.lake import Lake, as_of_scope, content_hash, latest_rows, timestamp

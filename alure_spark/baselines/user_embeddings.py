@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..arrow import matrix_column
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import EmbeddingConfig
 from ..errors import DataError, nearest
 from ..tables import USER_EMBEDDINGS

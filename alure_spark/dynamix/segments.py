@@ -11,7 +11,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..arrow import by_value
-from ..config import DAY_MS, HOUR_MS, DynamixConfig
+from ..clock import DAY_MS, HOUR_MS
+from ..config import DynamixConfig
 from ..lake import timestamp
 from .correlation import MICRO, Correlations, Population, Sums, common_law, correlate, levels, thresholds_of
 from .statistics import SUMS

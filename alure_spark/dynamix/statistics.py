@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..boundary import known_before
-from ..config import ALL_SURFACES, DAY_MS, HOUR_MS, DynamixConfig
+from ..clock import DAY_MS, HOUR_MS, known_before
+from ..config import ALL_SURFACES, DynamixConfig
 from .correlation import in_micro
 
 KEY = ("user_id", "surface", "window")

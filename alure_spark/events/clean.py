@@ -16,7 +16,8 @@ from pyspark.sql import types as T
 
 from .. import canonical
 from ..canonical import MALFORMED, WHITE, quoted
-from ..config import DAY_MS, IngestConfig, format_time, parse_time
+from ..clock import DAY_MS, format_time, parse_time
+from ..config import IngestConfig
 from ..errors import DataError, nearest
 from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
 from . import reasons

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..config import DAY_MS, IngestConfig
+from ..clock import DAY_MS
+from ..config import IngestConfig
 
 MINUTE_MS = 60_000
 MAX_OFFSET_MINUTES = 14 * 60  # of local time, either way

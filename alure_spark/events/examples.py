@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..attribution import answers, given, matched
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import EVERYBODY, LabelConfig, StreamConfig
 from .clean import id_hash
 from .segment_history import segment_at, segment_periods

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..config import IngestConfig, format_time
+from ..clock import format_time
+from ..config import IngestConfig
 from ..tables import DERIVED_EVENT_COLUMNS, EVENTS, REQUIRED_INPUT_COLUMNS
 from .dwell import MAY_BE_IMPOSSIBLE
 

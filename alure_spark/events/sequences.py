@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import StreamConfig
 from ..tables import ATTRIBUTE_TYPES, EVENTS
 from .clean import id_hash

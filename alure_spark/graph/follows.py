@@ -24,8 +24,8 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from scipy import sparse
 
-from ..boundary import known_before
-from ..config import DAY_MS, FollowConfig, GraphConfig
+from ..clock import DAY_MS, known_before
+from ..config import FollowConfig, GraphConfig
 from ..lake import UNITS, in_units, make_private, timestamp
 from ..tables import GRAPH_BITS
 from .pagerank import personalised_pagerank, transitions

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import GraphConfig
 from ..lake import UNITS, in_units
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..config import format_time
+from ..clock import format_time
 
 UNITS = 1_000_000_000
 

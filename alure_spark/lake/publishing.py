@@ -25,7 +25,8 @@ from functools import partial
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from ..config import HOUR_MS, Config, LakeConfig, format_time
+from ..clock import HOUR_MS, format_time
+from ..config import Config, LakeConfig
 from ..errors import LakeError, LeftoverError
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..config import DAY_MS, HOUR_MS
+from ..clock import DAY_MS, HOUR_MS
 from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
 from .named import Modules
 from .reads import Reads, known_ends, reads_of

@@ -32,7 +32,7 @@ def moment_key(users: Tensor, time_ms: Tensor) -> Tensor:
 
 
 def known_ends(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
-    """(R,) int64: one past the user's newest token with known_at < time (boundary.known_before, by bisection)."""
+    """(R,) int64: one past the user's newest token with known_at < time (clock.known_before, by bisection)."""
     return torch.searchsorted(moment_key(tokens.users(), tokens.known_at_ms), moment_key(users, time_ms))
 
 

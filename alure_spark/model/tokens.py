@@ -15,7 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..config import DAY_MS, HOUR_MS, ROTARY_PAIRS
+from ..clock import DAY_MS, HOUR_MS
+from ..config import ROTARY_PAIRS
 from .batch import ITEM, SourceTokens
 from .named import Modules
 from .reads import known_ends

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import DAY_MS, HOUR_MS
+from ..clock import DAY_MS, HOUR_MS
 from .attention import Blocks, CausalAttention, Clock, Runs
 from .batch import ITEM, JaggedBatch, SourceTokens
 from .compression import compression

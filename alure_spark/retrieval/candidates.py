@@ -16,8 +16,8 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from ..arrow import bytes_column, list_column
-from ..boundary import known_before
-from ..config import DAY_MS, HOUR_MS, RetrievalConfig
+from ..clock import DAY_MS, HOUR_MS, known_before
+from ..config import RetrievalConfig
 from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
 from .scoring import ACCOUNT, AD, REASONS, AdIndex, score

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from scipy import sparse
 
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import Config
 from ..tables import GRAPH_BITS
 from .candidates import active_ads, engaged_ads

@@ -21,7 +21,7 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from ..attribution import answers, given, matched
-from ..boundary import known_before
+from ..clock import known_before
 from ..config import LabelConfig
 from ..errors import DataError
 

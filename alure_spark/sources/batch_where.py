@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from ..config import format_time
+from ..clock import format_time
 from ..errors import ConfigError
 
 # Of batch_where, for a batch of events known in [from, to): UTC times, UTC days (a day column of type text is compared as text: with

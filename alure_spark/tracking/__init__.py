@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, TrackingConfig, as_dict, format_time
+from ..clock import format_time
+from ..config import Config, TrackingConfig, as_dict
 from ..masking import masked_text, public
 from . import unended
 from .names import LONGEST, LONGEST_PARAMETER, LONGEST_TAG, Names, as_number, as_text, clean, clean_file

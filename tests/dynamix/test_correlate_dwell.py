@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import functions as F
 from scipy.stats import spearmanr
 
-from alure_spark.config import DynamixConfig, LakeConfig, build, load, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import DynamixConfig, LakeConfig, build, load
 from alure_spark.dynamix.segments import segments, switches
 from alure_spark.dynamix.statistics import new_statistics
 from alure_spark.errors import ConfigError, LakeError

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import IngestConfig, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import IngestConfig
 from alure_spark.events import reasons
 from alure_spark.events.clean import accepted, judge_ads, judge_events, judge_follows, refused
 from alure_spark.events.preflight import describe, profile

@@ -5,7 +5,7 @@ import json
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import parse_time
+from alure_spark.clock import parse_time
 from alure_spark.errors import DataError
 from alure_spark.events.clean import accepted, judge_ads, judge_events, judge_follows, refused
 

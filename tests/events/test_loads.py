@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from alure_spark.config import DAY_MS, IngestConfig, parse_time
+from alure_spark.clock import DAY_MS, parse_time
+from alure_spark.config import IngestConfig
 from alure_spark.events.clean import accepted, judge_events, refused
 from jobs.ingest_events import add
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from alure_spark.config import IngestConfig, format_time, parse_time
+from alure_spark.clock import format_time, parse_time
+from alure_spark.config import IngestConfig
 from alure_spark.events import preflight
 from alure_spark.events.clean import judge_events
 from alure_spark.events.preflight import SourceProfile, TableCounts, what_is_empty, what_is_off

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import Row
 
-from alure_spark.config import DAY_MS, HOUR_MS
+from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.tables import TRAINING_EXAMPLES, USER_EMBEDDINGS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import IngestConfig, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import IngestConfig
 from alure_spark.events import batches
 from alure_spark.events.clean import accepted, judge_events, refused
 

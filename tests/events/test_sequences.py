@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from alure_spark.boundary import known_before
+from alure_spark.clock import known_before
 from alure_spark.config import FeaturePolicy, LabelConfig, StreamConfig, VocabularyConfig
 from alure_spark.events import sequences
 from alure_spark.events.clean import accepted, judge_events

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alure_spark.config import SourceConfig, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import SourceConfig
 from alure_spark.errors import DataError
 from alure_spark.events import batches
 from alure_spark.events.clean import accepted, judge_events, refused

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
-from alure_spark.config import SourceConfig, build, parse_time
+from alure_spark.clock import parse_time
+from alure_spark.config import SourceConfig, build
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.preflight import count_tables
 from alure_spark.sources import failures_named
