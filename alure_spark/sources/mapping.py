@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from .. import canonical as contract
-from ..conf_checks import one_spelling
+from ..config import one_spelling
 from ..errors import ConfigError, DataError, shown
 from ..masking import masked_text, resolve, resolved
 from ..paths import located

@@ -1,45 +1,18 @@
-"""Checks that hold for every section of a configuration: how large numbers may be, which names become columns, which paths can be.
+"""Names and paths: which become columns, file names and registered models.
 
-Each raises ConfigError with one sentence: where, the value, what is allowed.
+Each check raises ConfigError with one sentence: where, the value, what is allowed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
-from .clock import LONGEST_DAYS
-from .errors import ConfigError, shown
-from .tables import DERIVED_EVENT_COLUMNS, EVENTS
+from ..errors import ConfigError, shown
+from ..tables import DERIVED_EVENT_COLUMNS, EVENTS
 
-PER_DAY = {"days": 1, "hours": 24, "minutes": 1440, "seconds": 86_400, "ms": 86_400_000}
-LARGEST_NUMBER = 1e15
-LARGEST_COUNT = 1_000_000_000  # with room below the 2^31 of Spark's INT and of the JVM's arrays
-# What a machine would try to allocate, or count through, at once.
-LARGEST = {
-    "dimension": 65_536, "feed_forward": 1_000_000, "layers": 1_000, "heads": 65_536, "compressed": 65_536, "text_buckets": 100_000_000,
-    "text_words": 1_000_000, "read_positions": 1_000_000, "ad_attention": 1_000_000, "next_items": 10_000_000, "levels": 64,
-    "codes": 1_000_000, "hidden": 1_000_000, "embedding_dimensions": 1_000_000, "hash_buckets": 100_000_000, "window": 100_000_000,
-    "bootstrap": 1_000_000, "compare_rounds": 1_000_000, "processes": 4096, "threads": 4096, "shuffle_partitions": 1_000_000,
-    "k": 1_000_000, "k2": 1_000_000, "neighbours": 1_000_000, "cap": 10_000_000, "max_engagements_per_user": 10_000_000,
-    "event_weights": 1_000_000, "account_weights": 1_000_000, "blend": 1_000_000, "blend_by_country": 1_000_000,
-    "direct": 1_000_000, "mutual": 1_000_000,
-}  # fmt: skip
 INPUT_COLUMNS = ("event_id", "user_id", "source", "item_id", "known_at_ms", "event_time_ms", "reason")  # arrays have these already, or ids
-
-
-def check_number(field: str, value: float, path: str) -> None:
-    """A number that jobs can count with: finite, and no larger in size than its field (a name with its unit at the end) allows."""
-    unit = field.rsplit("_", 1)[-1]
-    largest: float
-    if unit in ("seed", "seeds"):
-        largest = 2**63 - 1
-    elif unit in PER_DAY:
-        largest = LONGEST_DAYS * PER_DAY[unit]
-    else:
-        largest = LARGEST.get(field, LARGEST_NUMBER if isinstance(value, float) else LARGEST_COUNT)
-    if not abs(value) <= largest:  # NaN is not, either
-        raise ConfigError(f"{path} is {shown(value)}; allowed: a finite number of at most {largest:,}")
 
 
 def check_path(path: str, value: str) -> None:
@@ -61,8 +34,12 @@ def check_run_name(path: str, value: str) -> None:
         raise ConfigError(f"{path} is {shown(value)}; {allowed}")
 
 
+FilePath = Annotated[str, check_path]
+RunName = Annotated[str, check_run_name]
+
+
 def check_streams(streams: Mapping[str, Iterable[str]]) -> None:
-    """Names of streams and of their attributes (stream -> attributes) become columns, which Spark tells apart without case."""
+    """Names of streams and of their attributes (stream -> attributes) become columns, which Spark compares without case."""
     spelled: dict[str, str] = {}
     for name in streams:
         fits = name.isidentifier() and "__" not in name and not name.endswith("_")

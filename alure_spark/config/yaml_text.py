@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError, shown
-from .masking import masked_at
+from ..errors import ConfigError, shown
+from ..masking import masked_at
 
 MOST_BYTES = 10_000_000
 MOST_VALUES = 100_000  # after aliases are spelled out: nine lines of nine aliases each would make a billion

@@ -1,0 +1,38 @@
+"""The configuration: one frozen dataclass per section, a file each, with defaults and ranges; conf/*.yml holds values only.
+
+`load("conf/demo.yml", ["graph.k2=10"])` reads YAML, applies dotted overrides and checks every key and value.
+An unknown key is an error that names the nearest known one. `Config.digest` is the config hash that `runs` and MLflow carry.
+"""
+
+from .dynamix import ACTIVE, ALL_SURFACES, PASSIVE, DynamixConfig
+from .embedding import EmbeddingConfig
+from .evaluate import EvaluateConfig
+from .graph import GRAPHS, FollowConfig, GraphConfig, PageRankConfig
+from .inference import InferenceConfig
+from .ingest import IngestConfig
+from .labels import LabelConfig
+from .lake import LakeConfig
+from .model import ROTARY_PAIRS, ModelConfig
+from .names import one_spelling
+from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
+from .reading import build, load
+from .retrieval import RetrievalConfig
+from .root import Config
+from .section import Since, as_dict
+from .semantic_ids import SemanticIdConfig
+from .source import SourceConfig
+from .spark import SparkConfig
+from .streams import StreamConfig
+from .time import TimeConfig
+from .tracking import TrackingConfig
+from .training import ObjectiveConfig, TrainingConfig
+from .vocabulary import VocabularyConfig
+
+__all__ = [
+    "ACTIVE", "ALL_SURFACES", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
+    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "FeaturePolicy", "FollowConfig", "GraphConfig",
+    "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RetrievalConfig",
+    "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TimeConfig", "TrackingConfig", "TrainingConfig",
+    "VocabularyConfig",
+    "as_dict", "build", "load", "one_spelling",
+]  # fmt: skip

@@ -1,0 +1,50 @@
+"""Section `training`: how the user model is trained, and for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from .rules import Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, ShareBelowOne, require
+from .section import Section
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(Section, prefix="training.objectives."):
+    """Weights of the training objectives; 0 leaves one out."""
+
+    click: NonNegativeFloat = 1.0
+    conversion: NonNegativeFloat = 1.0
+    neighbour: NonNegativeFloat = 1.0  # contrastive across users: similar users must foretell a user's next engagements
+    # Contrastive over items: the state must foretell the next item (sampled softmax, logQ corrected).
+    next_item: NonNegativeFloat = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Section, prefix="training."):
+    """How the user model is trained."""
+
+    reader: Annotated[str, OneOf(("petastorm", "pyarrow"))] = "petastorm"  # both give the same batches
+    export_rows: PositiveInt = 512  # users per row group of the packed rows: what a reader holds at once
+    batch_users: PositiveInt = 256
+    epochs: PositiveInt = 4
+    patience: PositiveInt = 2  # epochs without a better validation loss before training stops
+    learning_rate: PositiveFloat = 1e-3
+    item_learning_rate_share: NonNegativeFloat = 0.0  # item tables learn at this share of the rate; free item vectors overfit
+    pooling_learning_rate_share: NonNegativeFloat = 10.0  # the few numbers that weigh events and directions learn faster
+    weight_decay: NonNegativeFloat = 0.01
+    clip_norm: PositiveFloat = 1.0
+    refit: bool = True  # train once more on everything before as_of, for as many epochs as validation found best
+    warm_start: bool = False  # go on from the champion with the impressions that are new to it, instead of from the start
+    holdout_users: ShareBelowOne = 0.1  # with warm_start: share of the users whose new impressions validate, others each time
+    checkpoint_steps: PositiveInt = 20  # steps between checkpoints, from which an interrupted training goes on
+    processes: Annotated[PositiveInt, Largest(4096)] = 1  # that train together on this machine, each on its users of every batch
+    threads: Annotated[NonNegativeInt, Largest(4096)] = 0  # of torch; 0 means all cores. Equal threads give equal weights
+    gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
+    calibration_range: tuple[float, ...] = (0.5, 2.0)  # with warm_start: nor when expected over observed positives leave this range
+    objectives: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    seed: PositiveInt = 7
+
+    def check_together(self) -> None:
+        ordered = len(self.calibration_range) == 2 and 0 <= self.calibration_range[0] <= 1 <= self.calibration_range[1]
+        require(ordered, "training.calibration_range", self.calibration_range, "two numbers around 1")
