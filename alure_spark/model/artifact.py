@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..config import ModelConfig, as_dict, build
+from ..config import as_dict, build
 from ..errors import DataError
 from .files import readable
 from .spec import ModelSpec
@@ -33,11 +33,7 @@ from .user_encoder import UserEncoder
 from .user_model import UserModel
 from .vocabulary import Vocabulary
 
-# Settings younger than the first models: at its default a setting means what models without it did, and leaves the digest as it was.
-YOUNGER = (
-    "frequency_encoding", "rotary_encoding", "value_encodings", "read_layers", "read_positions", "ad_attention", "compression",
-    "compressed", "text_words", "text_buckets", "embedding_dimensions", "semantic_ids", "full_softmax", "next_items",
-)  # fmt: skip
+FIRST_MODELS = "2026-11-23"  # what came later (Since) means at its default what these models did, and leaves their digest as it was
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
 # What a description holds beside its own digest, and of its facts those that later runs decide by.
 DESCRIBED = {"spec": dict, "facts": dict, "digest": str, "readout_digest": str}
@@ -70,14 +66,8 @@ class Artifact:
     def digest(self) -> str:
         """sha256 over the user sub-graph and the spec, hex."""
         content = hashlib.sha256(self.user)
-        settled = as_dict(self.spec)
-        for name in YOUNGER:
-            if getattr(self.spec.config, name) == getattr(ModelConfig(), name):
-                del settled["config"][name]
-        for name in ("widths", "quantizers", "policies"):
-            if not getattr(self.spec, name):
-                del settled[name]
-        content.update(json.dumps(settled).encode())  # not sorted: the order of the sources is that of the weights' columns
+        # Not sorted: the order of the sources is that of the weights' columns.
+        content.update(json.dumps(as_dict(self.spec, FIRST_MODELS)).encode())
         return content.hexdigest()
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from ..config import FeaturePolicy, ModelConfig
+from ..config import FeaturePolicy, ModelConfig, Since
 from ..errors import ConfigError
 
 COUNTED_EVENTS = 64  # the frequency encoding counts no further back
@@ -23,10 +24,13 @@ class ModelSpec:
     max_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a serving row of it holds at most
     max_days_ms: Mapping[str, int] = field(default_factory=dict)  # source -> how far a serving row of it reaches back, where limited
     item_dimension: int = 64  # numbers per view
-    widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension; others are not read
-    quantizers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # embedding read as codes -> levels, codes and hidden
+    # Text -> words that are read; embedding -> its dimension; others are not read.
+    widths: Annotated[Mapping[str, int], Since("2026-11-24")] = field(default_factory=dict)
+    # Embedding that is read as codes -> levels, codes and hidden.
+    quantizers: Annotated[Mapping[str, Mapping[str, int]], Since("2026-11-24")] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)
-    policies: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> what is read of its users; not named: everything
+    # Segment -> what is read of its users; not named: everything.
+    policies: Annotated[Mapping[str, FeaturePolicy], Since("2026-11-26")] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
