@@ -155,7 +155,7 @@ USER_SEQUENCES = Table(
 TRAINING_EXAMPLES = Table(
     name="training_examples",
     producer="build_sequences",
-    doc="One row per user and as_of: the sequence arrays that its reads may look at, and the labelled impressions as parallel arrays.",
+    doc="One row per user and as_of: the labelled impressions as parallel arrays, and the sequence arrays that they look back on.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
@@ -388,7 +388,7 @@ USER_SEGMENTS = Table(
 EVALUATION_USERS = Table(
     name="evaluation_users",
     producer="evaluate",
-    doc="One row per judged user and policy: what the held-out future said; two runs are compared from it.",
+    doc="One row per evaluated user and policy: what the held-out future said; two runs are compared from it.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user
@@ -398,7 +398,7 @@ EVALUATION_USERS = Table(
         policy STRING ! : pipeline, random_neighbours, popularity, idf_cosine
         new_user BOOLEAN ! : fewer events before as_of than evaluate.new_user_events
         recall DOUBLE ! : hits / held-out engagements, at evaluate.k
-        ndcg DOUBLE ! : normalised discounted cumulative gain at evaluate.k
+        ndcg DOUBLE ! : normalized discounted cumulative gain at evaluate.k
     """),
     key=("user_id", "as_of", "config_hash", "task", "policy"),
     partitions=("as_of", "config_hash"),
