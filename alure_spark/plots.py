@@ -1,4 +1,4 @@
-"""Figures for MLflow and the README: arrays in, matplotlib figures out."""
+"""Figures for MLflow and docs/: arrays in, matplotlib figures out."""
 
 from __future__ import annotations
 

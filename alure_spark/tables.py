@@ -75,7 +75,7 @@ EVENTS = Table(
         user_id STRING ! : who
         country STRING ! : partition of the user graph; 'ALL' where there is none
         event_time TIMESTAMP ! : when it happened, UTC
-        arrival_time TIMESTAMP : when the log learnt of it; null means at event_time
+        arrival_time TIMESTAMP : when the log received it; null means at event_time
         source STRING ! : named stream, e.g. organic_impression, ad_click
         item_id STRING : what was seen, bought or clicked; the ad_id on ad sources
         account_id STRING : ad account (advertiser)
@@ -155,7 +155,7 @@ USER_SEQUENCES = Table(
 TRAINING_EXAMPLES = Table(
     name="training_examples",
     producer="build_sequences",
-    doc="One row per user and as_of: the sequence arrays that its reads may look at, and the labelled impressions as parallel arrays.",
+    doc="One row per user and as_of: the labelled impressions as parallel arrays, and the sequence arrays that they look back on.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
@@ -221,7 +221,7 @@ VOCABULARIES = Table(
 USER_EMBEDDINGS = Table(
     name="user_embeddings",
     producer="embed_users",
-    doc="One row per user and as_of: E vectors of d numbers, each of a length that the model learnt, the whole of unit norm.",
+    doc="One row per user and as_of: E vectors of d numbers, each of a length that the model learned, the whole of unit norm.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
@@ -271,8 +271,8 @@ USER_EDGES = Table(
     producer="build_graph",
     doc="One row per directed edge from a user to one of its nearest users of the same country, in one of the graphs.",
     columns=_columns("""
-        src_user_id STRING ! : whose neighbour
-        dst_user_id STRING ! : the neighbour
+        src_user_id STRING ! : whose neighbor
+        dst_user_id STRING ! : the neighbor
         country STRING ! : of both
         graph STRING ! : alure (embeddings), bff (follows), ppr (PageRank along follows) or blend (of the others)
         weight DOUBLE ! : cosine (alure), score of shared follows (bff), probability (ppr), sum of shares (blend)
@@ -289,17 +289,17 @@ USER_EDGES = Table(
 AD_CANDIDATES = Table(
     name="ad_candidates",
     producer="retrieve_ads",
-    doc="One row per user with a neighbour: candidate ads as parallel arrays, best first, at most the cap.",
+    doc="One row per user with a neighbor: candidate ads as parallel arrays, best first, at most the cap.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user
         as_of TIMESTAMP ! : ads active at this time; history before it
         ad_id ARRAY<STRING> ! : raw ids, best first; ties by ad_id
         account_id ARRAY<STRING> ! : of the ad
-        score ARRAY<DOUBLE> ! : sum over neighbours of similarity x event weight x decay, rounded to 1e-6
+        score ARRAY<DOUBLE> ! : sum over neighbors of similarity x event weight x decay, rounded to 1e-6
         graphs ARRAY<INT> ! : bit set of the graphs that led to it: 1 alure, 2 bff, 4 ppr
-        neighbours ARRAY<INT> : how many neighbours engaged with the ad, or with its account, whichever is more
-        reason ARRAY<STRING> ! : ad (a neighbour engaged with it), account (with its account) or ad+account
+        neighbours ARRAY<INT> : how many neighbors engaged with the ad, or with its account, whichever is more
+        reason ARRAY<STRING> ! : ad (a neighbor engaged with it), account (with its account) or ad+account
     """),
     version=2,  # 2: neighbours
     key=("user_id", "as_of"),
@@ -388,7 +388,7 @@ USER_SEGMENTS = Table(
 EVALUATION_USERS = Table(
     name="evaluation_users",
     producer="evaluate",
-    doc="One row per judged user and policy: what the held-out future said; two runs are compared from it.",
+    doc="One row per evaluated user and policy: what the held-out future said; two runs are compared from it.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user
@@ -398,7 +398,7 @@ EVALUATION_USERS = Table(
         policy STRING ! : pipeline, random_neighbours, popularity, idf_cosine
         new_user BOOLEAN ! : fewer events before as_of than evaluate.new_user_events
         recall DOUBLE ! : hits / held-out engagements, at evaluate.k
-        ndcg DOUBLE ! : normalised discounted cumulative gain at evaluate.k
+        ndcg DOUBLE ! : normalized discounted cumulative gain at evaluate.k
     """),
     key=("user_id", "as_of", "config_hash", "task", "policy"),
     partitions=("as_of", "config_hash"),

@@ -1,7 +1,7 @@
 """What every benchmark leaves behind: benchmarks/results/NAME.json and one table on the terminal.
 
 Enters: rows (one per road, with seconds and whatever the benchmark measures) and ratios. A ratio above 1 means that ours is
-better, unless its name says share or cost. The tables of the README are generated from these files.
+better, unless its name says share or cost. The tables of docs/benchmarks are generated from these files.
 """
 
 from __future__ import annotations

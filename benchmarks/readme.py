@@ -1,4 +1,7 @@
-"""Writes the tables and plots of README.md and docs/decisions.md from benchmarks/results/*.json, so that no figure there is typed by hand.
+"""Writes the figures of README.md and docs/ from benchmarks/results/*.json, so that no table or headline there is typed by hand.
+
+Each place is a pair of comments in a page, `<!-- table:NAME -->` and `<!-- /table -->`; PLACES says which page holds which. The plots
+go to docs/benchmarks/. tests/test_docs.py compares the pages with this script.
 
 python -m benchmarks.readme --demo sqlite:///mlflow.db     # also records the newest finished demo run as results/demo.json
 python -m benchmarks.readme
@@ -9,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import mlflow
 
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
@@ -21,11 +24,14 @@ from alure_spark.plots import bars
 from benchmarks.contract import RESULTS, machine, versions
 
 ROOT = Path(__file__).parent.parent
+PAGES = "docs/benchmarks"
 STAGES = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", "evaluate")
 
 
 def record_demo(uri: str) -> None:
     """The newest finished pipeline run of the demo -> results/demo.json."""
+    import mlflow
+
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("alure_spark")
     found = [experiment.experiment_id] if experiment else []
@@ -42,19 +48,25 @@ def record_demo(uri: str) -> None:
     (RESULTS / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
+def demo_size(result: dict[str, Any]) -> str:
+    """How long the demo took, and what it made."""
+    metrics = result["metrics"]
+    return (
+        f"The demo took {result['seconds'] / 60:.1f} minutes on {result['machine']['cores']} cores, after the install. It read "
+        f"{metrics['ingest_events.events']:,.0f} events, gave {metrics['embed_users.users']:,.0f} users an embedding, connected them by "
+        f"{metrics['build_graph.edges']:,.0f} edges and proposed {metrics['retrieve_ads.candidates_per_user']:.0f} ads per user."
+    )
+
+
 def demo_text(result: dict[str, Any]) -> str:
     """Time per stage, and recall of the pipeline and its peers."""
     metrics = result["metrics"]
+    stages = ", ".join(f"{stage} {metrics[f'{stage}.seconds']:.0f} s" for stage in STAGES if f"{stage}.seconds" in metrics)
     lines = [
-        f"The demo took {result['seconds'] / 60:.1f} minutes on {result['machine']['cores']} cores after the install ("
-        + ", ".join(f"{stage} {metrics[f'{stage}.seconds']:.0f} s" for stage in STAGES if f"{stage}.seconds" in metrics)
-        + f"): {metrics['ingest_events.events']:,.0f} events, {metrics['embed_users.users']:,.0f} users, "
-        + f"{metrics['build_graph.edges']:,.0f} edges, {metrics['retrieve_ads.candidates_per_user']:.0f} candidates per user. It ends with",
-        "",
-        "| policy | ads: Recall@50 | pipeline minus (low end of the 95 % interval) | items: Recall@50 | pipeline minus (low end) |",
+        "| policy | ads: Recall@50 | pipeline minus this (low end of its interval) | items: Recall@50 | pipeline minus this (low end) |",
         "|---|---|---|---|---|",
     ]
-    for policy in ("pipeline", "random_neighbours", "popularity", "idf_cosine"):
+    for policy in ("pipeline", *PEERS):
         cells = [policy]
         for task in ("ads", "items"):
             name = f"evaluate.{task}.recall"
@@ -71,6 +83,35 @@ def demo_text(result: dict[str, Any]) -> str:
         "",
         f"`ads`: later redemptions of {users:.0f} households, {coverage:.0%} of them with candidates; `items`: products bought later.",
     ]
+    return "\n".join([*lines, "", f"By stage: {stages}."])
+
+
+PEERS = {"random_neighbours": "random neighbors", "popularity": "popularity", "idf_cosine": "idf-cosine neighbors"}
+
+
+def listed(names: list[str], last: str) -> str:
+    """'a', 'a and b', 'a, b and c', where last is 'and'."""
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def demo_reading(result: dict[str, Any]) -> str:
+    """The demo's result in plain words. "Better" is said only where the whole 95 % interval of the difference is above 0."""
+    metrics = result["metrics"]
+    lines = [demo_size(result), ""]
+    for task, title, what in (
+        ("ads", "Ads", f"of the ads that {metrics['evaluate.ads.judged_users']:.0f} households redeemed later"),
+        ("items", "Products", "of the products that a household bought for the first time later"),
+    ):
+        name = f"evaluate.{task}.recall"
+        others = ", ".join(f"{words} {metrics[f'{name}.{peer}']:.1%}" for peer, words in PEERS.items())
+        beaten = [words for peer, words in PEERS.items() if metrics[f"{name}_minus.{peer}.low"] > 0]
+        equal = [words for words in PEERS.values() if words not in beaten]
+        said = [f"better than {listed(beaten, 'and')}"] if beaten else []
+        said += [f"not clearly better than {listed(equal, 'or')}"] if equal else []
+        lines.append(
+            f"- **{title}**: {what}, {metrics[name]:.1%} are among the pipeline's first 50 on average ({others}). "
+            f"The pipeline is {', but '.join(said)}."
+        )
     return "\n".join(lines)
 
 
@@ -85,10 +126,10 @@ def user_graph_text(result: dict[str, Any]) -> str:
     for name in dict.fromkeys(row["set"] for row in result["rows"]):
         rows, size = [row for row in result["rows"] if row["set"] == name], result["size"][name]
         parts += [
-            f"**{name}**: {size['judged_users']:,} users judged, {size['countries']} of {size['countries_with_events']} countries, "
+            f"**{name}**: {size['judged_users']:,} users evaluated, {size['countries']} of {size['countries_with_events']} countries, "
             f"cut {size['cut']}",
             "",
-            "| road | Recall@50 | NDCG@50 | pipeline_minus | 95 % interval |",
+            "| method | Recall@50 | NDCG@50 | pipeline minus this | 95 % interval |",
             "|---|---|---|---|---|",
         ]
         for row in rows:
@@ -100,17 +141,19 @@ def user_graph_text(result: dict[str, Any]) -> str:
             f"Over the best peer ({size['best_peer']}): {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f} over seeds).",
             "",
         ]
-    return "\n".join([*parts, *(f"![{name}](docs/user_graph_{name}.png)" for name in dict.fromkeys(row["set"] for row in result["rows"]))])
+    return "\n".join(
+        [*parts, *(f"![Recall@50 on {name}](user_graph_{name}.png)" for name in dict.fromkeys(row["set"] for row in result["rows"]))]
+    )
 
 
 def redemption_text(result: dict[str, Any]) -> str:
-    """One row per road: AUC and NE, and what the user model's differ by."""
+    """One row per method: AUC and NE, and what the user model's differ by."""
     size = result["size"]
     lines = [
         f"{size['judged_sends']:,} sends to {size['judged_households']:,} households from {size['cut'][:10]} on, "
         f"{size['judged_redeemed']:,} of them redeemed.",
         "",
-        "| road | AUC | NE | alure minus, AUC | alure minus, NE |",
+        "| method | AUC | NE | alure minus this, AUC | alure minus this, NE |",
         "|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -127,7 +170,7 @@ def redemption_text(result: dict[str, Any]) -> str:
 def curves_text(result: dict[str, Any]) -> str:
     """One row per set and shape of the model."""
     lines = [
-        "| set | model | numbers | Recall@50 | minus as it is | 95 % interval | CPU s, training to graph |",
+        "| set | model | length of the embedding | Recall@50 | minus as it is | 95 % interval | CPU s, training to graph |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -156,7 +199,7 @@ def parts_text(result: dict[str, Any]) -> str:
     """One row per world, its null twin beside it."""
     null = {row["world"].removesuffix(" (null)"): row for row in result["rows"] if row["world"].endswith("(null)")}
     lines = [
-        "| world | part | NE without | NE with | gain | 95 % interval | gain where nothing is planted |",
+        "| world | part | NE without | NE with | gain | 95 % interval | gain in the null twin |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -172,8 +215,8 @@ def parts_text(result: dict[str, Any]) -> str:
 
 
 def pagerank_text(result: dict[str, Any]) -> str:
-    """One row per road."""
-    lines = ["| users | road | sources | sources per core-second | precision@50 | peak MB |", "|---|---|---|---|---|---|"]
+    """One row per method."""
+    lines = ["| users | method | sources | sources per core-second | precision@50 | peak MB |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         hits = f"{row['precision_at_50']:.3f}" if "precision_at_50" in row else ""
         lines.append(
@@ -192,9 +235,9 @@ def pagerank_text(result: dict[str, Any]) -> str:
 
 
 def knn_graph_text(result: dict[str, Any]) -> str:
-    """One row per size, skew and road, then the ratios."""
+    """One row per size, skew and method, then the ratios."""
     lines = [
-        "| users | skew | road | users per core-second | recall@15 | build CPU s | peak MB | shuffle MB |",
+        "| users | skew | method | users per core-second | recall@15 | build CPU s | peak MB | shuffle MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -219,8 +262,8 @@ def ratio_lines(result: dict[str, Any]) -> list[str]:
 
 
 def kmeans_text(result: dict[str, Any]) -> str:
-    """One row per road and step, then the ratios."""
-    lines = ["| road | CPU s | wall s | peak MB | users per core-second | mean of 1 - cosine |", "|---|---|---|---|---|---|"]
+    """One row per method and step, then the ratios."""
+    lines = ["| method | CPU s | wall s | peak MB | users per core-second | mean of 1 - cosine |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         rate = f"{row['per_core_second']:,.0f}" if "per_core_second" in row else ""
         cost = f"{row['cost']:.4f}" if "cost" in row else ""
@@ -229,8 +272,8 @@ def kmeans_text(result: dict[str, Any]) -> str:
 
 
 def retrieval_text(result: dict[str, Any]) -> str:
-    """One row per road, then the ratios."""
-    lines = ["| users | road | CPU s | wall s | peak MB |", "|---|---|---|---|---|"]
+    """One row per method, then the ratios."""
+    lines = ["| users | method | CPU s | wall s | peak MB |", "|---|---|---|---|---|"]
     for row in result["rows"]:
         lines.append(f"| {row['users']:,} | {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} |")
     return "\n".join([*lines, "", *ratio_lines(result)])
@@ -284,8 +327,8 @@ def daily_graph_text(result: dict[str, Any]) -> str:
 
 
 def dwell_text(result: dict[str, Any]) -> str:
-    """One row per road, then the ratios."""
-    lines = ["| road | CPU s | wall s | peak MB | impressions per core-second |", "|---|---|---|---|---|"]
+    """One row per method, then the ratios."""
+    lines = ["| method | CPU s | wall s | peak MB | impressions per core-second |", "|---|---|---|---|---|"]
     for row in result["rows"]:
         rate = f"{row['impressions_per_core_second']:,.0f}"
         lines.append(f"| {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} | {rate} |")
@@ -373,8 +416,11 @@ def semantic_ids_text(result: dict[str, Any]) -> str:
 
 
 def next_item_text(result: dict[str, Any]) -> str:
-    """One row per road."""
-    lines = ["| road | HR@10 | NDCG@10 (min to max over seeds) | ours minus, NDCG | 95 % interval | CPU s |", "|---|---|---|---|---|---|"]
+    """One row per method."""
+    lines = [
+        "| method | HR@10 | NDCG@10 (min to max over seeds) | ours minus this, NDCG | 95 % interval | CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in result["rows"]:
         gap = difference(row, "ours_minus")
         spread = f"{row['ndcg_min']:.4f} to {row['ndcg_max']:.4f}"
@@ -395,24 +441,18 @@ def scaling_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Seeds: {', '.join(map(str, result['size']['seeds']))}."])
 
 
-def speed_text(results: list[dict[str, Any]]) -> str:
-    """The ratios of the speed benchmarks, and ours in users per core-second."""
-    lines = ["| benchmark | ratio | median | min to max |", "|---|---|---|---|"]
-    for result in results:
-        for key, value in result["ratios"].items():
-            lines.append(f"| {result['name']} | {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
-    ours = [
-        f"{row['users_per_core_second']:,.0f} ({result['name']}, {row['road']})"
-        for result in results
-        for row in result["rows"]
-        if row["road"].endswith("ours")
-    ]
-    return "\n".join([*lines, "", f"Users per core-second of ours: {', '.join(ours)}."])
+def speed_text(result: dict[str, Any]) -> str:
+    """The ratios of a speed benchmark, and what ours does in users per core-second."""
+    lines = ["| ratio | median | min to max |", "|---|---|---|"]
+    for key, value in result["ratios"].items():
+        lines.append(f"| {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+    ours = [f"{row['users_per_core_second']:,.0f} ({row['road']})" for row in result["rows"] if row["road"].endswith("ours")]
+    return "\n".join([*lines, *(["", f"Users per core-second: {', '.join(ours)}."] if ours else [])])
 
 
 def sequences_text(result: dict[str, Any]) -> str:
-    """One row per world and road, then the ratios."""
-    lines = ["| world | road | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
+    """One row per world and method, then the ratios."""
+    lines = ["| world | method | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
     for row in result["rows"]:
         if row["road"].startswith(("tried", "profile")):
             continue
@@ -427,10 +467,10 @@ def sequences_text(result: dict[str, Any]) -> str:
 
 
 def tried_text(result: dict[str, Any]) -> str:
-    """Roads that the sequences might have taken, beside the one that they take."""
+    """Other ways to build the sequences, beside the one that is used."""
     rows = [row for row in result["rows"] if row["world"] == result["rows"][0]["world"]]
     ours = next(row for row in rows if row["road"] == "ours")
-    lines = ["| road | CPU s | over ours | wall s | peak MB |", "|---|---|---|---|---|"]
+    lines = ["| method | CPU s | over ours | wall s | peak MB |", "|---|---|---|---|---|"]
     for row in (ours, *(row for row in rows if row["road"].startswith("tried"))):
         lines.append(
             f"| {row['road'].removeprefix('tried: ')} | {row['seconds_cpu']:.1f} | {row['seconds_cpu'] / ours['seconds_cpu']:.2f} "
@@ -444,16 +484,23 @@ def profile_text(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["road"].startswith("profile") or row["road"] in ("ours", "fused")]
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     cpu = {(row["road"], row["world"]): row["seconds_cpu"] for row in rows}
-    lines = [f"| road | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
+    lines = [f"| step | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
     for road in dict.fromkeys(row["road"] for row in rows):
         lines.append(f"| {road.removeprefix('profile ')} | {' | '.join(f'{cpu[road, world]:.1f}' for world in worlds)} |")
     return "\n".join(lines)
 
 
+SCALE_JOBS = ("ingest_events", "build_sequences", "apply_retention")
+
+
+def month_seconds(result: dict[str, Any]) -> float:
+    """Wall seconds of all days and jobs of benchmarks.scale."""
+    return sum(row.get(f"{job} seconds_wall", 0.0) for row in result["rows"] for job in SCALE_JOBS)
+
+
 def scale_text(result: dict[str, Any]) -> str:
     """The first, the middle and the last days of a month, and the month."""
     rows, size = result["rows"], result["size"]
-    jobs = ("ingest_events", "build_sequences", "apply_retention")
     lines = [
         "| day | ingest_events wall s | build_sequences wall s | CPU s | peak GB | lake GB | rows of events |",
         "|---|---|---|---|---|---|---|",
@@ -461,14 +508,15 @@ def scale_text(result: dict[str, Any]) -> str:
     for place in sorted({0, 1, len(rows) // 2, len(rows) - 2, len(rows) - 1}):
         row = rows[place]
         cpu, peak = (
-            pick(row[f"{job} {key}"] for job in jobs if f"{job} {key}" in row) for pick, key in ((sum, "seconds_cpu"), (max, "peak_mb"))
+            pick(row[f"{job} {key}"] for job in SCALE_JOBS if f"{job} {key}" in row)
+            for pick, key in ((sum, "seconds_cpu"), (max, "peak_mb"))
         )
         lines.append(
             f"| {place + 1} | {row['ingest_events seconds_wall']:.0f} | {row['build_sequences seconds_wall']:.0f} | {cpu:.0f} "
             f"| {peak / 1000:.1f} | {row['lake_gb']:.1f} | {row['events']:,} |"
         )
-    wall = sum(row.get(f"{job} seconds_wall", 0.0) for row in rows for job in jobs)
-    peak = max(row.get(f"{job} peak_mb", 0.0) for row in rows for job in jobs)
+    wall = month_seconds(result)
+    peak = max(row.get(f"{job} peak_mb", 0.0) for row in rows for job in SCALE_JOBS)
     lines += [
         "",
         f"{size['events']:,} events of {size['users']:,} users over {size['days']} days: {wall / 3600:.1f} hours in all, at most "
@@ -478,11 +526,44 @@ def scale_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headlines(
+    user_graph: dict[str, Any], funnel: dict[str, Any], gain: dict[str, Any], embed: dict[str, Any], scale: dict[str, Any]
+) -> str:
+    """Five figures for README.md, each with the page that explains it."""
+
+    def link(text: str, page: str) -> str:
+        return f"[{text}]({PAGES}/{page}.md)"
+
+    retail = {row["road"]: row for row in user_graph["rows"] if row["set"] == "online_retail"}
+    best = retail[user_graph["size"]["online_retail"]["best_peer"]]
+    clear = "no clear difference" if best["low"] <= 0 <= best["high"] else "a clear difference"
+    value = next(row for row in funnel["rows"] if (row["set"], row["group"], row["policy"]) == ("synthetic", "all", "bff, ppr, alure"))
+    rows = {(row["set"], row["label"]): row for row in gain["rows"] if row["road"] == "network"}
+    click, redemption = rows["synthetic", "click"], rows["completejourney", "redemption"]
+    speed, ours = embed["ratios"]["vs_mlflow_spark_udf"], next(row for row in embed["rows"] if row["road"] == "ours")
+    size, wall = scale["size"], month_seconds(scale)
+    return "\n".join(
+        [
+            f"- {link('User graph', 'user_graph')}: on Online Retail, a user's ten nearest users name in 50 guesses "
+            f"{retail['pipeline']['recall']:.1%} of what the user buys later, on average. Popularity names "
+            f"{retail['popularity']['recall']:.1%}, the best classic method ({best['road']}) {best['recall']:.1%} ({clear}).",
+            f"- {link('Value of the ads', 'funnel')}: in the synthetic world, this graph beside the two follow graphs raises the value "
+            f"of the ads shown by {value['gain']:.1%} ({value['low']:.1%} to {value['high']:.1%}).",
+            f"- {link('Value to a ranker', 'ranking_gain')}: with the user embedding, a click network's normalized entropy improves by "
+            f"{click['gain']:.2%} ({click['low']:.2%} to {click['high']:.2%}) in the synthetic world, and for real coupons by "
+            f"{redemption['gain']:.2%} ({redemption['low']:.2%} to {redemption['high']:.2%}).",
+            f"- {link('Speed', 'embed_table')}: {ours['users_per_core_second']:,.0f} users per core-second through the model inside Spark, "
+            f"{speed['median']:.0f} times ({speed['min']:.0f} to {speed['max']:.0f}) what MLflow's spark_udf with padded rows does.",
+            f"- {link('Scale', 'scale')}: {size['events']:,} events of {size['users']:,} users, ingested and built day by day for "
+            f"{size['days']} days on {scale['machine']['cores']} cores, took {wall / 3600:.1f} hours.",
+        ]
+    )
+
+
 def draw(result: dict[str, Any]) -> None:
     for name in dict.fromkeys(row["set"] for row in result["rows"]):
         recall = {row["road"]: row["recall"] for row in result["rows"] if row["set"] == name}
-        (ROOT / "docs").mkdir(exist_ok=True)
-        bars(recall, {}, f"{name}: Recall@50 of later items", "pipeline").savefig(ROOT / "docs" / f"user_graph_{name}.png")
+        bars(recall, {}, f"{name}: Recall@50 of later items", "pipeline").savefig(ROOT / PAGES / f"user_graph_{name}.png")
 
 
 def draw_funnel(result: dict[str, Any]) -> None:
@@ -492,10 +573,59 @@ def draw_funnel(result: dict[str, Any]) -> None:
         gain = {f"{row['policy']} - {row['against']}": row["gain"] for row in rows}
         spread = {f"{row['policy']} - {row['against']}": (row["low"], row["high"]) for row in rows}
         figure = bars(gain, spread, f"{name}: relative change of the value shown", "bff, ppr, alure - bff, ppr")
-        figure.savefig(ROOT / "docs" / f"funnel_{name}.png")
+        figure.savefig(ROOT / PAGES / f"funnel_{name}.png")
 
 
-def fill(text: str, marker: str, end: str, content: str) -> str:
+@dataclass(frozen=True)
+class Place:
+    """One pair of markers in a page, and what belongs between them."""
+
+    page: str
+    marker: str
+    results: tuple[str, ...]  # names of the results files, in the order of the arguments of words
+    words: Callable[..., str]
+
+
+def _place(page: str, name: str, words: Callable[..., str], *results: str) -> Place:
+    return Place(f"{PAGES}/{page}.md", f"table:{name}", results or (name,), words)
+
+
+PLACES = (
+    Place("README.md", "demo", ("demo",), demo_reading),
+    Place("README.md", "headlines", ("user_graph", "funnel", "ranking_gain", "embed_table", "scale"), headlines),
+    Place("docs/tutorial/reading-the-result.md", "demo", ("demo",), demo_reading),
+    Place("docs/tutorial/reading-the-result.md", "table:demo", ("demo",), demo_text),
+    Place("docs/decisions.md", "table:tried", ("sequences",), tried_text),
+    Place("docs/decisions.md", "table:profile", ("sequences",), profile_text),
+    _place("user_graph", "user_graph", user_graph_text),
+    _place("user_graph", "user_graph_curves", curves_text),
+    _place("funnel", "funnel", funnel_text),
+    _place("daily_graph", "daily_graph", daily_graph_text),
+    _place("redemption", "redemption", redemption_text),
+    _place("ranking_gain", "ranking_gain", ranking_gain_text),
+    _place("parts", "parts", parts_text),
+    _place("semantic_ids", "semantic_ids", semantic_ids_text),
+    _place("next_item", "next_item", next_item_text),
+    _place("next_item", "scaling", scaling_text),
+    _place("policies", "policies", policies_text),
+    _place("real_dwell", "real_dwell", real_dwell_text),
+    _place("encoder", "encoder", speed_text),
+    _place("embed_table", "embed_table", speed_text),
+    _place("loader", "loader", speed_text),
+    _place("sequences", "sequences", sequences_text),
+    _place("pagerank", "pagerank", pagerank_text),
+    _place("knn_graph", "knn_graph", knn_graph_text),
+    _place("kmeans", "kmeans", kmeans_text),
+    _place("retrieval", "retrieval", retrieval_text),
+    _place("dwell", "dwell", dwell_text),
+    _place("scale", "scale", scale_text),
+    _place("graph_scale", "graph_scale", graph_scale_text),
+)
+
+
+def fill(text: str, marker: str, content: str) -> str:
+    """The text with the content between its two markers. Ends the process where the page has not exactly one such pair."""
+    end = marker.partition(":")[0]
     filled, count = re.subn(
         rf"(<!-- {marker} -->\n).*?(<!-- /{end} -->)", lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
     )
@@ -504,37 +634,30 @@ def fill(text: str, marker: str, end: str, content: str) -> str:
     return filled
 
 
+def results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def pages() -> dict[str, str]:
+    """Page -> its text with the figures of the results files."""
+    texts: dict[str, str] = {}
+    for place in PLACES:
+        text = texts[place.page] if place.page in texts else (ROOT / place.page).read_text()
+        texts[place.page] = fill(text, place.marker, place.words(*map(results, place.results)))
+    return texts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", default="", metavar="URI", help="tracking store of a demo run to record first")
     options = parser.parse_args()
     if options.demo:
         record_demo(options.demo)
-    text = (ROOT / "README.md").read_text()
-    text = fill(text, "demo", "demo", demo_text(json.loads((RESULTS / "demo.json").read_text())))
-    result = json.loads((RESULTS / "user_graph.json").read_text())
-    draw(result)
-    text = fill(text, "table:user_graph", "table", user_graph_text(result))
-    tables = {
-        "redemption": redemption_text, "ranking_gain": ranking_gain_text, "parts": parts_text, "semantic_ids": semantic_ids_text,
-        "next_item": next_item_text, "scaling": scaling_text, "user_graph_curves": curves_text,
-        "sequences": sequences_text, "scale": scale_text, "pagerank": pagerank_text,
-        "knn_graph": knn_graph_text, "kmeans": kmeans_text, "retrieval": retrieval_text, "graph_scale": graph_scale_text,
-        "funnel": funnel_text, "daily_graph": daily_graph_text, "dwell": dwell_text, "real_dwell": real_dwell_text,
-        "policies": policies_text,
-    }  # fmt: skip
-    for name, words in tables.items():
-        if (RESULTS / f"{name}.json").exists():
-            text = fill(text, f"table:{name}", "table", words(json.loads((RESULTS / f"{name}.json").read_text())))
-    draw_funnel(json.loads((RESULTS / "funnel.json").read_text()))
-    speed = [json.loads((RESULTS / f"{name}.json").read_text()) for name in ("encoder", "embed_table", "loader")]
-    text = fill(text, "table:speed", "table", speed_text(speed))
-    (ROOT / "README.md").write_text(text)
-    decisions = ROOT / "docs" / "decisions.md"
-    if (RESULTS / "sequences.json").exists():
-        result, words_of_it = json.loads((RESULTS / "sequences.json").read_text()), decisions.read_text()
-        words_of_it = fill(words_of_it, "table:tried", "table", tried_text(result))
-        decisions.write_text(fill(words_of_it, "table:profile", "table", profile_text(result)))
+    for page, text in pages().items():
+        (ROOT / page).write_text(text)
+    draw(results("user_graph"))
+    draw_funnel(results("funnel"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The borders of house and README: who may import whom, who may import the big dependencies, what Spark code may call."""
+"""The borders that docs/reference/code.md names: who may import whom, who may import the big dependencies, what Spark code may call."""
 
 from __future__ import annotations
 

@@ -534,20 +534,3 @@ def test_a_driver_killed_in_each_stage_and_started_again_ends_as_an_undisturbed_
         run(tmp_path, first=stage, last=stage)
     lake = Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)
     assert contents(lake) == contents(chain.lake)
-
-
-def test_the_readmes_tree_is_the_real_tree():
-    text = (ROOT / "README.md").read_text()
-    tree = text.split("<!-- tree -->")[1].split("```")[1]
-    named, folder = set(), ""
-    for line in tree.strip().splitlines():
-        name = line.split()[0]
-        if name.endswith("/"):
-            folder = name
-        named.add(name if name.endswith("/") or not line.startswith(" ") else folder + name)
-    for name in named:
-        assert (ROOT / name).exists(), name
-    modules = {path.relative_to(ROOT).as_posix() for room in ("alure_spark", "jobs", "benchmarks") for path in (ROOT / room).glob("*.py")}
-    rooms = {f"alure_spark/{path.parent.name}/" for path in (ROOT / "alure_spark").glob("*/__init__.py")}
-    missing = {name for name in modules | rooms if name not in named and not name.endswith("__init__.py")}
-    assert not missing, missing

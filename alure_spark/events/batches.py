@@ -19,7 +19,7 @@ from ..canonical import MALFORMED, quoted, types
 from ..config import IngestConfig
 from ..tables import EVENTS, REQUIRED_INPUT_COLUMNS
 from . import reasons
-from .clean import FIRST_YEAR_MS, RAW, as_row, changed_by, conflict, content, fields_that_may_miss, given
+from .clean import FIRST_YEAR_MS, FREE_TEXT, RAW, as_row, changed_by, conflict, content, fields_that_may_miss, given
 from .dwell import drop_impossible
 
 
@@ -60,6 +60,7 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
         F.struct(F.lit(0).alias("_"), *_said(again, may_miss)).alias("_old_more"),
         F.struct(F.lit(0).alias("_"), *(quoted(name) for name in only_old)).alias("_old_only"),
         F.col("dwell_ms").alias("_old_dwell"),
+        F.col(FREE_TEXT).alias("_old_text"),
         as_row(existing.columns, ingest).alias("_old_row"),
     )
     new = batch.withColumns(
@@ -76,10 +77,12 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     derived = F.col("source").isin(list(ingest.dwell_from_next))
     bounded = "dwell_ms" in altered
     other_dwell = F.coalesce(F.col("_old_dwell") != F.col("dwell_ms"), F.lit(False)) & ~derived if bounded else F.lit(False)
-    order_old = F.struct(
-        "_old_known_at", _gaps("_old_more", may_miss), "_old_said", "_old_arrival_time", F.when(~derived, F.col("_old_dwell"))
-    )
-    order_new = F.struct("known_at", _gaps("_more", may_miss), "_said", "arrival_time", F.when(~derived, F.col("dwell_ms")))
+    order_old, order_new = (
+        F.struct(f"{of}known_at", _gaps(more, may_miss), said, f"{of}arrival_time", F.when(~derived, F.col(dwell)), F.col(text))
+        for of, more, said, dwell, text in (
+            ("_old_", "_old_more", "_old_said", "_old_dwell", "_old_text"), ("", "_more", "_said", "dwell_ms", FREE_TEXT)
+        )
+    )  # fmt: skip
     met_again = F.col("_old_known_at").isNotNull()
     met = met.withColumn("_stays", ~met_again | (order_new < order_old))
     differs = met_again & (other_dwell | ((F.col("_old_said") != F.col("_said")) & ~F.col("_fuller") & ~F.col("_poorer")))

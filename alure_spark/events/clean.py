@@ -25,6 +25,7 @@ from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_tim
 
 NO_COUNTRY = "ALL"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
+FREE_TEXT = "text"  # may be empty: it names nothing
 RAW = "_raw"  # the row as quarantine keeps it
 FLOAT_MAX = 3.4e38  # training reads float32
 EMBEDDING_MAX = 1e12  # its square, and that of a gradient, must fit float32
@@ -64,7 +65,7 @@ def judge_events(
     typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_own_id", own_id(typed))
     typed = _without_empty(typed)
     names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
-    typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - set(REQUIRED_INPUT_COLUMNS))
+    typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - {*REQUIRED_INPUT_COLUMNS, FREE_TEXT})
     typed = typed.withColumns(
         {
             "country": F.coalesce("country", F.lit(no_country)),
@@ -99,7 +100,7 @@ def judge_events(
     checked = checked.withColumn("_content", content(checked, altered))
     dwell = ("dwell_ms",) if "dwell_ms" in altered else ()
     judged = _first_per_key(
-        checked, ("event_id",), ("known_at", gaps, "_content", "arrival_time", *dwell), reasons.OTHER_CONTENT, "source", dwell
+        checked, ("event_id",), ("known_at", gaps, "_content", "arrival_time", *dwell, FREE_TEXT), reasons.OTHER_CONTENT, "source", dwell
     )
     conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns, ingest))
     judged = judged.withColumn(RAW, F.coalesce(RAW, conflicting))

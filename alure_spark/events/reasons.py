@@ -173,7 +173,7 @@ WHOLE = (
     ("an expression of the conf fails on a row (CAST of 'n/a', division by zero)", "table, canonical column and the kind of error"),
     ("a file cannot be read (cut short, malformed)", "the table, and the file where Spark names it"),
     ("no event is accepted", "the three most frequent reasons"),
-    ("the load is off against the last one (`ingest.max_*`)", "each stream and number; `--force` takes it"),
+    ("the load differs too much from the last one (`ingest.max_*`)", "each stream and number; `--force` takes it"),
 )
 
 

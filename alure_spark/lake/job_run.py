@@ -38,8 +38,7 @@ class JobRun:
     content_hashes: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)  # what later runs must know of this one
     turn: dict[str, int] | None = None  # what was published when this run's turn came; None outside of `Lake.run`
-    _before: dict[str, int | None] = field(default_factory=dict)  # table -> its version before this run's first write
-    _heads: dict[str, int] = field(default_factory=dict)  # table -> the version up to which all commits are known
+    _heads: dict[str, int] = field(default_factory=dict)  # table that this run writes -> the version up to which all commits are known
     _rows: dict[str, int] = field(default_factory=dict)  # table -> rows that Delta says were written last
 
     def read(self, name: str) -> DataFrame:
@@ -85,10 +84,8 @@ class JobRun:
         Raises LakeError on a commit of anybody else: what a killed writer had begun may end now (a Spark Connect server goes on without
         its client), and an append would publish it. The rollback that follows undoes both.
         """
-        if name not in self._before:
-            self.lake.require_turn(self)
-            self._before[name] = self.lake.recover(name)
-            self._heads[name] = self.lake.newest_version(name) if self.lake.is_ours(name) else -1
+        if name not in self._heads:
+            self._heads[name] = self.lake.recover(name, self)
         try:
             with session_settings(self.lake.spark, {COMMIT_METADATA: self.run_id}):  # statements too say whose commit theirs is
                 yield
@@ -107,7 +104,7 @@ class JobRun:
     def rollback(self) -> None:
         """Undo what was written, and nothing of a run that was published since."""
         self.lake.refresh()
-        for name in self._before:
+        for name in self._heads:
             self.lake.recover(name)
 
 

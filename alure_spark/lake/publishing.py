@@ -81,7 +81,8 @@ class Lake(Store):
         return self._published
 
     def _newest_published(self) -> dict[str, int]:
-        rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version"))
+        # One partition: few rows, and a shuffle takes longer than all the rest.
+        rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version")).coalesce(1)
         return {row["name"]: row["version"] for row in rows.groupBy("name").agg(F.max("version").alias("version")).collect()}
 
     def require_turn(self, run: JobRun) -> None:
@@ -217,9 +218,9 @@ class Lake(Store):
         deadline = time.monotonic() + 60 * self.config.wait_minutes
         place: dict[str, int] = {}  # run -> its first commit, also when that has left the last 200
         while True:
-            over = self.runs().where(OVER).select("run_id")
-            begun = self.runs().where("status = 'started'").join(over, "run_id", "left_anti").orderBy("started")
-            rows = begun.select("run_id", "job", "message", "facts", F.unix_millis("started").alias("started_ms")).collect()
+            rows = self._not_over()
+            if [row["run_id"] for row in rows] == [run_id]:
+                return
             commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
             for row in sorted(commits, key=lambda row: row["version"]):
                 place.setdefault(row["userMetadata"], row["version"])
@@ -236,6 +237,16 @@ class Lake(Store):
                     "lake.lease_hours=0"
                 )
             time.sleep(1)
+
+    def _not_over(self) -> list[Row]:
+        """What the rows `started` say of runs that have not ended, by the clocks of their drivers the oldest first."""
+        begun = F.struct("job", "message", "facts", F.unix_millis("started").alias("started_ms"))
+        per_run = (
+            self.runs().coalesce(1).groupBy("run_id")
+            .agg(F.first(F.when(F.col("status") == "started", begun), ignorenulls=True).alias("begun"), F.max(F.expr(OVER)).alias("over"))
+        )  # fmt: skip
+        rows = per_run.where("begun IS NOT NULL AND NOT over").select("run_id", "begun.*").collect()
+        return sorted(rows, key=lambda row: row["started_ms"])
 
     def _say_what_was_not_erased(self, dead: list[str]) -> None:
         """Of writers that died: those that were published and had files to erase, unless their job has erased since."""
@@ -304,21 +315,24 @@ class Lake(Store):
     def _run_ids(self) -> set[str]:
         return {row["run_id"] for row in self.runs().select("run_id").distinct().collect()}
 
-    def recover(self, name: str) -> int | None:
-        """Undo commits that no published run names (a killed writer's); returns the version to go back to, None for an empty table.
+    def recover(self, name: str, run: JobRun | None = None) -> int:
+        """Undo commits that no published run names (a killed writer's); returns the newest version then, -1 where there is no table.
 
-        Raises LakeError where the table is not ours, or its log, or that of `runs`, has lost commits.
+        run: which does so, if its turn has not passed. Raises LakeError where it has, the table is not ours, or its log, or that of
+        `runs`, has lost commits.
         """
         published, there = self.published_versions().get(name), self.is_ours(name)
-        if published is not None:
-            version, later = self._since_published(name, published)
-            if later:
-                self.restore(name, version)
+        if published is None and not there:
+            return -1
+        version, later = (None, []) if published is None else self._since_published(name, published)
+        if version is not None and not later:
             return version
-        if there:
+        if run is not None:  # else what another run has published since would be undone
+            self.require_turn(run)
+        if version is None:
             self._check_unpublished(name)
-            self.restore(name, None)
-        return None
+        self.restore(name, version)
+        return self.newest_version(name)
 
     def _check_unpublished(self, name: str) -> None:
         """A table that no run published is emptied only where runs of this lake filled it. Raises LakeError."""

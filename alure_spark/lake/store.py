@@ -273,6 +273,8 @@ class Store:
             if len(commits) < 50 or commits[-1]["version"] <= version:
                 break
         since = [commit for commit in commits if commit["version"] > version]
+        if empty := [commit["version"] for commit in since if commit["operation"] is None]:
+            raise self.damaged(name, f"has an empty commit, of version {max(empty)}")
         return [commit for commit in since if not (commit["operation"] or "").startswith("VACUUM")]
 
     def newest_version(self, name: str) -> int:

@@ -1,7 +1,7 @@
 """What a training starts from: the spec that conf and vocabulary ask for, and item vectors that the classic methods found.
 
 Items that start from a factorisation and stay put are what generalises at these data sizes: free item vectors overfit within
-a hundred steps (README, "How it works").
+a hundred steps (docs/explanation/user-model.md).
 """
 
 from __future__ import annotations

