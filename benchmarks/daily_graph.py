@@ -19,9 +19,9 @@ from alure_spark.clock import DAY_MS, format_time, parse_time
 from alure_spark.config import load
 from alure_spark.graph import kmeans, quality
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
+from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract
 from jobs import build_graph, pipeline
-from jobs.command import Context, open_context, run_jobs
 
 START = "2025-01-20T00:00:00Z"
 WORLD = [

@@ -32,11 +32,11 @@ from alure_spark.lake import as_of_scope
 from alure_spark.retrieval import evaluation, funnel
 from alure_spark.retrieval.candidates import active_ads, ad_candidates
 from alure_spark.retrieval.protocol import paired_interval
+from alure_spark.running import Context, open_context, run_jobs
 from alure_spark.sources.synthetic import truth
 from alure_spark.sources.synthetic.options import WorldOptions
 from benchmarks import contract
 from jobs import build_graph, build_sequences, embed_users, pipeline
-from jobs.command import Context, open_context, run_jobs
 
 POOL, PRE_RANKED, SHOWN = 60, 30, 10
 FIRST, AS_OF = "2025-01-20T00:00:00Z", "2025-01-27T00:00:00Z"  # the model is trained up to FIRST; the ranker in between

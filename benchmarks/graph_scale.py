@@ -25,12 +25,12 @@ from alure_spark.arrow import matrix_column
 from alure_spark.clock import DAY_MS, format_time
 from alure_spark.config import Config, load
 from alure_spark.lake import Lake, as_of_scope
+from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import table
 from benchmarks import contract
 from benchmarks.knn_graph import COMMUNITIES, community_vectors, user_ids
 from benchmarks.pagerank import follow_graph
 from jobs import build_graph, retrieve_ads
-from jobs.command import open_context, run_jobs
 
 AS_OF_MS = 1_735_689_600_000
 SHARES = {"A": 0.5, "B": 0.25, "C": 0.15, "D": 0.08, "E": 0.02}

@@ -15,10 +15,10 @@ import torch
 from alure_spark.clock import DAY_MS
 from alure_spark.events.examples import training_examples
 from alure_spark.lake import workspace
+from alure_spark.running import Context
 from alure_spark.training import start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
-from jobs.command import Context
 from jobs.embed_users import champion
 
 

@@ -27,12 +27,12 @@ from alure_spark.config import load
 from alure_spark.lake import as_of_scope, workspace
 from alure_spark.model.batch import JaggedBatch
 from alure_spark.model.vocabulary import Vocabulary
+from alure_spark.running import open_context, run_jobs
 from alure_spark.training import loop, start
 from alure_spark.training.loader import Batches, Loader, open_reader
 from alure_spark.training.rows import exported
 from benchmarks import contract
 from jobs import pipeline
-from jobs.command import open_context, run_jobs
 
 READERS = ("petastorm", "pyarrow")
 WORLD = ["source.options.days=42", "time.as_of=2025-02-06T00:00:00Z", "model.dimension=64", "model.feed_forward=256"]

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from alure_spark.clock import DAY_MS, format_time
 from alure_spark.config import load
+from alure_spark.running import open_context, run_jobs
 from benchmarks import contract
 from jobs import build_sequences, compare_policies, correlate_dwell, ingest_events
-from jobs.command import open_context, run_jobs
 
 DAYS = 21  # of segments before as_of, all that training looks at
 FIGURES = ("gain", "low", "high")

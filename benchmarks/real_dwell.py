@@ -21,11 +21,11 @@ from scipy.stats import spearmanr
 
 from alure_spark.config import build, load
 from alure_spark.dynamix.correlation import Sums, correlate
+from alure_spark.running import open_context, run_jobs
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from benchmarks import contract
 from jobs import correlate_dwell, ingest_events
-from jobs.command import open_context, run_jobs
 
 SECONDS, VISITOR, BOUGHT = 5, 15, 17  # columns of the file, which has no header
 # Conversions come within seconds, so that the window holds them and little else: the planted slope is what is measured.

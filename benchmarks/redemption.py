@@ -29,11 +29,11 @@ from alure_spark.clock import format_time
 from alure_spark.config import load
 from alure_spark.errors import DataError
 from alure_spark.model.ranking import fit_ranking
+from alure_spark.running import open_context, run_jobs
 from alure_spark.training.metrics import auc, cluster_bootstrap, normalized_entropy
 from benchmarks import contract
 from benchmarks.impressions import ImpressionReads, read_impressions
 from jobs import pipeline
-from jobs.command import open_context, run_jobs
 
 CONF = Path(__file__).parent.parent / "conf" / "demo.yml"
 LATER_SHARE, RECENT_DAYS = 0.3, 28  # the protocol, fixed

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 
 from alure_spark.clock import DAY_MS, HOUR_MS, format_time
 from alure_spark.config import load
+from alure_spark.running import Job, open_context, run_jobs
 from benchmarks import contract
 from jobs import apply_retention, build_sequences, ingest_events
-from jobs.command import Job, open_context, run_jobs
 
 START_MS = 1_735_689_600_000
 SHARES = {"organic_impression": 0.69, "ad_impression": 0.25, "ad_click": 0.05, "conversion": 0.01}

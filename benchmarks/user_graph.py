@@ -39,9 +39,9 @@ from alure_spark.config import load
 from alure_spark.lake import as_of_scope
 from alure_spark.retrieval import evaluation
 from alure_spark.retrieval.protocol import Judgement, judge_neighbours, paired_interval
+from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract
 from jobs import pipeline
-from jobs.command import Context, open_context, run_jobs
 
 CONFS = {"completejourney": "conf/demo.yml", "online_retail": "conf/online_retail.yml"}
 NEIGHBOURS, K, MIN_ITEMS, HISTORY_SHARE = 10, 50, 5, 0.7  # the protocol, fixed

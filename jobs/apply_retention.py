@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 
 from alure_spark.clock import DAY_MS, format_time
 from alure_spark.lake import JobRun, latest_rows, timestamp
+from alure_spark.running import Context, Job, Report
 from alure_spark.tables import EVENTS, LATEST_ROW_TABLES
-from jobs.command import Context, Job, Report
 
 
 def retain(context: Context, run: JobRun) -> Report:

@@ -12,9 +12,9 @@ from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
 from alure_spark.model.user_model import Moments
 from alure_spark.plots import bars
+from alure_spark.running import Context, Job, Report
 from alure_spark.training.importance import attribute_importance
 from alure_spark.training.loader import segment_loaders
-from jobs.command import Context, Job, Report
 from jobs.embed_users import registered
 
 

@@ -25,7 +25,7 @@ from alure_spark.graph.search import choose_road
 from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp, workspace
 from alure_spark.plots import curves, histogram, scatter
 from alure_spark.retrieval.candidates import engaged_ads
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 
 COUNTRIES_SHOWN = 5  # the largest ones, in the recall curve
 

@@ -21,7 +21,7 @@ from alure_spark.errors import DataError
 from alure_spark.events import examples, vocabularies
 from alure_spark.events.sequences import SHARED_HASH, Grouping, heavy_users, touched_sequences, user_sequences
 from alure_spark.lake import JobRun, Lake, as_of_scope, timestamp
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 
 
 def build(context: Context, run: JobRun) -> Report:

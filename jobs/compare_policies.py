@@ -32,10 +32,10 @@ from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import bars, curves
+from alure_spark.running import Context, Job, Report
 from alure_spark.training import loop, policies, start
 from alure_spark.training.loader import Segments, segment_loaders
 from alure_spark.training.rows import for_spark
-from jobs.command import Context, Job, Report
 from jobs.train_model import known_vocabulary, model_maker, quantizer_of
 
 TIMED_USERS = 20_000  # of a segment, whose embedding is timed at most

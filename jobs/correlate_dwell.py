@@ -20,7 +20,7 @@ from alure_spark.dynamix.statistics import SUMS, labelled_dwell, merged, new_sta
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import curves, histogram
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 
 logger = logging.getLogger(__name__)
 DRAWN_USERS = 2000  # whose log dwell is drawn

@@ -13,8 +13,8 @@ from alure_spark.events.sequences import select_features
 from alure_spark.inference import table
 from alure_spark.lake import JobRun, as_of_scope, latest_rows, timestamp
 from alure_spark.model.artifact import Artifact
+from alure_spark.running import Context, Job, Report
 from alure_spark.tracking import ModelVersion
-from jobs.command import Context, Job, Report
 
 
 def embed(context: Context, run: JobRun) -> Report:

@@ -16,7 +16,7 @@ from alure_spark.plots import bars
 from alure_spark.retrieval import evaluation
 from alure_spark.retrieval.candidates import active_ads, ad_candidates
 from alure_spark.retrieval.protocol import paired_interval
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 
 
 def evaluate(context: Context, run: JobRun) -> Report:

@@ -30,8 +30,8 @@ from alure_spark.errors import ConfigError, LakeError, LeftoverError, TrackingEr
 from alure_spark.events import identity, user_list
 from alure_spark.lake import OLD_FILES, REMOVED_AT, JobRun, timestamp
 from alure_spark.lake.scratch import erase_workspace, left_by_earlier_releases, left_by_lakes_that_are_gone
+from alure_spark.running import Context, Job, Report, argument_parser, guarded, run_options
 from alure_spark.tables import TABLES
-from jobs.command import Context, Job, Report, argument_parser, guarded, run_options
 from jobs.ingest_events import user_key
 
 

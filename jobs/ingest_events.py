@@ -24,8 +24,8 @@ from alure_spark.errors import DataError
 from alure_spark.events import batches, clean, identity, preflight, reasons
 from alure_spark.events.dwell import MINUTE_MS
 from alure_spark.lake import JobRun, timestamp
+from alure_spark.running import Context, Job, Report
 from alure_spark.tables import ADS, FOLLOWS
-from jobs.command import Context, Job, Report
 
 FAR_MS = 366 * DAY_MS  # so far in the future a time is none that a later batch may bring
 

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from alure_spark.clock import HOUR_MS
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.lake import JobRun, as_of_scope
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 
 
 def log(context: Context, run: JobRun) -> Report:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from alure_spark.config import load
 from alure_spark.errors import ConfigError, nearest
+from alure_spark.running import Job, argument_parser, days_between, guarded, run_options
 from jobs import build_graph, build_sequences, correlate_dwell, embed_users, evaluate, ingest_events, retrieve_ads, train_model
-from jobs.command import Job, argument_parser, days_between, guarded, run_options
 
 STAGES = {
     module.JOB.name: module.JOB

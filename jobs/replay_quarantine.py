@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from alure_spark import sources
 from alure_spark.events import batches, clean
 from alure_spark.lake import JobRun
-from jobs.command import Context, Job, Report
+from alure_spark.running import Context, Job, Report
 from jobs.ingest_events import add, judge, user_key
 
 EVENTS_ONLY = "source LIKE 'events/%'"

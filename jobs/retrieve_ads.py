@@ -17,7 +17,7 @@ from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import histogram
 from alure_spark.retrieval.candidates import ad_candidates, serving_candidates
-from jobs.command import Context, Job, Report, guarded, job_parser, run_job
+from alure_spark.running import Context, Job, Report, guarded, job_parser, run_job
 
 
 def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Report:

@@ -18,10 +18,10 @@ from alure_spark.model.decode import Layout
 from alure_spark.model.readout import HEADS
 from alure_spark.model.user_model import Moments
 from alure_spark.plots import curves
+from alure_spark.running import Context, Job, Report
 from alure_spark.training import loop
 from alure_spark.training.loader import segment_loaders
 from alure_spark.training.thresholds import ne_gap
-from jobs.command import Context, Job, Report
 from jobs.embed_users import registered
 
 

@@ -31,10 +31,10 @@ from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import curves
+from alure_spark.running import Context, Job, Report
 from alure_spark.tracking import Columns, git_commit
 from alure_spark.training import gate, loop, metrics, parallel, recurring, start
 from alure_spark.training.loader import Segments, segment_loaders
-from jobs.command import Context, Job, Report
 
 
 @dataclass(frozen=True)

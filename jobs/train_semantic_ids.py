@@ -16,8 +16,8 @@ from alure_spark.errors import ConfigError, DataError
 from alure_spark.inference import semantic_pyfunc
 from alure_spark.lake import JobRun, as_of_scope, make_private, scratch_folder, timestamp, workspace
 from alure_spark.model import semantic_ids
+from alure_spark.running import Context, Job, Report
 from alure_spark.tracking import Columns
-from jobs.command import Context, Job, Report
 
 
 def train(context: Context, run: JobRun) -> Report:

@@ -6,10 +6,10 @@ import argparse
 
 from alure_spark.config import build, load
 from alure_spark.errors import ConfigError
+from alure_spark.running import guarded, say
 from alure_spark.session import get_session
 from alure_spark.sources.synthetic import truth
 from alure_spark.sources.synthetic.options import WorldOptions
-from jobs.command import guarded, say
 
 
 def write(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from alure_spark.config import build, load
 from alure_spark.session import get_session
 from alure_spark.sources.synthetic import truth, world
 from alure_spark.sources.synthetic.options import WorldOptions
-from jobs.command import parameter
+from alure_spark.running import parameter
 
 config = load(parameter("conf", "conf/test.yml", globals().get("dbutils")))
 spark = get_session(config.spark)

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import load
 from alure_spark.retrieval.candidates import explode_candidates
-from jobs.command import open_context, parameter, run_jobs
+from alure_spark.running import open_context, parameter, run_jobs
 from jobs.pipeline import stages
 
 dbutils = globals().get("dbutils")

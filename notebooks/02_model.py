@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from alure_spark.config import load
 from alure_spark.inference.export import UserEmbedder
 from alure_spark.lake import latest_rows
-from jobs.command import open_context, parameter, run_jobs
+from alure_spark.running import open_context, parameter, run_jobs
 from jobs.embed_users import champion, explain_memory
 from jobs.pipeline import stages
 

@@ -50,7 +50,7 @@ def overrides(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="session")
 def chain(spark, tmp_path_factory):
     """The test world after the whole pipeline: a Context whose lake holds every table; tests must not write to it."""
-    from jobs.command import open_context, run_jobs
+    from alure_spark.running import open_context, run_jobs
     from jobs.pipeline import stages
 
     folder = tmp_path_factory.mktemp("chain")

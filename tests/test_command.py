@@ -10,8 +10,8 @@ import pytest
 
 from alure_spark.clock import format_time
 from alure_spark.errors import ConfigError
+from alure_spark.running import days_between, job_parser
 from jobs import ingest_events
-from jobs.command import days_between, job_parser
 from tests.conftest import ROOT, overrides
 
 CONF = str(ROOT / "conf" / "test.yml")  # time.as_of is 2025-01-16T00:00:00Z

@@ -25,9 +25,9 @@ from alure_spark.events import sequences as events_to_sequences
 from alure_spark.events.examples import training_examples
 from alure_spark.lake import Lake, content_hash, latest_rows, workspace
 from alure_spark.model.artifact import Artifact
+from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import TABLES
 from jobs import apply_retention, build_sequences, forget_users, ingest_events, log_embeddings, pipeline, replay_quarantine, train_model
-from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.conftest import ROOT, overrides
 

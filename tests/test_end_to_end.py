@@ -27,10 +27,10 @@ from alure_spark.lake import Lake, as_of_scope, timestamp
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import Artifact, read_validated
 from alure_spark.retrieval.candidates import ad_candidates
+from alure_spark.running import open_context, run_jobs
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from jobs import attribute_importance, retrieve_ads, train_semantic_ids
-from jobs.command import open_context, run_jobs
 from jobs.pipeline import STAGES, stages
 from tests.conftest import ROOT, overrides
 

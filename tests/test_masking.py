@@ -14,9 +14,9 @@ from alure_spark.config import Config, LakeConfig, SourceConfig, SparkConfig, St
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.lake import Lake
 from alure_spark.masking import masked, masked_text, public, resolve, resolved
+from alure_spark.running import Context, Job, Report, guarded
 from alure_spark.session import get_session
 from alure_spark.sources import mapping
-from jobs.command import Context, Job, Report, guarded
 from tests.conftest import ROOT
 from tests.test_tracking import tracker
 

@@ -208,7 +208,7 @@ def test_the_whole_chain_runs_below_a_folder_of_any_name(spark, tmp_path, monkey
     apply_retention.JOB.main(["--conf", str(conf)])
     forget_users.main(["--conf", str(conf), "--user", "u003"])
     assert "could not" not in capsys.readouterr().err
-    from jobs.command import open_context
+    from alure_spark.running import open_context
 
     context = open_context(load(conf))
     published = context.lake.published_versions()

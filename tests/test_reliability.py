@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 from alure_spark.config import Config, LakeConfig, build, load
 from alure_spark.errors import DataError
 from alure_spark.lake import Lake, as_of_scope, content_hash
+from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import TABLES
 from jobs import ingest_events
-from jobs.command import open_context, run_jobs
 from tests.conftest import overrides
 from tests.test_lake import CONFIG, edges, killed_run, publish
 

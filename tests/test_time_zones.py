@@ -15,8 +15,8 @@ from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig
 from alure_spark.errors import LakeError
 from alure_spark.events import identity
 from alure_spark.lake import Lake, as_of_scope, content_hash, latest_rows, timestamp
+from alure_spark.running import open_context, run_jobs
 from jobs import apply_retention, forget_users
-from jobs.command import open_context, run_jobs
 from tests.conftest import ROOT
 from tests.lake.test_writers import say_started
 from tests.test_lake import CONFIG, edges, publish

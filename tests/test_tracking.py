@@ -12,9 +12,9 @@ from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig
 from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.lake import Lake
 from alure_spark.plots import histogram
+from alure_spark.running import Context
 from alure_spark.tracking import Columns, Tracker, registry, store
 from jobs import forget_users
-from jobs.command import Context
 
 COLUMNS = Columns(("user_id",), ("view__item_id",), {"user_id": "string", "embedding": "float[]"})
 CONFIG = Config(streams={"purchase": StreamConfig()})

@@ -16,11 +16,11 @@ from alure_spark.dynamix.segments import segments, switches
 from alure_spark.dynamix.statistics import new_statistics
 from alure_spark.errors import ConfigError, LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope
+from alure_spark.running import Context, Report, open_context, run_jobs
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from alure_spark.tables import EVENTS
 from jobs import correlate_dwell, ingest_events
-from jobs.command import Context, Report, open_context, run_jobs
 from tests.conftest import ROOT, overrides
 
 WORLD = ("source.options.users=80", "source.options.events_per_user=1200", "source.options.ads_per_organic=1", "source.options.days=14")

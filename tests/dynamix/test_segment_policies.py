@@ -14,8 +14,8 @@ from alure_spark.config import load
 from alure_spark.errors import AlureError, ConfigError, DataError
 from alure_spark.events.segment_history import in_segments
 from alure_spark.model.artifact import Artifact
+from alure_spark.running import open_context, run_jobs
 from jobs import build_sequences, compare_policies, correlate_dwell, embed_users, ingest_events, search_threshold, train_model
-from jobs.command import open_context, run_jobs
 from jobs.pipeline import stages
 from tests.conftest import ROOT, overrides
 

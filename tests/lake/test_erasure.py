@@ -14,9 +14,9 @@ from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig,
 from alure_spark.errors import LeftoverError
 from alure_spark.events import identity
 from alure_spark.lake import Lake, as_of_scope, content_hash
+from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import EVENTS
 from jobs import apply_retention, forget_users
-from jobs.command import open_context, run_jobs
 from tests import scan
 from tests.test_lake import CONFIG, edges, killed_run, publish
 

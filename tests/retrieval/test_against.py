@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.errors import LakeError
 from alure_spark.lake import as_of_scope
-from jobs.command import open_context
+from alure_spark.running import open_context
 from jobs.evaluate import _SCHEMA, _earlier
 from tests.conftest import ROOT, load, overrides
 
