@@ -18,12 +18,12 @@ from pyspark.sql import functions as F
 from alure_spark import __version__
 from alure_spark.config import Config, GraphConfig
 from alure_spark.errors import LakeError, QualityError
-from alure_spark.events import identity
 from alure_spark.graph import blend, embeddings, follows, kmeans, lift, quality
 from alure_spark.graph import edges as search
 from alure_spark.graph.search import choose_road
 from alure_spark.lake import JobRun, as_of_scope, resumable_folder, scratch_folder, timestamp, workspace
 from alure_spark.plots import curves, histogram, scatter
+from alure_spark.privacy import identity
 from alure_spark.retrieval.candidates import engaged_ads
 from alure_spark.running import Context, Job, Report
 

@@ -9,7 +9,6 @@ The whole log replaces the tables; with `ingest.batch_days` a run takes what bec
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 
@@ -21,9 +20,11 @@ from alure_spark.canonical import quoted
 from alure_spark.clock import DAY_MS, EARLIEST_MS, format_time, parse_time
 from alure_spark.config import Config
 from alure_spark.errors import DataError
-from alure_spark.events import batches, clean, identity, preflight, reasons
+from alure_spark.events import batches, clean, preflight, reasons
 from alure_spark.events.dwell import MINUTE_MS
 from alure_spark.lake import JobRun, timestamp
+from alure_spark.privacy import identity
+from alure_spark.privacy.tombstones import lake_key, without_forgotten
 from alure_spark.running import Context, Job, Report
 from alure_spark.tables import ADS, FOLLOWS
 
@@ -164,7 +165,7 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     """The source's rows with the verdicts; of events those of the batch (and those whose time cannot be read)."""
     config, spark = context.config, context.spark
     given = sources.read(spark, config.source, _read_batch(context, batch), config.attribute_kinds())
-    key = user_key(context)
+    key = lake_key(context.lake, config.ingest.hash_user_ids)
 
     def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
         if not config.ingest.hash_user_ids:
@@ -181,32 +182,17 @@ def _judged(context: Context, batch: tuple[int, int] | None) -> _Judged:
     ads = given.ads if given.ads is not None else _none(context, ADS.ddl(), "ad_hash")
     ends = ("src_user_id", "dst_user_id")
     follows = given.follows if given.follows is not None else _none(context, FOLLOWS.ddl())
-    follows = _without_forgotten(context, pseudonyms(follows, *ends), *ends)
+    follows = without_forgotten(context.lake, pseudonyms(follows, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
     follows = clean.judge_follows(follows, _not_after_ms(config))
     return _Judged(events, clean.judge_ads(ads), follows, preflight.count_tables(given.tables), ids)
-
-
-def user_key(context: Context) -> bytes:
-    """The key that the lake's hashes and tombstones are made under; b'' where it has neither.
-
-    Raises ConfigError where the environment has none or another, and where raw ids would stand beside hashed ones.
-    """
-    lake, hash_user_ids = context.lake, context.config.ingest.hash_user_ids
-    published = lake.published_versions()
-    key = identity.user_key(os.environ) if hash_user_ids or "tombstones" in published else b""
-    if published:
-        identity.require_same_ids(lake.runs(), lake.read("events") if "events" in published else None, hash_user_ids, key)
-    if "tombstones" in published:
-        identity.require_same_key(lake.read("tombstones"), hash_user_ids, key)
-    return key
 
 
 def judge(context: Context, events: DataFrame, others: DataFrame | None = None) -> DataFrame:
     """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
     config = context.config
     return clean.judge_events(
-        _without_forgotten(context, events, "user_id"),
+        without_forgotten(context.lake, events, "user_id"),
         list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
         config.model.embedding_dimensions, others,
     )  # fmt: skip
@@ -214,12 +200,6 @@ def judge(context: Context, events: DataFrame, others: DataFrame | None = None) 
 
 def _not_after_ms(config: Config) -> int:
     return parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
-
-
-def _without_forgotten(context: Context, frame: DataFrame, *names: str) -> DataFrame:
-    if "tombstones" not in context.lake.published_versions():
-        return frame
-    return identity.without_forgotten(frame, names, context.lake.read("tombstones"), identity.user_key(os.environ))
 
 
 def add(context: Context, run: JobRun, judged: DataFrame, batch: tuple[int, int]) -> tuple[int, DataFrame]:

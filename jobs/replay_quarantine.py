@@ -13,14 +13,15 @@ from pyspark.sql import functions as F
 from alure_spark import sources
 from alure_spark.events import batches, clean
 from alure_spark.lake import JobRun
+from alure_spark.privacy.tombstones import lake_key
 from alure_spark.running import Context, Job, Report
-from jobs.ingest_events import add, judge, user_key
+from jobs.ingest_events import add, judge
 
 EVENTS_ONLY = "source LIKE 'events/%'"
 
 
 def replay(context: Context, run: JobRun) -> Report:
-    user_key(context)  # refuses another key than that of the rows
+    lake_key(context.lake, context.config.ingest.hash_user_ids)  # refuses another key than that of the rows
     quarantined = run.read("quarantine").where(EVENTS_ONLY).persist()
     again = quarantined.where(~batches.is_broken())
     rows = batches.from_quarantine(again, _shape(context), context.config.attribute_kinds())

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "alure_spark"
 LAYERS = {
     "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "canonical": 2,
     "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4,
-    "lake": 5, "running": 6,
+    "lake": 5, "privacy": 6, "running": 6,
 }  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it
     "petastorm": ("alure_spark/training/loader",),

@@ -20,11 +20,11 @@ from pyspark.sql import functions as F
 from alure_spark.clock import format_time, parse_time
 from alure_spark.config import load
 from alure_spark.errors import ConfigError, DataError, LakeError
-from alure_spark.events import identity
 from alure_spark.events import sequences as events_to_sequences
 from alure_spark.events.examples import training_examples
 from alure_spark.lake import Lake, content_hash, latest_rows, workspace
 from alure_spark.model.artifact import Artifact
+from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import TABLES
 from jobs import apply_retention, build_sequences, forget_users, ingest_events, log_embeddings, pipeline, replay_quarantine, train_model

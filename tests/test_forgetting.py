@@ -12,7 +12,7 @@ import yaml
 
 from alure_spark.config import Config, build
 from alure_spark.errors import ConfigError
-from alure_spark.events import identity
+from alure_spark.privacy import identity
 from alure_spark.running import open_context
 from alure_spark.tables import TABLES
 from jobs import forget_users, ingest_events, replay_quarantine

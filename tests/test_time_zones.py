@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from alure_spark.clock import parse_time
 from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig
 from alure_spark.errors import LakeError
-from alure_spark.events import identity
 from alure_spark.lake import Lake, as_of_scope, content_hash, latest_rows, timestamp
+from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from jobs import apply_retention, forget_users
 from tests.conftest import ROOT

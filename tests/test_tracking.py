@@ -12,9 +12,9 @@ from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig
 from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.lake import Lake
 from alure_spark.plots import histogram
+from alure_spark.privacy import forgetting
 from alure_spark.running import Context
 from alure_spark.tracking import Columns, Tracker, registry, store
-from jobs import forget_users
 
 COLUMNS = Columns(("user_id",), ("view__item_id",), {"user_id": "string", "embedding": "float[]"})
 CONFIG = Config(streams={"purchase": StreamConfig()})
@@ -272,4 +272,5 @@ def test_files_are_given_the_time_of_files_also_within_a_quick_call(monkeypatch)
 def test_an_erasure_does_not_fail_on_a_model_name_that_unity_catalog_does_not_take(spark, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "is_unity_catalog", lambda: True)
     context = Context(CONFIG, spark, Lake(spark, LakeConfig(f"{tmp_path}/lake")), tracker(tmp_path))
-    assert re.match(r"warning: which model versions .* is unknown \(.*catalog\.schema\.model", forget_users._models(context))
+    said = forgetting.models(context.tracker, context.config.model_name)
+    assert re.match(r"warning: which model versions .* is unknown \(.*catalog\.schema\.model", said)

@@ -12,8 +12,8 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build
 from alure_spark.errors import LeftoverError
-from alure_spark.events import identity
 from alure_spark.lake import Lake, as_of_scope, content_hash
+from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import EVENTS
 from jobs import apply_retention, forget_users

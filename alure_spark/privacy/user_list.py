@@ -1,18 +1,21 @@
 """Lists of user ids that a person hands over, one id per line, as editors and spreadsheets save them.
 
-Enters: a file, or ids of a command line. Leaves: ids as they are written. Nothing is guessed of an id but what editors and spreadsheets
-put around it: 'U1' and '0007' are other ids than 'u1' and '7'.
+Enters: a file, or ids of a command line. Leaves: ids as they are written, and on the terminal those that no row names. Nothing is guessed
+of an id but what editors and spreadsheets put around it: 'U1' and '0007' are other ids than 'u1' and '7'.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LeftoverError
 
+STRICT_EXIT = 3  # exit code where --strict asks for it and an id names no row
 # UTF-32 first: its mark begins with that of UTF-16.
 MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 # What is seen as nothing: white space, zero-width characters, byte order marks of joined files.
@@ -45,6 +48,21 @@ def read_ids(file: Path) -> list[str]:
     return ids
 
 
+def asked(users: Iterable[str], file: str, nobody: bool) -> list[str]:
+    """The ids of a command line (--user, --users FILE); empty where it asks to forget nobody (--vacuum).
+
+    Raises ConfigError where it does both or neither, and as `read_ids` and `require_ids` do.
+    """
+    users = list(users)
+    if nobody:
+        if users or file:
+            raise ConfigError("--vacuum forgets nobody: give it without --user and --users")
+        return []
+    ids = [*users, *(read_ids(Path(file)) if file else [])]
+    require_ids(ids)
+    return ids
+
+
 def require_ids(users: Iterable[str]) -> None:
     """Raises ConfigError where there is no id, or one is blank or not UTF-8."""
     users = list(users)
@@ -60,3 +78,29 @@ def require_ids(users: Iterable[str]) -> None:
 def forms(written: str) -> tuple[str, ...]:
     """What the id may be in the log: as it is written; if the log has no such id, without the blanks around it."""
     return tuple(dict.fromkeys((written, written.strip(BLANKS))))
+
+
+@contextmanager
+def unmatched_named(users: Collection[str], strict: bool) -> Iterator[list[str]]:
+    """A list, to which what runs in here adds the ids among users that name no row of any table; afterwards they are named on stderr.
+
+    Ends the process with STRICT_EXIT where strict asks for it. After a LeftoverError they are named, too, and it is raised: the tables are
+    published, and the next run finds none of the ids.
+    """
+    unmatched: list[str] = []
+    leftover: LeftoverError | None = None
+    try:
+        yield unmatched
+    except LeftoverError as error:
+        leftover = error
+    if unmatched:
+        named = ", ".join(map(repr, unmatched))  # all of them: a second run cannot tell them from those that were erased
+        print(
+            f"{'error' if strict else 'warning'}: {len(unmatched):,} of {len(set(users)):,} ids matched no row of any table: "
+            f"{named}. An id must be as the log writes it, but for blanks around it; what the others name is erased",
+            file=sys.stderr,
+        )
+        if strict and leftover is None:
+            sys.exit(STRICT_EXIT)
+    if leftover is not None:
+        raise leftover

@@ -6,8 +6,8 @@ import codecs
 
 import pytest
 
-from alure_spark.errors import ConfigError
-from alure_spark.events.user_list import forms, read_ids, require_ids
+from alure_spark.errors import ConfigError, LakeError, LeftoverError
+from alure_spark.privacy.user_list import asked, forms, read_ids, require_ids, unmatched_named
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,33 @@ def test_nobody_and_blank_ids_are_refused(users, message):
     with pytest.raises(ConfigError, match=message):
         require_ids(users)
     require_ids(["u1", " u2 "])
+
+
+def test_a_command_line_names_users_or_nobody_and_not_both(tmp_path):
+    (tmp_path / "ids").write_text("u2\n")
+    assert asked(["u1"], str(tmp_path / "ids"), nobody=False) == ["u1", "u2"]
+    assert asked([], "", nobody=True) == []
+    for users, file in ((["u1"], ""), ([], "no such file")):
+        with pytest.raises(ConfigError, match="--vacuum forgets nobody"):
+            asked(users, file, nobody=True)
+    with pytest.raises(ConfigError, match="nobody to forget"):
+        asked([], "", nobody=False)
+
+
+@pytest.mark.parametrize(("strict", "word"), [(False, "warning"), (True, "error")])
+def test_ids_without_a_row_are_named_at_the_end_also_where_files_are_left_over(capsys, strict, word):
+    with pytest.raises(LeftoverError, match="busy"), unmatched_named(["a", "b", "b"], strict) as unmatched:
+        unmatched.append("b ")
+        raise LeftoverError("busy")
+    assert f"{word}: 1 of 2 ids matched no row of any table: 'b '. An id must be" in capsys.readouterr().err
+
+
+def test_strict_ends_with_exit_code_3_and_a_failure_names_nobody(capsys):
+    with pytest.raises(SystemExit) as ended, unmatched_named(["a"], strict=True) as unmatched:
+        unmatched.append("a")
+    assert ended.value.code == 3
+    capsys.readouterr()
+    with pytest.raises(LakeError, match="planted"), unmatched_named(["a"], strict=True) as unmatched:
+        unmatched.append("a")
+        raise LakeError("planted")
+    assert capsys.readouterr().err == "", "nothing was erased"
