@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from alure_spark.clock import DAY_MS, parse_time
 from alure_spark.config import IngestConfig
 from alure_spark.events.clean import accepted, judge_events, refused
-from jobs.ingest_events import add
+from alure_spark.events.ingestion import add_batch
 
 FIRST = parse_time("2019-05-01")
 EARLY, NOW = parse_time("2000-01-01"), parse_time("2020-01-01")
@@ -18,7 +17,7 @@ SCHEMA = "event_id string, user_id string, event_time timestamp, source string, 
 
 
 class Run:
-    """Of a job's run what `add` asks for, on the rows of `events` alone."""
+    """Of a job's run what `add_batch` asks for, on the rows of `events` alone."""
 
     def __init__(self, events):
         self.events, self.facts = events, {}
@@ -47,7 +46,7 @@ def ingested(spark, loads, ingest=IngestConfig()):  # noqa: B008
         judged = judge_events(frame, ["view"], attributes, EARLY, NOW, ingest)
         run.events = accepted(judged).where("false") if run.events is None else run.events
         start = FIRST + day * DAY_MS
-        _, more = add(SimpleNamespace(config=SimpleNamespace(ingest=ingest)), run, judged, (start, start + DAY_MS))
+        _, more = add_batch(run, judged, (start, start + DAY_MS), ingest)
         all_refused += [(row["reason"], json.loads(row["row"])) for row in refused(judged).drop("run_id").union(more).collect()]
     return run.events, sorted((reason, row["event_id"], row["item_id"]) for reason, row in all_refused)
 

@@ -1,0 +1,154 @@
+"""A load: what the source hands over, validated under the conf and by what the lake knows of its users.
+
+Enters: the source's frames, of the whole log or of a batch of days. Leaves: the same rows with their verdicts, the profile of the load
+before it, and what --dry-run says. Nothing is written here (ingestion.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from ..canonical import quoted
+from ..clock import DAY_MS, EARLIEST_MS, parse_time
+from ..config import Config, IngestConfig
+from ..lake import Lake
+from ..privacy import identity
+from ..privacy.tombstones import lake_key, without_forgotten
+from ..tables import ADS, FOLLOWS
+from . import clean, preflight, reasons
+from .dwell import MINUTE_MS
+
+FAR_MS = 366 * DAY_MS  # so far in the future a time is none that a later batch may bring
+Batch = tuple[int, int]  # [from, to), epoch ms of known_at
+
+
+@dataclass(frozen=True)
+class Load:
+    """The source's rows with the verdicts of `clean`."""
+
+    events: DataFrame
+    ads: DataFrame
+    follows: DataFrame
+    tables: list[preflight.TableCounts]
+    user_ids: str  # how they are written: identity.ids_are
+    batch: Batch | None  # None: the whole log
+
+    @property
+    def refused(self) -> DataFrame:
+        """Rows of QUARANTINE, without run_id."""
+        return clean.refused(self.events).union(clean.refused(self.ads)).union(clean.refused(self.follows))
+
+    @property
+    def kind(self) -> str:
+        """'whole' or 'batch': loads of one kind are compared."""
+        return "whole" if self.batch is None else "batch"
+
+
+def batch_of(config: Config) -> Batch | None:
+    """The days before time.as_of that a run takes, or None for the whole log."""
+    days, end = config.ingest.batch_days, config.time
+    return (max(end.as_of_ms - round(days * DAY_MS), EARLIEST_MS), end.as_of_ms) if days else None
+
+
+def read_with(batch: Batch | None, ingest: IngestConfig) -> Batch | None:
+    """The batch and what must be read before it, so that an event before it finds its next one."""
+    return batch and (batch[0] - (round(ingest.session_gap_minutes * MINUTE_MS) if ingest.dwell_from_next else 0), batch[1])
+
+
+def validated_load(
+    lake: Lake,
+    config: Config,
+    batch: Batch | None,
+    events: DataFrame,
+    ads: DataFrame | None,
+    follows: DataFrame | None,
+    tables: DataFrame | None,
+) -> Load:
+    """The source's frames (sources.Canonical) with the verdicts; of events those of the batch (and those whose time cannot be read).
+
+    Raises ConfigError where user ids would be written under another key, or in another way, than the lake's.
+    """
+    key, spark = lake_key(lake, config.ingest.hash_user_ids), lake.spark
+
+    def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
+        if not config.ingest.hash_user_ids:
+            return frame
+        return frame.select(
+            *(identity.keyed_hash(quoted(name), key).alias(name) if name in names else quoted(name) for name in frame.columns)
+        )
+
+    validated = validated_events(lake, config, pseudonyms(events, "user_id"))
+    if batch is not None:
+        known = F.unix_millis("known_at")
+        never = (known < parse_time(config.time.not_before)) | (known >= _not_after_ms(config) + FAR_MS)  # no batch will ask for it
+        validated = validated.where(known.isNull() | never | ((known >= batch[0]) & (known < batch[1])))
+    ads = ads if ads is not None else spark.createDataFrame([], ADS.ddl()).drop("ad_hash")
+    ends = ("src_user_id", "dst_user_id")
+    follows = follows if follows is not None else spark.createDataFrame([], FOLLOWS.ddl())
+    follows = without_forgotten(lake, pseudonyms(follows, *ends), *ends)
+    ids = identity.ids_are(config.ingest.hash_user_ids, key)
+    follows = clean.judge_follows(follows, _not_after_ms(config))
+    return Load(validated, clean.judge_ads(ads), follows, preflight.count_tables(tables), ids, batch)
+
+
+def validated_events(lake: Lake, config: Config, events: DataFrame, others: DataFrame | None = None) -> DataFrame:
+    """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
+    return clean.judge_events(
+        without_forgotten(lake, events, "user_id"),
+        list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
+        config.model.embedding_dimensions, others,
+    )  # fmt: skip
+
+
+def _not_after_ms(config: Config) -> int:
+    return parse_time(config.time.not_after) if config.time.not_after else int(time.time() * 1000)
+
+
+def last_profile(lake: Lake, kind: str) -> dict[str, dict[str, object]]:
+    """The profile of the last published load of the same kind (whole or batch); empty without one."""
+    if not lake.published_versions():
+        return {}
+    runs = lake.runs().where("job = 'ingest_events' AND status = 'published'").orderBy(F.desc("finished")).limit(50)
+    for row in runs.select("facts").collect():
+        facts = row["facts"] or {}
+        if facts.get("load") == kind:
+            return dict(json.loads(facts["profile"]))
+    return {}
+
+
+def count_reasons(refused: DataFrame) -> list[Row]:
+    """One row per source and reason, in their order: source, reason, count."""
+    return refused.groupBy("source", "reason").count().orderBy("source", "reason").collect()
+
+
+def sentences(per_reason: Sequence[Row]) -> list[str]:
+    """What is said of each reason, with its remedy."""
+    return [_refused(row["source"], row["reason"], row["count"]) for row in per_reason]
+
+
+def _refused(source: str, reason: str, rows: int) -> str:
+    known = reasons.reason_of(reason)
+    return f"refused {rows:,} {source}: {reason}" + (f". {known.remedy}" if known else "")
+
+
+def remarks(load: Load) -> list[str]:
+    """What the mapped tables have to say of themselves."""
+    return [remark for table in load.tables for remark in table.remarks]
+
+
+def described(load: Load, found: Mapping[str, preflight.SourceProfile], per_reason: Sequence[Row], lake: Lake, config: Config) -> str:
+    """What --dry-run says: the load as it would be validated, and what would be refused, by reason. load.events: persisted."""
+    off = [
+        *preflight.what_is_off(found, last_profile(lake, load.kind), config.ingest),
+        *preflight.what_is_empty(load.tables, found, load.batch),
+        *remarks(load),
+    ]
+    lines = [*preflight.describe(found, config.streams), *sentences(per_reason), *preflight.heavy_hitters(load.events)]
+    lines += [f"off: {sentence}" for sentence in off]
+    return "\n".join(f"  {line}" for line in lines)
