@@ -59,8 +59,7 @@ class JobRun:
         of = table(name)
         with self._writing(name):
             self.lake.commit(of, frame, scope, self.run_id, append)
-        written = self.lake.read(name, self.outputs[name]).where(scope)
-        self.content_hashes[name], rows = hash_and_count(written, of)
+        self.content_hashes[name], rows = hash_and_count(self.written(name).where(scope), of)
         if rows < self._rows[name]:
             raise LakeError(
                 f"of {self._rows[name]:,} rows that were written to table '{name}', {rows:,} are in the scope {scope!r}: nothing is "
@@ -69,12 +68,16 @@ class JobRun:
             )
         return rows
 
+    def written(self, name: str) -> DataFrame:
+        """The rows of the table as this run has left them; not published yet."""
+        return self.lake.read(name, self.outputs[name])
+
     def delete(self, name: str, users: DataFrame) -> int:
         """Delete the rows of the table that name one of the users (a frame with the column user_id); returns how many."""
         with self._writing(name):
             before = self.lake.read(name, self.read_version(name)).count()
             self.lake.delete(table(name), users, self.run_id)
-        self.content_hashes[name], after = hash_and_count(self.lake.read(name, self.outputs[name]), table(name))
+        self.content_hashes[name], after = hash_and_count(self.written(name), table(name))
         return before - after
 
     @contextmanager

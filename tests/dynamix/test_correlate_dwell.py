@@ -12,11 +12,14 @@ from scipy.stats import spearmanr
 
 from alure_spark.clock import parse_time
 from alure_spark.config import DynamixConfig, LakeConfig, build, load
+from alure_spark.dynamix import report
+from alure_spark.dynamix import segments as segments_of_dynamix
+from alure_spark.dynamix.counting import days_to_count
 from alure_spark.dynamix.segments import segments, switches
 from alure_spark.dynamix.statistics import new_statistics
 from alure_spark.errors import ConfigError, LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope
-from alure_spark.running import Context, Report, open_context, run_jobs
+from alure_spark.running import Context, open_context, run_jobs
 from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from alure_spark.tables import EVENTS
@@ -105,8 +108,8 @@ def events_of(spark, rows):
 
 def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monkeypatch):
     # Only what is counted: what follows from it takes a minute.
-    monkeypatch.setattr(correlate_dwell, "_report", lambda *_: Report())
-    monkeypatch.setattr(correlate_dwell.segment, "thresholds", lambda *_: {"ALL": (0.5,), "unknown": (0.5,)})
+    monkeypatch.setattr(report, "metrics_and_figures", lambda *_: ({}, {}))
+    monkeypatch.setattr(segments_of_dynamix, "thresholds", lambda *_: {"ALL": (0.5,), "unknown": (0.5,)})
     write = JobRun.write
     written = ("events", "dwell_statistics")
     monkeypatch.setattr(JobRun, "write", lambda run, name, *more, **how: write(run, name, *more, **how) if name in written else 0)
@@ -119,6 +122,9 @@ def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monk
         config = context(as_of, *more).config
         with lake.run("correlate_dwell", config, as_of_scope(config.time.as_of_ms)) as run:
             return correlate_dwell.correlate(context(as_of, *more), run).texts
+
+    def days_of(config):
+        return days_to_count(JobRun(lake, "correlate_dwell", "", ""), config.dynamix, config.time.as_of_ms)
 
     def ingest(rows, known_from):
         with lake.run("ingest_events", context(THIRD).config, "true") as run:
@@ -139,7 +145,7 @@ def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monk
     found = lake.read("dwell_statistics")
     assert sorted(map(str, found.collect())) == sorted(map(str, whole.select(found.columns).collect()))
     assert found.count() == 4
-    later = correlate_dwell._days(context("2025-01-15T00:00:00Z"), JobRun(lake, "correlate_dwell", "", ""))
+    later = days_of(context("2025-01-15T00:00:00Z").config)
     assert (later.since, later.again) == (third, ()), "once is enough"
     shorter = "dynamix.window_seconds=60"
     said = correlate("2025-01-15T00:00:00Z", shorter)["counted_again.txt"]
@@ -147,7 +153,7 @@ def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monk
     fourth = parse_time("2025-01-15T00:00:00Z")
     whole = new_statistics(events_of(spark, there + late), context(THIRD, shorter).config.dynamix, None, fourth, (first, second, third))
     assert sorted(map(str, lake.read("dwell_statistics").collect())) == sorted(map(str, whole.select(found.columns).collect()))
-    later = correlate_dwell._days(context("2025-01-16T00:00:00Z", shorter), JobRun(lake, "correlate_dwell", "", ""))
+    later = days_of(context("2025-01-16T00:00:00Z", shorter).config)
     assert (later.since, later.again) == (fourth, ())
 
 
