@@ -14,12 +14,12 @@ import torch
 
 from alure_spark.clock import DAY_MS
 from alure_spark.events.examples import training_examples
+from alure_spark.inference.registered import champion
 from alure_spark.lake import workspace
 from alure_spark.running import Context
 from alure_spark.training import start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
-from jobs.embed_users import champion
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> Im
     """Every impression known before end_ms; labels as they stand at end_ms; embeddings refreshed every so many days."""
     period = refresh_days * DAY_MS
     config = context.config
-    model, vocabulary = champion(context).model()
+    model, vocabulary = champion(config, context.tracker).model()
     layout = start.layout_of(config)
     events = context.lake.read("events")
     examples = training_examples(events, config.streams, config.labels, end_ms, config.impression_attributes).where(

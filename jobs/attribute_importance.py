@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from alure_spark.inference.registered import registered
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
@@ -15,12 +16,11 @@ from alure_spark.plots import bars
 from alure_spark.running import Context, Job, Report
 from alure_spark.training.importance import attribute_importance
 from alure_spark.training.loader import segment_loaders
-from jobs.embed_users import registered
 
 
 def judge(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
-    version = registered(context)
+    version = registered(config, context.tracker)
     artifact = read_validated(version.folder, version.digest)
     model, vocabulary = artifact.model()
     layout = Layout.of(artifact.spec, impressions=True)

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from alure_spark.clock import format_time
 from alure_spark.config import ALL_SURFACES
 from alure_spark.errors import ConfigError, DataError
+from alure_spark.inference.registered import registered
 from alure_spark.lake import JobRun, as_of_scope, timestamp, workspace
 from alure_spark.model.artifact import read_validated
 from alure_spark.model.decode import Layout
@@ -22,14 +23,13 @@ from alure_spark.running import Context, Job, Report
 from alure_spark.training import loop
 from alure_spark.training.loader import segment_loaders
 from alure_spark.training.thresholds import ne_gap
-from jobs.embed_users import registered
 
 
 def search(context: Context, run: JobRun) -> Report:
     config, as_of = context.config, context.config.time.as_of_ms
     if config.dynamix.day_windows != 1:
         raise ConfigError(f"dynamix.day_windows is {config.dynamix.day_windows}; allowed here: 1, a user has one correlation")
-    version = registered(context)
+    version = registered(config, context.tracker)
     artifact = read_validated(version.folder, version.digest)
     model, vocabulary = artifact.model()
     border = as_of - config.labels.validation_ms

@@ -13,9 +13,10 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import load
 from alure_spark.inference.export import UserEmbedder
+from alure_spark.inference.registered import champion
 from alure_spark.lake import latest_rows
 from alure_spark.running import open_context, parameter, run_jobs
-from jobs.embed_users import champion, explain_memory
+from jobs.embed_users import explain_memory
 from jobs.pipeline import stages
 
 dbutils = globals().get("dbutils")
@@ -30,7 +31,7 @@ context = open_context(config)
 # COMMAND ----------
 
 run_jobs(context, stages("ingest_events", "train_model"), "notebook-train")
-artifact = champion(context)
+artifact = champion(context.config, context.tracker)
 print(artifact.model_id, {name: value for name, value in artifact.facts["validation"].items() if value is not None})
 
 # COMMAND ----------

@@ -7,10 +7,13 @@ Segments of single surfaces are for the servers of those surfaces; a sequence is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from ..config import ALL_SURFACES, PASSIVE
+from ..config import ALL_SURFACES, PASSIVE, FeaturePolicy, StreamConfig
+from .sequences import select_features
 
 
 def segment_periods(user_segments: DataFrame) -> DataFrame:
@@ -36,3 +39,18 @@ def in_segments(rows: DataFrame, user_segments: DataFrame, moment_ms: int) -> Da
     """The rows (one per user) with the column `segment`: the user's at the moment."""
     joined = rows.join(segment_periods(user_segments), "user_id", "left")
     return joined.withColumn("segment", segment_at(F.col("periods"), F.lit(moment_ms))).drop("periods")
+
+
+def by_segment(
+    sequences: DataFrame,
+    user_segments: DataFrame,
+    policies: Mapping[str, FeaturePolicy],
+    streams: Mapping[str, StreamConfig],
+    as_of_ms: int,
+) -> dict[str, DataFrame]:
+    """Segment -> its users' sequences (one row per user), cut as its policy says; columns that it drops are not read from the table."""
+    named = in_segments(sequences, user_segments, as_of_ms)
+    return {
+        segment: select_features(named.where(F.col("segment") == segment), policy.select(streams), as_of_ms)
+        for segment, policy in policies.items()
+    }

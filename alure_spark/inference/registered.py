@@ -1,0 +1,54 @@
+"""The user model in MLflow's registry: which version a conf names, the one to go on from, and how a new one gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..clock import parse_time
+from ..config import Config
+from ..errors import TrackingError
+from ..lake import make_private, scratch_folder, workspace
+from ..model.artifact import VALIDATED, Artifact
+from ..tracking import Columns, ModelVersion, Tracker
+from . import pyfunc
+
+
+def registered(config: Config, tracker: Tracker) -> ModelVersion:
+    """Where the registered model lies that embedding.model names. Raises TrackingError where there is none."""
+    found = tracker.find_model(config.model_name, config.embedding.model)
+    if found is None:
+        raise TrackingError(
+            f"MLflow at {tracker.place} has no model {config.model_name} with alias or version '{config.embedding.model}': "
+            "run jobs/train_model.py first"
+        )
+    return found
+
+
+def champion(config: Config, tracker: Tracker) -> Artifact:
+    """The registered model that embedding.model names, its digest checked. Raises TrackingError where there is none."""
+    found = registered(config, tracker)
+    return Artifact.read(found.folder, found.digest)
+
+
+def earlier_champion(config: Config, tracker: Tracker) -> Artifact | None:
+    """The newest registered model that passed its gate and was trained for an earlier as_of; a rerun goes on from where the run did."""
+    passed = list[tuple[int, int]]()
+    for version, tags in tracker.model_versions(config.model_name).items():
+        if tags.get("alure.gate", "").startswith("champion") and "alure.as_of" in tags:
+            passed.append((parse_time(tags["alure.as_of"]), int(version)))
+    earlier = [one for one in passed if one[0] < config.time.as_of_ms]
+    found = tracker.find_model(config.model_name, str(max(earlier)[1])) if earlier else None  # of a day run again the last
+    return Artifact.read(found.folder, found.digest) if found else None
+
+
+def register(
+    config: Config, tracker: Tracker, artifact: Artifact, validated: Artifact | None, tags: Mapping[str, str], scratch_name: str
+) -> str:
+    """A new version of the conf's model; its number. validated: the twin that has not seen the validation split, which lies beside it."""
+    with scratch_folder(workspace(config.lake), scratch_name) as folder:
+        written = artifact.write(folder)
+        if validated:
+            validated.write(written / VALIDATED)
+        make_private(folder)
+        columns = Columns(pyfunc.REQUIRED, pyfunc.optional_columns(artifact.spec), pyfunc.OUTPUTS)
+        return tracker.log_model(config.model_name, written, pyfunc.__name__, artifact.digest, tags, columns)
