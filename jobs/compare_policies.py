@@ -36,7 +36,6 @@ from alure_spark.running import Context, Job, Report
 from alure_spark.training import loop, policies, start
 from alure_spark.training.loader import Segments, segment_loaders
 from alure_spark.training.rows import for_spark
-from jobs.train_model import known_vocabulary, model_maker, quantizer_of
 
 TIMED_USERS = 20_000  # of a segment, whose embedding is timed at most
 INFERENCE_ROUNDS = 4  # per round of training steps, which take some fifteen times as long
@@ -49,11 +48,11 @@ def compare(context: Context, run: JobRun) -> Report:
     if not against:
         raise ConfigError("experiments names nothing to compare: give each its policy per segment, and `against` another experiment")
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    vocabulary = known_vocabulary(context, run)
-    quantizers = {name: quantizer_of(context, name, None) for name in config.model.semantic_ids}
+    vocabulary = start.known_vocabulary(run.read("vocabularies"), config)
+    quantizers = {name: start.quantizer_of(config, context.tracker, name) for name in config.model.semantic_ids}
     spec = replace(start.spec_of(config, vocabulary, quantizers), policies={})
     border = as_of - config.labels.validation_ms
-    new_model = model_maker(context, examples, spec, vocabulary, quantizers, border)
+    new_model = start.model_maker(config, examples, spec, vocabulary, quantizers, border)
     layout, name = start.layout_of(config), f"policies-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         segments = policies.require_segments(packed, experiments)

@@ -1,4 +1,5 @@
-"""What a training starts from: the spec that conf and vocabulary ask for, and item vectors that the classic methods found.
+"""What a training starts from: vocabulary and quantizers, the spec that conf and vocabulary ask for, and item vectors that the classic
+methods found.
 
 Items that start from a factorisation and stay put are what generalises at these data sizes: free item vectors overfit within
 a hundred steps (docs/explanation/user-model.md).
@@ -6,21 +7,55 @@ a hundred steps (docs/explanation/user-model.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import torch
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from ..baselines.item_vectors import item_views
+from ..baselines.user_embeddings import collect_histories, item_histories, longest_per_user
 from ..config import Config
-from ..errors import DataError
+from ..errors import ConfigError, DataError, TrackingError
+from ..lake import timestamp
+from ..model import semantic_ids
+from ..model.artifact import Artifact
 from ..model.batch import ACCOUNT, ITEM
 from ..model.decode import Layout
 from ..model.semantic_ids import SemanticIds
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..model.vocabulary import Vocabulary
+from ..tracking import Tracker
 
 ABSENT = -30.0  # log weight of an item that tells nothing: everybody had it
+
+
+def known_vocabulary(vocabularies: DataFrame, config: Config) -> Vocabulary:
+    """What has a row in the table `vocabularies` at as_of, on the driver."""
+    known: pd.DataFrame = vocabularies.where(F.col("first_seen") <= timestamp(config.time.as_of_ms)).toPandas()
+    space, hash, row = (known[name].to_numpy() for name in ("space", "hash", "row"))
+    return Vocabulary.from_arrays(space, hash, row, config.vocabulary.hash_buckets)
+
+
+def quantizer_of(config: Config, tracker: Tracker, attribute: str, origin: Artifact | None = None) -> SemanticIds:
+    """The registered quantiser of the attribute; a model that goes on (origin) keeps its own, so that no code moves.
+
+    Raises TrackingError where there is none, ConfigError where it is of another length.
+    """
+    if origin is not None and attribute in origin.spec.quantizers:
+        return cast(SemanticIds, origin.encoder()[0].quantizers[attribute])
+    name, width = config.semantic_ids_name(attribute), config.model.embedding_dimensions[attribute]
+    found = tracker.find_model(name)
+    if found is None:
+        raise TrackingError(f"MLflow at {tracker.place} has no model {name}: run jobs/train_semantic_ids.py first")
+    quantizer = semantic_ids.read(found.folder, found.digest)
+    if len(quantizer.mean) != width:
+        raise ConfigError(f"model.embedding_dimensions.{attribute} is {width}, but {name} was trained on {len(quantizer.mean)} numbers")
+    return quantizer
 
 
 def layout_of(config: Config) -> Layout:
@@ -86,3 +121,25 @@ def new_model(
         weight[rows] = np.where(idf > 0, np.log(np.where(idf > 0, idf, 1)), ABSENT)
         model.encoder.set_items(torch.from_numpy(table.reshape(len(table), -1)), torch.from_numpy(weight))
     return model
+
+
+def model_maker(
+    config: Config,
+    examples: DataFrame,
+    spec: ModelSpec,
+    vocabulary: Vocabulary,
+    quantizers: Mapping[str, SemanticIds],
+    before_ms: int | None,
+) -> Callable[[ModelSpec], UserModel]:
+    """Makes models before training, whose item vectors are of the histories before before_ms (None: of all), factorised once.
+
+    examples: rows of `training_examples`; at most embedding.fit_users histories are collected.
+    """
+    histories = longest_per_user(item_histories(examples, spec.item_sources, before_ms))
+    collected = collect_histories(histories, config.embedding)
+    views = item_views(collected, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
+
+    def new(its: ModelSpec) -> UserModel:
+        return new_model(its, vocabulary, views.items, list(views.vectors), views.idf, views.users, quantizers)
+
+    return new

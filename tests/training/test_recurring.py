@@ -11,9 +11,8 @@ import torch
 from alure_spark.config import LabelConfig
 from alure_spark.model.batch import ITEM
 from alure_spark.model.user_model import UserModel
-from alure_spark.training import loop, recurring
+from alure_spark.training import loop, recurring, report
 from alure_spark.training.loader import MemoryLoader
-from jobs import train_model
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, random_batch, shaken, spec_of
 from tests.training import test_loop as small
 
@@ -118,4 +117,4 @@ def test_a_day_without_a_new_impression_trains_and_reports_what_there_is():
     assert not found.validation.weights.any()
     assert found.validation.labels.any()
     assert set(loop.label_metrics(found.model, found.validation).values()) == {None}
-    assert train_model._figures(found).keys() == {"train_model/losses.png"}
+    assert report.figures(found).keys() == {"train_model/losses.png"}
