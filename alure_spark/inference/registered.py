@@ -1,16 +1,21 @@
-"""The user model in MLflow's registry: which version a conf names, the one to go on from, and how a new one gets there."""
+"""The user model in MLflow's registry: which version a conf names, the one to go on from, and how a new one gets there.
+
+So do the quantizers of given embeddings, each under a name of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..clock import parse_time
 from ..config import Config
 from ..errors import TrackingError
 from ..lake import make_private, scratch_folder, workspace
+from ..model import semantic_ids
 from ..model.artifact import VALIDATED, Artifact
 from ..tracking import Columns, ModelVersion, Tracker
-from . import pyfunc
+from . import pyfunc, semantic_pyfunc
 
 
 def registered(config: Config, tracker: Tracker) -> ModelVersion:
@@ -52,3 +57,16 @@ def register(
         make_private(folder)
         columns = Columns(pyfunc.REQUIRED, pyfunc.optional_columns(artifact.spec), pyfunc.OUTPUTS)
         return tracker.log_model(config.model_name, written, pyfunc.__name__, artifact.digest, tags, columns)
+
+
+def register_quantizer(config: Config, tracker: Tracker, attribute: str, model: semantic_ids.SemanticIds) -> tuple[str, str]:
+    """A new version of the quantizer of an embedding attribute, which train_model reads from now on: (version, digest)."""
+    name = config.semantic_ids_name(attribute)
+    with scratch_folder(workspace(config.lake), f"{name}-{config.digest()}") as scratch:
+        folder = semantic_ids.write(model, Path(scratch))
+        make_private(scratch)
+        digest, tags = semantic_ids.digest(folder), {"alure.as_of": config.time.as_of, "alure.attribute": attribute}
+        columns = Columns(semantic_pyfunc.REQUIRED, (), semantic_pyfunc.OUTPUTS)
+        version = tracker.log_model(name, folder, semantic_pyfunc.__name__, digest, tags, columns)
+    tracker.promote(name, version)
+    return version, digest
