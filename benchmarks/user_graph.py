@@ -31,13 +31,13 @@ from pyspark.sql import functions as F
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from alure_spark.analysis import evaluation
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import ItemVectors, embed, fit_item2vec, fit_svd, item_views
 from alure_spark.baselines.neighbours import embedding_neighbours, idf_cosine_neighbours, random_neighbours
 from alure_spark.clock import format_time
 from alure_spark.config import load
 from alure_spark.lake import as_of_scope
-from alure_spark.retrieval import evaluation
 from alure_spark.retrieval.protocol import Judgement, judge_neighbours, paired_interval
 from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract

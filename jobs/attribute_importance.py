@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from alure_spark.analysis.importance import attribute_importance
 from alure_spark.inference.registered import registered
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import read_validated
@@ -14,7 +15,6 @@ from alure_spark.model.decode import Layout
 from alure_spark.model.user_model import Moments
 from alure_spark.plots import bars
 from alure_spark.running import Context, Job, Report
-from alure_spark.training.importance import attribute_importance
 from alure_spark.training.loader import segment_loaders
 
 

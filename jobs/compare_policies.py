@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alure_spark.analysis import policies
 from alure_spark.config import Config, FeaturePolicy
 from alure_spark.errors import ConfigError
 from alure_spark.events.segment_history import in_segments
@@ -33,7 +34,7 @@ from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.plots import bars, curves
 from alure_spark.running import Context, Job, Report
-from alure_spark.training import loop, policies, start
+from alure_spark.training import loop, start
 from alure_spark.training.loader import Segments, segment_loaders
 from alure_spark.training.rows import for_spark
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from pyspark.sql import functions as F
 
+from alure_spark.analysis import evaluation
 from alure_spark.baselines.neighbours import idf_cosine_neighbours, random_neighbours
 from alure_spark.clock import format_time
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, as_of_scope, timestamp
 from alure_spark.plots import bars
-from alure_spark.retrieval import evaluation
 from alure_spark.retrieval.candidates import active_ads, ad_candidates
 from alure_spark.retrieval.protocol import paired_interval
 from alure_spark.running import Context, Job, Report

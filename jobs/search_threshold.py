@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
+from alure_spark.analysis.thresholds import ne_gap
 from alure_spark.clock import format_time
 from alure_spark.config import ALL_SURFACES
 from alure_spark.errors import ConfigError, DataError
@@ -22,7 +23,6 @@ from alure_spark.plots import curves
 from alure_spark.running import Context, Job, Report
 from alure_spark.training import loop
 from alure_spark.training.loader import segment_loaders
-from alure_spark.training.thresholds import ne_gap
 
 
 def search(context: Context, run: JobRun) -> Report:

@@ -9,20 +9,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alure_spark"
-# Foundation in the order in which it may import. plots is a leaf for jobs and for the report.py of a room, which no worker of Spark
-# imports; running, what jobs share, is for jobs alone.
+# Foundation in the order in which it may import. plots is a leaf for jobs, analysis and the report.py of a room, which no worker of
+# Spark imports; running, what jobs share, is for jobs alone.
 LAYERS = {
     "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "canonical": 2,
     "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4,
     "lake": 5, "privacy": 6, "running": 6,
 }  # fmt: skip
 # Rooms that stand on other rooms: training and inference on the model, and a training starts from the item vectors of classic methods.
-ROOMS_BELOW = {"training": ("model", "baselines"), "inference": ("model",)}
+# analysis asks what the results of the others are worth.
+ROOMS_BELOW = {
+    "training": ("model", "baselines"), "inference": ("model",),
+    "analysis": ("events", "baselines", "model", "training", "inference", "retrieval"),
+}  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it
     "petastorm": ("alure_spark/training/loader",),
     "mlflow": ("alure_spark/tracking",),
     "faiss": ("alure_spark/graph/",),
-    "torch": ("alure_spark/model/", "alure_spark/training/", "alure_spark/inference/"),
+    "torch": ("alure_spark/model/", "alure_spark/training/", "alure_spark/inference/", "alure_spark/analysis/"),
     "delta": ("alure_spark/session", "alure_spark/lake/"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -61,7 +65,7 @@ def wrong_imports(path: Path, root: Path = ROOT) -> list[str]:
         if not other or other == mine or other == "__version__":
             continue
         allowed = LAYERS.get(other, 99) < LAYERS[mine] if mine in LAYERS else other in LAYERS and other not in ("plots", "running")
-        allowed |= other == "plots" and path.name == "report.py"
+        allowed |= other == "plots" and (path.name == "report.py" or mine == "analysis")
         if not allowed and other not in ROOMS_BELOW.get(mine, ()):
             wrong.append(f"{relative} imports {name}")
         if mine == "model" and name.split(".")[0] == "pyspark":
@@ -99,6 +103,7 @@ def test_imports_go_one_way(path):
         ("lake/report.py", "from ..privacy import identity"),
         ("baselines/x.py", "from ..training import start"),
         ("training/x.py", "from ..inference import pyfunc"),
+        ("retrieval/report.py", "from ..analysis import evaluation"),
     ],
 )
 def test_the_check_sees_a_planted_fault(tmp_path, where, line):

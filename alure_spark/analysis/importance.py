@@ -16,9 +16,9 @@ from ..config import ObjectiveConfig
 from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
-from . import loop
-from .loader import Batches
-from .metrics import cluster_bootstrap, normalized_entropy
+from ..training import loop
+from ..training.loader import Batches
+from ..training.metrics import cluster_bootstrap, normalized_entropy
 
 KINDS = ("categorical", "numeric", "text", "embedding")
 

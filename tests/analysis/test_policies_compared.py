@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from alure_spark.analysis import policies
+from alure_spark.analysis.policies import Cell, Judged
 from alure_spark.config import FeaturePolicy
-from alure_spark.training import policies
 from alure_spark.training.metrics import normalized_entropy
-from alure_spark.training.policies import Cell, Judged
 from tests.training import test_loop as small
 
 SPEC = replace(small.SPEC, sources={"view": {"taste": "categorical", "price": "numeric"}, "shown": {}})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alure_spark.retrieval import evaluation
+from alure_spark.analysis import evaluation
 from tests import oracle
 
 ads = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=8)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.analysis.importance import attribute_importance, exchanged
 from alure_spark.errors import DataError
 from alure_spark.model.user_model import Moments, UserModel
 from alure_spark.training import loop
-from alure_spark.training.importance import attribute_importance, exchanged
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import normalized_entropy
 from tests.training import test_loop as small

@@ -2,7 +2,7 @@
 
 Enters: events on both sides of as_of, and what each policy ranks. Leaves: Recall@k and NDCG@k per user, and tables that a
 person reads. Two tasks: `ads` (candidates against later engagements with ads that were active at as_of) and `items` (the user
-graph against later items, protocol.py). Everything on the driver is bounded by evaluate.max_users.
+graph against later items, retrieval/protocol.py). Everything on the driver is bounded by evaluate.max_users.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scipy import sparse
 
 from ..clock import known_before
 from ..config import Config
+from ..retrieval.candidates import active_ads, engaged_ads
+from ..retrieval.protocol import judge_neighbours, paired_interval
 from ..tables import GRAPH_BITS
-from .candidates import active_ads, engaged_ads
-from .protocol import judge_neighbours, paired_interval
 
 
 def population(events: DataFrame, as_of_ms: int, new_user_events: int) -> DataFrame:

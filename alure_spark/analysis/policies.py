@@ -27,9 +27,9 @@ from ..model.decode import Layout
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
-from . import loop
-from .loader import Segments
-from .metrics import cluster_bootstrap, normalized_entropy
+from ..training import loop
+from ..training.loader import Segments
+from ..training.metrics import cluster_bootstrap, normalized_entropy
 
 TOTAL = "total"
 Policies = Mapping[str, FeaturePolicy]  # segment -> policy

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alure_spark.analysis.thresholds import LEAST_SHARE, ne_gap
 from alure_spark.errors import DataError
 from alure_spark.training.metrics import normalized_entropy
-from alure_spark.training.thresholds import LEAST_SHARE, ne_gap
 
 
 def world(border=0.6, n=6000, seed=5):

@@ -1,0 +1,9 @@
+"""What a person asks of what was published: how good it is, and what its parts are worth.
+
+Stands on all rooms whose results it reads; no room imports it. Nothing of it runs in Spark's workers.
+
+evaluation.py    candidates and user graph by the held-out future
+importance.py    what each attribute is worth to a model
+thresholds.py    where active users begin, by normalized entropy
+policies.py      what feature policies per segment gain and save
+"""
