@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from pyspark.sql import functions as F
 
+from alure_spark.analysis.evaluation_table import SCHEMA, earlier_rows
 from alure_spark.errors import LakeError
 from alure_spark.lake import as_of_scope
 from alure_spark.running import open_context
-from jobs.evaluate import _SCHEMA, _earlier
 from tests.conftest import ROOT, load, overrides
 
 
@@ -21,12 +19,16 @@ def test_a_run_whose_version_was_vacuumed_is_one_sentence_that_names_the_setting
     row = ("u1", "DE", config.digest(), "ads", "pipeline", False, 0.5, 0.5)
     for recall in (0.5, 0.6):
         with lake.run("evaluate", config, scope) as run:
-            frame = spark.createDataFrame([(*row[:6], recall, 0.5)], _SCHEMA)
+            frame = spark.createDataFrame([(*row[:6], recall, 0.5)], SCHEMA)
             run.write("evaluation_users", frame.withColumn("as_of", F.timestamp_millis(F.lit(config.time.as_of_ms))), scope)
         runs.append(run.run_id)
-    assert _earlier(replace(context, against=runs[0]))["recall"].tolist() == [0.5]
+
+    def earlier(run_id):
+        return earlier_rows(lake, context.tracker, run_id, config.lake.vacuum_hours)
+
+    assert earlier(runs[0])["recall"].tolist() == [0.5]
     lake.vacuum("evaluation_users", 0)
     spark.catalog.clearCache()
-    assert _earlier(replace(context, against=runs[1]))["recall"].tolist() == [0.6]
+    assert earlier(runs[1])["recall"].tolist() == [0.6]
     with pytest.raises(LakeError, match=rf"--against {runs[0]}: version \d+ of evaluation_users .* lake.vacuum_hours \("):
-        _earlier(replace(context, against=runs[0]))
+        earlier(runs[0])
