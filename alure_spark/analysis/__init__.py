@@ -3,7 +3,8 @@
 Stands on all rooms whose results it reads; no room imports it. Nothing of it runs in Spark's workers.
 
 evaluation.py    candidates and user graph by the held-out future; evaluation_table.py writes, evaluation_report.py says it
-importance.py    what each attribute is worth to a model
-thresholds.py    where active users begin, by normalized entropy
+validation_split.py  the registered model on impressions that it has not seen: what the next two judge by
+importance.py    what each attribute is worth to a model; importance_report.py
+thresholds.py    where active users begin, by normalized entropy; threshold_report.py
 policies.py      what feature policies per segment gain and save
 """
