@@ -6,5 +6,5 @@ evaluation.py    candidates and user graph by the held-out future; evaluation_ta
 validation_split.py  the registered model on impressions that it has not seen: what the next two judge by
 importance.py    what each attribute is worth to a model; importance_report.py
 thresholds.py    where active users begin, by normalized entropy; threshold_report.py
-policies.py      what feature policies per segment gain and save
+policies.py      what feature policies per segment gain and save; policy_comparison.py trains and times them, policy_report.py
 """
