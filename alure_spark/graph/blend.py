@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -10,6 +11,15 @@ from pyspark.sql import functions as F
 from ..config import GraphConfig
 from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
+
+
+def with_blend(made: Sequence[DataFrame], config: GraphConfig) -> DataFrame:
+    """The edges of all graphs and, where there are several, of their blend. Persists the frames, which the blend reads too.
+
+    Not their union: Spark makes one flat union of a union of unions, in which it does not find the persisted one again.
+    """
+    united = functools.reduce(DataFrame.unionByName, [frame.persist() for frame in made])
+    return united.unionByName(blended_edges(united, config)) if len(made) > 1 else united
 
 
 def blended_edges(edges: DataFrame, config: GraphConfig) -> DataFrame:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from pyspark.sql import Column, DataFrame
@@ -35,6 +37,18 @@ def user_key(environment: Mapping[str, str]) -> bytes:
 def hashed(user: str, key: bytes) -> str:
     """HMAC-SHA256 of one id, 64 hex digits: what `keyed_hash` gives."""
     return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()
+
+
+def ids_in_lake(written: Iterable[str], hash_user_ids: bool) -> set[str]:
+    """Ids as the log writes them or as the lake does, as the lake does.
+
+    Raises ConfigError where the lake's ids are hashed, and ids are given as the log writes them without the key.
+    """
+    ids = set(written)
+    if hash_user_ids and (raw := {one for one in ids if not re.fullmatch(HASH, one)}):
+        key = user_key(os.environ)
+        ids |= {hashed(one, key) for one in raw}
+    return ids
 
 
 def key_check(key: bytes, hash_user_ids: bool) -> str:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from alure_spark import tables
 from alure_spark.config import GraphConfig
 from alure_spark.errors import DataError
+from alure_spark.graph.blend import with_blend
 from alure_spark.graph.edges import pruned_edges, similarity_edges
 from alure_spark.graph.embeddings import require_one_model, usable_embeddings
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
@@ -27,7 +28,6 @@ from alure_spark.graph.quality import (
     sampled,
     search_recall,
 )
-from jobs.build_graph import with_blend
 
 AS_OF = datetime(2024, 5, 1)
 SCHEMA = tables.USER_EMBEDDINGS.ddl()
