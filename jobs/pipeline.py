@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 
 from alure_spark.config import load
-from alure_spark.errors import ConfigError, nearest
-from alure_spark.running import Job, argument_parser, days_between, guarded, run_options
-from jobs import build_graph, build_sequences, correlate_dwell, embed_users, evaluate, ingest_events, retrieve_ads, train_model
+from alure_spark.running import Job, argument_parser, days_between, guarded, part_of, run_options
 
-STAGES = {
-    module.JOB.name: module.JOB
-    for module in (ingest_events, build_sequences, train_model, embed_users, build_graph, retrieve_ads, evaluate)
-}
+
+def job_of(name: str) -> Job:
+    """The job of jobs/NAME.py: the pipeline knows its stages by name only."""
+    found: Job = import_module(f"jobs.{name}").JOB
+    return found
+
+
+ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", "evaluate")
+STAGES = {name: job_of(name) for name in ORDER}
 
 
 def stages(first: str = "", last: str = "", segmented: bool = False) -> list[Job]:
@@ -26,16 +30,10 @@ def stages(first: str = "", last: str = "", segmented: bool = False) -> list[Job
 
     Raises ConfigError on an unknown or reversed pair.
     """
-    names = list(STAGES)
-    for name in (first, last):
-        if name and name not in names:
-            raise ConfigError(f"there is no stage '{name}'{nearest(name, names)}")
-    start, end = names.index(first or names[0]), names.index(last or names[-1])
-    if start > end:
-        raise ConfigError(f"--from {first} comes after --to {last}; the order is {', '.join(names)}")
-    chosen = [STAGES[name] for name in names[start : end + 1]]
-    if segmented and build_sequences.JOB in chosen:
-        chosen.insert(chosen.index(build_sequences.JOB), correlate_dwell.JOB)
+    names = part_of(ORDER, first, last)
+    chosen = [STAGES[name] for name in names]
+    if segmented and "build_sequences" in names:
+        chosen.insert(names.index("build_sequences"), job_of("correlate_dwell"))
     return chosen
 
 

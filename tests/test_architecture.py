@@ -30,6 +30,8 @@ BORDERS = {  # big dependency -> the places that may import it
     "delta": ("alure_spark/session", "alure_spark/lake/"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
+LONGEST_JOB = 60  # lines: what reads, what writes, and one call; what is more belongs to a room
 
 
 def imports(path: Path, root: Path = ROOT) -> list[str]:
@@ -113,7 +115,7 @@ def test_the_check_sees_a_planted_fault(tmp_path, where, line):
     assert wrong_imports(path, tmp_path)
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "jobs").glob("*.py"))], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", [*FILES, *JOBS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_spark_code_keeps_to_the_dataframe_api_and_to_seeded_randomness(path):
     """No RDD, no JVM, no rand(): so the code runs on Spark Connect and answers the same for any number of partitions.
 
@@ -125,14 +127,46 @@ def test_spark_code_keeps_to_the_dataframe_api_and_to_seeded_randomness(path):
 
 
 def test_no_stage_reads_the_truth_of_the_synthetic_world():
-    for path in [*FILES, *sorted((ROOT / "jobs").glob("*.py"))]:
+    for path in [*FILES, *JOBS]:
         if "synthetic" not in path.parts and path.name != "write_truth.py":
             assert not [name for name in imports(path) if "truth" in name or "population" in name], path
 
 
-def test_jobs_are_thin_and_documented():
-    for path in sorted((ROOT / "jobs").glob("*.py")):
-        assert ast.get_docstring(ast.parse(path.read_text())), path
+def wrong_job(path: Path, root: Path = ROOT) -> list[str]:
+    """What a file of jobs/ may not be: long, undocumented, or built on another job. The pipeline alone loads its stages, by name."""
+    tree = ast.parse(path.read_text())
+    lines = len(path.read_text().splitlines())
+    wrong = [f"{path.name} has {lines} lines; allowed: {LONGEST_JOB}"] if lines > LONGEST_JOB else []
+    wrong += [] if ast.get_docstring(tree) else [f"{path.name} says not what it does"]
+    wrong += [f"{path.name} imports {name}" for name in imports(path, root) if name.split(".")[0] == "jobs"]
+    loads = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"import_module", "__import__"}
+    return wrong + ([f"{path.name} loads modules by name"] if loads and path.name != "pipeline.py" else [])
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_jobs_are_thin_and_documented_and_import_no_other_job(path):
+    assert wrong_job(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('"""Does it."""\n' + "x = 1\n" * 60, "has 61 lines"),
+        ("x = 1", "says not what it does"),
+        ('"""Does it."""\nfrom jobs.evaluate import evaluate', "imports jobs.evaluate"),
+        ('"""Does it."""\nfrom . import evaluate', "imports jobs.evaluate"),
+        ('"""Does it."""\nimport jobs.evaluate', "imports jobs.evaluate"),
+        ('"""Does it."""\ndef f():\n    from jobs import evaluate', "imports jobs.evaluate"),
+        ('"""Does it."""\nfrom importlib import import_module\nimport_module("jobs.evaluate")', "loads modules by name"),
+    ],
+)
+def test_the_check_of_jobs_sees_a_planted_fault(tmp_path, text, fault):
+    path = tmp_path / "jobs" / "x.py"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert fault in "; ".join(wrong_job(path, tmp_path))
+    path.write_text('"""Does it."""\n' + "x = 1\n" * 59)
+    assert wrong_job(path, tmp_path) == []
 
 
 def test_every_table_and_column_is_documented():

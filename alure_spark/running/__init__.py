@@ -7,6 +7,7 @@ A job (`Job`) has a body that is given a `Context` and a run of the lake, and th
 exit code 2 and one sentence.
 """
 
+from .chain import part_of
 from .command_line import argument_parser, days_between, job_parser, run_job, run_options
 from .context import Context, open_context, run_jobs
 from .job import Job
@@ -15,6 +16,6 @@ from .report import Report
 from .terminal import guarded, say
 
 __all__ = [
-    "Context", "Job", "Report", "argument_parser", "days_between", "guarded", "job_parser", "open_context", "parameter", "run_job",
-    "run_jobs", "run_options", "say",
+    "Context", "Job", "Report", "argument_parser", "days_between", "guarded", "job_parser", "open_context", "parameter", "part_of",
+    "run_job", "run_jobs", "run_options", "say",
 ]  # fmt: skip
