@@ -253,11 +253,11 @@ def knn_graph_text(result: dict[str, Any]) -> str:
 KNN_CELLS = (("recall", ".4f"), ("build_seconds_cpu", ",.0f"), ("shuffle_mb", ",.0f"))
 
 
-def ratio_lines(result: dict[str, Any]) -> list[str]:
+def ratio_lines(result: dict[str, Any], form: str = ".3g", span: str = "range") -> list[str]:
     """The table of a benchmark's ratios."""
-    lines = ["| ratio | median | range |", "|---|---|---|"]
+    lines = [f"| ratio | median | {span} |", "|---|---|---|"]
     return lines + [
-        f"| {key} | {value['median']:.3g} | {value['min']:.3g} to {value['max']:.3g} |" for key, value in result["ratios"].items()
+        f"| {key} | {value['median']:{form}} | {value['min']:{form}} to {value['max']:{form}} |" for key, value in result["ratios"].items()
     ]
 
 
@@ -443,9 +443,7 @@ def scaling_text(result: dict[str, Any]) -> str:
 
 def speed_text(result: dict[str, Any]) -> str:
     """The ratios of a speed benchmark, and what ours does in users per core-second."""
-    lines = ["| ratio | median | min to max |", "|---|---|---|"]
-    for key, value in result["ratios"].items():
-        lines.append(f"| {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
+    lines = ratio_lines(result, ".2f", "min to max")
     ours = [f"{row['users_per_core_second']:,.0f} ({row['road']})" for row in result["rows"] if row["road"].endswith("ours")]
     return "\n".join([*lines, *(["", f"Users per core-second: {', '.join(ours)}."] if ours else [])])
 
@@ -460,10 +458,7 @@ def sequences_text(result: dict[str, Any]) -> str:
             f"| {row['world']} | {row['road']} | {row['seconds_cpu']:.1f} | {row['seconds_wall']:.1f} | {row['peak_mb']:,.0f} "
             f"| {row['events_per_core_second'] / 1e6:.2f} |"
         )
-    lines += ["", "| ratio | median | min to max |", "|---|---|---|"]
-    for key, value in result["ratios"].items():
-        lines.append(f"| {key} | {value['median']:.2f} | {value['min']:.2f} to {value['max']:.2f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *ratio_lines(result, ".2f", "min to max")])
 
 
 def tried_text(result: dict[str, Any]) -> str:

@@ -19,7 +19,8 @@ from ..canonical import MALFORMED, quoted, types
 from ..config import IngestConfig
 from ..tables import EVENTS, REQUIRED_INPUT_COLUMNS
 from . import reasons
-from .clean import FIRST_YEAR_MS, FREE_TEXT, RAW, as_row, changed_by, conflict, content, fields_that_may_miss, given
+from .clean import FIRST_YEAR_MS, FREE_TEXT, RAW, conflict
+from .content import as_row, changed_by, content, fields_that_may_miss, given
 from .dwell import drop_impossible
 
 
@@ -36,15 +37,15 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged)`.
 
     Contents are compared but for what ingestion itself may have changed, where `ingest` says so: local time, and a dwell that only one of
-    the two has, or that comes from the next event. Where one of two
-    deliveries known at the same time says all that the other one says and more, in columns that are missing in the other, it stays: the
-    conf has declared or mapped a column since, and the load came again. What only the table holds of such an event is kept.
+    the two has, or that comes from the next event. Where one of two deliveries known at the same time says all that the other one says
+    and more, in columns that are missing in the other, it stays: the conf has declared or mapped a column since, and the load came again.
+    What only the table holds of such an event is kept.
     """
     altered = changed_by(ingest)
     there, new_ones = ({name.casefold() for name in frame.columns} for frame in (existing, batch))  # as Delta tells names apart
     shared = sorted(name for name in batch.columns if name.casefold() in there)
     columns = [quoted(name) for name in shared]
-    may_miss = fields_that_may_miss(batch.schema.fields, altered)
+    may_miss = fields_that_may_miss(batch, altered)
     again = existing.join(batch.select("event_id"), "event_id", "left_semi")  # few: only they are hashed and written as JSON
     # As today's ingestion would have it: a slot below 0 in a row of an earlier release is null in the batch.
     again = drop_impossible(again.withColumn("reason", F.lit(None).cast("string")), FIRST_YEAR_MS).drop("reason", "_nulled")
@@ -75,14 +76,12 @@ def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
     fuller, poorer = (same & _says_more(*pair, may_miss) for pair in (("_more", "_old_more"), ("_old_more", "_more")))
     met = met.withColumns({"_fuller": F.coalesce(fuller, F.lit(False)), "_poorer": F.coalesce(poorer, F.lit(False))})
     derived = F.col("source").isin(list(ingest.dwell_from_next))
-    bounded = "dwell_ms" in altered
-    other_dwell = F.coalesce(F.col("_old_dwell") != F.col("dwell_ms"), F.lit(False)) & ~derived if bounded else F.lit(False)
-    order_old, order_new = (
-        F.struct(f"{of}known_at", _gaps(more, may_miss), said, f"{of}arrival_time", F.when(~derived, F.col(dwell)), F.col(text))
-        for of, more, said, dwell, text in (
-            ("_old_", "_old_more", "_old_said", "_old_dwell", "_old_text"), ("", "_more", "_said", "dwell_ms", FREE_TEXT)
-        )
-    )  # fmt: skip
+    other_dwell = F.lit(False)
+    if "dwell_ms" in altered:  # else it is in the content
+        other_dwell = F.coalesce(F.col("_old_dwell") != F.col("dwell_ms"), F.lit(False)) & ~derived
+    old_dwell, new_dwell = (F.when(~derived, F.col(dwell)) for dwell in ("_old_dwell", "dwell_ms"))
+    order_old = F.struct("_old_known_at", _gaps("_old_more", may_miss), "_old_said", "_old_arrival_time", old_dwell, "_old_text")
+    order_new = F.struct("known_at", _gaps("_more", may_miss), "_said", "arrival_time", new_dwell, FREE_TEXT)
     met_again = F.col("_old_known_at").isNotNull()
     met = met.withColumn("_stays", ~met_again | (order_new < order_old))
     differs = met_again & (other_dwell | ((F.col("_old_said") != F.col("_said")) & ~F.col("_fuller") & ~F.col("_poorer")))

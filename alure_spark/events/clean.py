@@ -6,7 +6,7 @@ contract as a whole (a missing column, a wrong type) is a DataError; a bad row i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 from operator import add, or_
 
@@ -15,15 +15,15 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from .. import canonical
-from ..canonical import MALFORMED, WHITE, quoted
+from ..canonical import MALFORMED, quoted
 from ..clock import DAY_MS, format_time, parse_time
 from ..config import IngestConfig
 from ..errors import DataError, nearest
 from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
 from . import reasons
+from .content import NO_COUNTRY, as_row, blank, changed_by, content, fields_that_may_miss, given, own_id, wide_hash
 from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_time
 
-NO_COUNTRY = "ALL"
 UNKNOWN_COUNTRY = "unknown"  # the source has countries, but this row has none
 FREE_TEXT = "text"  # may be empty: it names nothing
 RAW = "_raw"  # the row as quarantine keeps it
@@ -77,7 +77,6 @@ def judge_events(
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
     embeddings = dict.fromkeys(["media_embedding", *(name for name, kind in attributes.items() if kind == "embedding")])
     reason = _first_reason(
-        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         _missing("user_id"),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
@@ -96,7 +95,7 @@ def judge_events(
     checked = fill_local_time(bound_dwell(checked, ingest), ingest)
     # Order and conflicts are those of batches.merge, so that one load and several end alike.
     altered = changed_by(ingest)
-    gaps = reduce(add, (given(item).isNull().cast("int") for item in fields_that_may_miss(checked.schema.fields, altered)), F.lit(0))
+    gaps = reduce(add, (given(item).isNull().cast("int") for item in fields_that_may_miss(checked, altered)), F.lit(0))
     checked = checked.withColumn("_content", content(checked, altered))
     dwell = ("dwell_ms",) if "dwell_ms" in altered else ()
     judged = _first_per_key(
@@ -104,9 +103,8 @@ def judge_events(
     )
     conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns, ingest))
     judged = judged.withColumn(RAW, F.coalesce(RAW, conflicting))
-    if ingest.dwell_from_next:
-        there = None if others is None else others.withColumn("_content", content(others, altered))
-        judged = bound_dwell(dwell_from_next(judged, ingest, there), ingest)
+    there = None if others is None else others.withColumn("_content", content(others, altered))
+    judged = dwell_from_next(judged, ingest, there)
     judged = judged.withColumn("_dwell_outlier", F.col("_dwell_outlier") & F.col("reason").isNull())
     return judged.select(
         "*",
@@ -117,65 +115,10 @@ def judge_events(
     )
 
 
-def own_id(typed: DataFrame) -> Column:
-    """The id of an event whose log gives none: a 128-bit hash of its columns as earlier releases took them, blank texts among them."""
-    return _wide_hash([quoted(item.name) for item in _said(typed)])
-
-
-def content(rows: DataFrame, without: Collection[str] = ()) -> Column:
-    """128-bit hash of what an event says: all of its columns but its id, when it arrived, what ingestion adds, and `without`.
-
-    A column in which it says nothing (`given`) leaves no trace, so that one which the conf declares later changes no hash.
-    """
-    said = sorted((item for item in _said(rows) if item.name not in without), key=lambda item: item.name.casefold())
-    pairs = [(F.when(given(item).isNotNull(), F.lit(item.name.casefold())), given(item)) for item in said]
-    return _seeded([part for pair in pairs for part in pair])
-
-
-def _said(rows: DataFrame) -> list[T.StructField]:
-    left_out = ("event_id", "arrival_time", "reason", *DERIVED_EVENT_COLUMNS)
-    return [item for item in rows.schema.fields if item.name not in left_out and not item.name.startswith("_")]
-
-
-def changed_by(ingest: IngestConfig) -> tuple[str, ...]:
-    """The columns of an event that ingestion may have given another value than the log's."""
-    dwell = bool(ingest.dwell_from_next or ingest.dwell_min_ms or ingest.dwell_max_ms)
-    return (("dwell_ms",) if dwell else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
-
-
-def fields_that_may_miss(fields: Iterable[T.StructField], without: Collection[str]) -> list[T.StructField]:
-    """The columns of events in which a row may say nothing: attributes and optional columns, but for `without`."""
-    always = ("event_id", "arrival_time", *REQUIRED_INPUT_COLUMNS, *DERIVED_EVENT_COLUMNS, *without)
-    return [item for item in fields if item.name not in always and not item.name.startswith("_") and item.name != "reason"]
-
-
-def given(item: T.StructField) -> Column:
-    """The column's value, null where it says nothing: a text of white space, an empty array, no country."""
-    column = quoted(item.name)
-    if item.name == "country":
-        column = F.nullif(column, F.lit(NO_COUNTRY))
-    if isinstance(item.dataType, T.StringType):
-        return F.when(~_blank(column), column)
-    return F.when(F.size(column) > 0, column) if isinstance(item.dataType, T.ArrayType) else column
-
-
-def as_row(columns: Iterable[str], ingest: IngestConfig) -> Column:
-    """An event of these columns as quarantine keeps one whose id has other content: JSON of its values, by name, without nulls.
-
-    However it was found, in one load or against `events`, the text is the same. A dwell that may come from the next event is left out.
-    """
-    names = sorted((name for name in columns if name not in (*DERIVED_EVENT_COLUMNS, "reason") and name[0] != "_"), key=str.casefold)
-    country = F.nullif(F.col("country"), F.lit(NO_COUNTRY)).alias("country")
-    own = {"country": country}
-    if ingest.dwell_from_next:
-        own["dwell_ms"] = F.when(~F.col("source").isin(list(ingest.dwell_from_next)), F.col("dwell_ms")).alias("dwell_ms")
-    return F.to_json(F.struct(*(own.get(name, quoted(name)) for name in names)))
-
-
 def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
     """A text of white space alone is missing: null, in the text columns of these names."""
     texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and item.name in names]
-    return frame.withColumns({name: F.when(~_blank(quoted(name)), quoted(name)) for name in texts})
+    return frame.withColumns({name: F.when(~blank(quoted(name)), quoted(name)) for name in texts})
 
 
 def _without_empty(typed: DataFrame) -> DataFrame:
@@ -189,7 +132,6 @@ def judge_ads(frame: DataFrame) -> DataFrame:
     typed = _typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from"))
     start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
     reason = _first_reason(
-        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         _missing("ad_id"),
         _missing("account_id"),
         (F.col("active_from").isNull(), reasons.NO_TIME.of(column="active_from")),
@@ -201,7 +143,7 @@ def judge_ads(frame: DataFrame) -> DataFrame:
         *(check for name in ("bid", "value") for check in _not_a_number(name)),
     )
     checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
-    checked = checked.withColumn("_content", _wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
+    checked = checked.withColumn("_content", wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
     judged = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
     return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
@@ -211,7 +153,6 @@ def judge_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFram
     typed = _typed(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
     since = F.unix_millis("event_time")
     reason = _first_reason(
-        (F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text),
         (_blank_or_null("src_user_id") | _blank_or_null("dst_user_id"), reasons.USER_EMPTY.text),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
@@ -318,15 +259,13 @@ def _names(of: Table) -> list[str]:
 
 
 def _first_reason(*checks: tuple[Column, str | Column]) -> Column:
-    return F.coalesce(*(F.when(condition, reason if isinstance(reason, Column) else F.lit(reason)) for condition, reason in checks))
-
-
-def _blank(column: Column) -> Column:
-    return F.btrim(column, F.lit(WHITE)) == ""
+    """The reason of the first condition that holds; of a line that cannot be read, that alone."""
+    every = ((F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text), *checks)
+    return F.coalesce(*(F.when(condition, reason if isinstance(reason, Column) else F.lit(reason)) for condition, reason in every))
 
 
 def _blank_or_null(name: str) -> Column:
-    return F.col(name).isNull() | _blank(F.col(name))
+    return F.col(name).isNull() | blank(F.col(name))
 
 
 def _missing(name: str) -> tuple[Column, str]:
@@ -348,13 +287,3 @@ def _unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
         (F.exists(quoted(name), lambda x: F.abs(x) > EMBEDDING_MAX), reasons.ABSURD_EMBEDDING.of(column=name)),
     ]
     return checks + ([(F.size(quoted(name)) != width, reasons.EMBEDDING_LENGTH.of(column=name, width=width))] if width else [])
-
-
-def _wide_hash(columns: list[Column]) -> Column:
-    """128-bit hash of the columns as 32 hex digits; isNull tells (null, 'a') from ('a', null)."""
-    return _seeded([*columns, *(column.isNull() for column in columns)])
-
-
-def _seeded(said: list[Column]) -> Column:
-    """Two differently seeded chains; a null changes neither."""
-    return F.concat(*(F.lpad(F.hex(F.xxhash64(F.lit(seed), *said)), 16, "0") for seed in (0, 1)))

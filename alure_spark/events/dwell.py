@@ -27,21 +27,23 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame |
     """
     if not ingest.dwell_from_next:
         return judged
-    if others is not None:
-        return _dwell_among(judged, ingest, others)
+    takes_part = F.col("reason").isNull() & (F.col("_n") == 1)
+    known = _among(judged, ingest, others, takes_part) if others is not None else _gap_to_next(judged, ingest, takes_part)
+    return bound_dwell(known, ingest)
+
+
+def _gap_to_next(rows: DataFrame, ingest: IngestConfig, takes_part: Column) -> DataFrame:
+    """dwell_ms and known_at of the rows that take part, of which one is the next event of another."""
     gap_ms = round(ingest.session_gap_minutes * MINUTE_MS)
-    stays = F.col("reason").isNull() & (F.col("_n") == 1)
-    if "_loses" in judged.columns:
-        stays &= ~F.col("_loses")
-    ordered = Window.partitionBy("user_id", stays).orderBy("known_at", "_content")
+    ordered = Window.partitionBy("user_id", takes_part).orderBy("known_at", "_content")
     known, happened = F.unix_millis("known_at"), F.unix_millis("event_time")
     next_known, next_happened = F.lead(known).over(ordered), F.lead(happened).over(ordered)
     measured = F.col("dwell_ms").isNotNull() | F.col("_dwell_outlier")
-    derived = stays & F.col("source").isin(list(ingest.dwell_from_next)) & ~measured
+    derived = takes_part & F.col("source").isin(list(ingest.dwell_from_next)) & ~measured
     goes_on = next_known - known <= gap_ms
     dwell = F.when(goes_on & (next_happened >= happened), next_happened - happened)
     moment = F.timestamp_millis(F.when(goes_on, next_known).otherwise(known + gap_ms))
-    return judged.withColumns(
+    return rows.withColumns(
         {
             "dwell_ms": F.when(derived, dwell).otherwise(F.col("dwell_ms")),
             "known_at": F.when(derived, moment).otherwise(F.col("known_at")),
@@ -49,22 +51,23 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame |
     )
 
 
-def _dwell_among(judged: DataFrame, ingest: IngestConfig, others: DataFrame) -> DataFrame:
-    """dwell_from_next of judged rows among others of their users.
+def _among(judged: DataFrame, ingest: IngestConfig, others: DataFrame, takes_part: Column) -> DataFrame:
+    """_gap_to_next of judged rows among others of their users.
 
     Where both have an event_id, the one that was known first counts; a judged row that was not keeps its dwell, and is known after the
     other one, whatever next event that waited for.
     """
     before = F.greatest("event_time", "arrival_time")  # known_at without what dwell_from_next added
     held = others.select("event_id", before.alias("_held_at"), F.unix_millis("known_at").alias("_held_ms"))
+    loses = F.col("_loses")
     mine = judged.join(held, "event_id", "left").withColumn("_loses", F.coalesce(F.col("_held_at") <= F.col("known_at"), F.lit(False)))
-    mine = mine.withColumn("known_at", F.when(F.col("_loses"), F.timestamp_millis(F.col("_held_ms") + 1)).otherwise(F.col("known_at")))
-    displaced = mine.where("_held_at IS NOT NULL AND NOT _loses AND reason IS NULL AND _n = 1").select("event_id")
+    mine = mine.withColumn("known_at", F.when(loses, F.timestamp_millis(F.col("_held_ms") + 1)).otherwise(F.col("known_at")))
+    displaced = mine.where(F.col("_held_at").isNotNull() & ~loses & takes_part).select("event_id")
     theirs = others.join(displaced, "event_id", "left_anti").join(judged.select("user_id"), "user_id", "left_semi")
     flags = (F.lit(1).alias("_n"), F.lit(False).alias("_loses"), F.lit(False).alias("_dwell_outlier"), F.lit(True).alias("_other"))
     theirs = theirs.select("user_id", "event_time", "_content", before.alias("known_at"), *flags)
     rows = mine.withColumn("_other", F.lit(False)).unionByName(theirs, allowMissingColumns=True)
-    return dwell_from_next(rows, ingest).where(~F.col("_other")).drop("_other", "_loses", "_held_at", "_held_ms")
+    return _gap_to_next(rows, ingest, takes_part & ~loses).where(~F.col("_other")).drop("_other", "_loses", "_held_at", "_held_ms")
 
 
 def drop_impossible(checked: DataFrame, not_before_ms: int) -> DataFrame:

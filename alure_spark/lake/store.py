@@ -253,14 +253,6 @@ class Store:
         )
         self._details.pop(of.name, None)
 
-    def newest_commit(self, name: str) -> Row:
-        """Version, operation and userMetadata of the table's newest commit. Raises LakeError where its log has holes."""
-        with self.reading(name):
-            row = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
-        if row is None or row["operation"] is None:
-            raise self.damaged(name, "has lost its newest commit" if row is None else f"has an empty commit, of version {row['version']}")
-        return row
-
     def commits_since(self, name: str, version: int) -> list[Row]:
         """What COMMIT names of the commits after the version, the newest first.
 
@@ -273,13 +265,22 @@ class Store:
             if len(commits) < 50 or commits[-1]["version"] <= version:
                 break
         since = [commit for commit in commits if commit["version"] > version]
-        if empty := [commit["version"] for commit in since if commit["operation"] is None]:
-            raise self.damaged(name, f"has an empty commit, of version {max(empty)}")
-        return [commit for commit in since if not (commit["operation"] or "").startswith("VACUUM")]
+        self._require_operations(name, since)
+        return [commit for commit in since if not commit["operation"].startswith("VACUUM")]
 
     def newest_version(self, name: str) -> int:
-        """The table's newest version, published or not."""
-        return int(self.newest_commit(name)["version"])
+        """The table's newest version, published or not. Raises LakeError where its log has holes."""
+        with self.reading(name):
+            commit = self.spark.sql(f"DESCRIBE HISTORY {self.location(name)} LIMIT 1").first()
+        if commit is None:
+            raise self.damaged(name, "has lost its newest commit")
+        self._require_operations(name, [commit])
+        return int(commit["version"])
+
+    def _require_operations(self, name: str, commits: list[Row]) -> None:
+        """Raises LakeError where a commit says nothing: its file is empty."""
+        if empty := [commit["version"] for commit in commits if commit["operation"] is None]:
+            raise self.damaged(name, f"has an empty commit, of version {max(empty)}")
 
     def _migrate(self, of: Table) -> None:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""

@@ -25,8 +25,7 @@ from ..session import PARTITION_TEXTS, session_settings
 from ..tables import ADS, EVENTS, FOLLOWS, Table
 from . import parquet_times
 from .batch_where import PLACEHOLDERS, filled
-
-CORRUPT = "_corrupt_record"  # Spark's name for the text of a line of JSON that it cannot read
+from .json_lines import without_broken_lines
 
 
 @dataclass(frozen=True)
@@ -265,13 +264,7 @@ def _read(spark: SparkSession, item: TableMapping, name: str, by_place: bool = F
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
     """The rows of one table in canonical columns, and their counts."""
     name, within = _name(item, root), _within(item, batch)
-    given = _read(spark, item, name)
-    if _names_corrupt(item, given):  # Spark refuses to read that column without another one: this names one, and takes every row
-        other = next(name for name in given.columns if name != CORRUPT).replace("`", "``")
-        given = given.where(f"length(string(hash(`{other}`))) > 0")
-    broken = _broken_lines(item, given, within)
-    if broken is not None:
-        given = given.where(f"`{CORRUPT}` IS NULL")
+    given, broken = without_broken_lines(_read(spark, item, name), item, within)
     try:
         given = given.where(within) if within else given
         frame = given.where(item.where) if item.where else given
@@ -292,29 +285,6 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
     counts = _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
     rows = frame.select(*columns)
     return (rows if broken is None else rows.unionByName(broken, allowMissingColumns=True)), counts
-
-
-def _broken_lines(item: TableMapping, frame: DataFrame, within: str) -> DataFrame | None:
-    """The lines of the table that are no JSON, whatever `where` says, as source and contract.MALFORMED; None where it has none.
-
-    Also None where read_options or `where` say what is to become of them. The text of a line may name a user whom no erasure would find
-    in there, so it is told by file, length and hash.
-    """
-    if not _names_corrupt(item, frame) or {"mode", "columnnameofcorruptrecord"} & {key.lower() for key in item.read_options}:
-        return None
-    if CORRUPT in " ".join((item.where, item.batch_where, *item.columns.values())):
-        return None
-    lines = frame.where(f"`{CORRUPT}` IS NOT NULL")
-    if within:  # what it says of the partition counts; of a column of the line it says nothing
-        lines = lines.where(f"coalesce(({within}\n), true)")
-    text = F.col(CORRUPT)
-    file = lines.metadataColumn("_metadata")["file_name"].alias("file")
-    told = F.to_json(F.struct(file, F.length(text).alias("characters"), F.sha2(text, 256).alias("sha256")))
-    return lines.select(F.lit(item.source or None).cast("string").alias("source"), told.alias(contract.MALFORMED))
-
-
-def _names_corrupt(item: TableMapping, frame: DataFrame) -> bool:
-    return not item.table and item.format.lower() == "json" and CORRUPT in frame.columns and len(frame.columns) > 1
 
 
 def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int, int] | None) -> Column | None:

@@ -67,9 +67,9 @@ SCHEMA = SCHEMA + ", dwell_ms int"
 RAW = [part.split()[0] for part in SCHEMA.split(", ")]
 
 
-def judged(spark, rows, ingest=IngestConfig()):  # noqa: B008
+def judged(spark, rows, ingest=IngestConfig(), others=None):  # noqa: B008
     given = [tuple(moment(row.get(name)) if name.endswith("_time") else row.get(name) for name in RAW) for row in rows]
-    return judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest)
+    return judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, others)
 
 
 def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spark):
@@ -142,8 +142,7 @@ def test_the_next_event_is_that_of_the_delivery_that_stays(spark):
     whole = judged(spark, [*rows, other], ingest).localCheckpoint()
     wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(whole).collect()}
     table = accepted(judged(spark, rows[1:], ingest))
-    given = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in (rows[0], other)]
-    replayed = judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, table)
+    replayed = judged(spark, [rows[0], other], ingest, table)
     change = batches.merge(table, accepted(replayed), ingest)
     assert [(row["event_id"], row["dwell_ms"], row["known_at"]) for row in change.added.collect()] == [("u/0", *wanted["u/0"])]
     assert wanted["u/0"][0] == 100
@@ -155,8 +154,7 @@ def test_an_event_that_is_replayed_finds_its_next_one_in_the_table(spark):
     rows = [impression("u", 0), impression("v", 100), impression("u", 400), impression("u", 900)]
     wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(judged(spark, rows, ingest)).collect()}
     table = accepted(judged(spark, rows[2:], ingest))
-    late = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in RAW) for row in rows[:2]]
-    replayed = judge_events(spark.createDataFrame(late, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, table)
+    replayed = judged(spark, rows[:2], ingest, table)
     assert replayed.count() == 2
     found = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(replayed).collect()}
     assert found == {name: wanted[name] for name in ("u/0", "v/100")}
