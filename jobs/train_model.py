@@ -7,7 +7,7 @@ later gate compares models that have not seen the split. With training.warm_star
 
 from __future__ import annotations
 
-from alure_spark.inference.registered import earlier_champion, register
+from alure_spark.inference.registered import champion_at, earlier_champion, promote, register
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.running import Context, Job, Report
 from alure_spark.tracking import git_commit
@@ -22,7 +22,7 @@ def train(context: Context, run: JobRun) -> Report:
     vocabulary = start.known_vocabulary(run.read("vocabularies"), config)
     origin = earlier_champion(config, tracker) if config.training.warm_start else None
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
-    learnt = challenger.train(config, tracker, examples, vocabulary, origin, name)
+    learnt = challenger.train(config, tracker, examples, vocabulary, champion_at(config, tracker), origin, name)
     validation = learnt.validation_metrics()
     facts = {
         "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": validation,
@@ -32,8 +32,7 @@ def train(context: Context, run: JobRun) -> Report:
     figures = report.figures(learnt.trained)  # before the registry is touched: what can fail comes first
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
     version = register(config, tracker, artifact, validated, tags, f"{name}.model")
-    if learnt.verdict.passed:
-        tracker.promote(config.model_name, version)
+    kept = promote(config, tracker, version) if learnt.verdict.passed else ""
     for checkpoint in challenger.checkpoints_of(config.lake, name):
         checkpoint.unlink(missing_ok=True)
     run.content_hashes["model"] = artifact.digest[:16]
@@ -41,7 +40,7 @@ def train(context: Context, run: JobRun) -> Report:
         tracker.set_tag(key, value)
     for epoch, row in enumerate(learnt.trained.curves):
         tracker.log_metrics({f"train_model.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
-    title = f"{config.model_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}"
+    title = f"{config.model_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}{kept}"
     metrics, text = report.metrics_and_text(learnt, validation, title)
     return Report(metrics, figures, {"train_model/summary.txt": text})
 

@@ -17,16 +17,32 @@ from ..model.artifact import VALIDATED, Artifact
 from ..tracking import Columns, ModelVersion, Tracker
 from . import pyfunc, semantic_pyfunc
 
+CHAMPION, AS_OF = "champion", "alure.as_of"
+
 
 def registered(config: Config, tracker: Tracker) -> ModelVersion:
-    """Where the registered model lies that embedding.model names. Raises TrackingError where there is none."""
-    found = tracker.find_model(config.model_name, config.embedding.model)
+    """Where the registered model lies that embedding.model names; for the champion: that of time.as_of, where there is one.
+
+    Raises TrackingError where there is none.
+    """
+    which = config.embedding.model
+    found = champion_at(config, tracker) if which == CHAMPION else None
+    found = found or tracker.find_model(config.model_name, which)
     if found is None:
         raise TrackingError(
-            f"MLflow at {tracker.place} has no model {config.model_name} with alias or version '{config.embedding.model}': "
-            "run jobs/train_model.py first"
+            f"MLflow at {tracker.place} has no model {config.model_name} with alias or version '{which}': run jobs/train_model.py first"
         )
     return found
+
+
+def champion_at(config: Config, tracker: Tracker) -> ModelVersion | None:
+    """The champion of time.as_of: what the alias names, or, where that has learnt from later days, the newest that passed its gate by
+    then. So a day that is run again has the model that it had.
+    """
+    now, until = tracker.find_model(config.model_name, CHAMPION), config.time.as_of_ms
+    if now is None or _as_of_ms(now.tags) <= until:
+        return now
+    return _newest_passed(config, tracker, until)
 
 
 def champion(config: Config, tracker: Tracker) -> Artifact:
@@ -37,13 +53,30 @@ def champion(config: Config, tracker: Tracker) -> Artifact:
 
 def earlier_champion(config: Config, tracker: Tracker) -> Artifact | None:
     """The newest registered model that passed its gate and was trained for an earlier as_of; a rerun goes on from where the run did."""
+    found = _newest_passed(config, tracker, config.time.as_of_ms - 1)
+    return Artifact.read(found.folder, found.digest) if found else None
+
+
+def promote(config: Config, tracker: Tracker, version: str) -> str:
+    """Let the alias name the version, unless it names one that has learnt from later days; what to say of that, else empty."""
+    now = tracker.find_model(config.model_name, CHAMPION)
+    if now is not None and _as_of_ms(now.tags) > config.time.as_of_ms:
+        return f" of its day; the alias stays at version {now.version}, trained up to {now.tags[AS_OF]}"
+    tracker.promote(config.model_name, version, CHAMPION)
+    return ""
+
+
+def _newest_passed(config: Config, tracker: Tracker, until_ms: int) -> ModelVersion | None:
     passed = list[tuple[int, int]]()
     for version, tags in tracker.model_versions(config.model_name).items():
-        if tags.get("alure.gate", "").startswith("champion") and "alure.as_of" in tags:
-            passed.append((parse_time(tags["alure.as_of"]), int(version)))
-    earlier = [one for one in passed if one[0] < config.time.as_of_ms]
-    found = tracker.find_model(config.model_name, str(max(earlier)[1])) if earlier else None  # of a day run again the last
-    return Artifact.read(found.folder, found.digest) if found else None
+        if tags.get("alure.gate", "").startswith("champion") and AS_OF in tags and _as_of_ms(tags) <= until_ms:
+            passed.append((_as_of_ms(tags), int(version)))
+    return tracker.find_model(config.model_name, str(max(passed)[1])) if passed else None  # of a day that was run again the last
+
+
+def _as_of_ms(tags: Mapping[str, str]) -> int:
+    """Up to when the version was trained; models that somebody else registered do not say, and 0 lets them be read."""
+    return parse_time(tags[AS_OF]) if AS_OF in tags else 0
 
 
 def register(
@@ -65,7 +98,7 @@ def register_quantizer(config: Config, tracker: Tracker, attribute: str, model: 
     with scratch_folder(workspace(config.lake), f"{name}-{config.digest()}") as scratch:
         folder = semantic_ids.write(model, Path(scratch))
         make_private(scratch)
-        digest, tags = semantic_ids.digest(folder), {"alure.as_of": config.time.as_of, "alure.attribute": attribute}
+        digest, tags = semantic_ids.digest(folder), {AS_OF: config.time.as_of, "alure.attribute": attribute}
         columns = Columns(semantic_pyfunc.REQUIRED, (), semantic_pyfunc.OUTPUTS)
         version = tracker.log_model(name, folder, semantic_pyfunc.__name__, digest, tags, columns)
     tracker.promote(name, version)

@@ -6,6 +6,7 @@ Spark can be told to read such a column as BIGINT, but then not which columns th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -24,12 +25,14 @@ TAIL = 1 << 20  # bytes in which a footer usually fits
 def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFrame:
     """The files with every time column as TIMESTAMP in microseconds; times inside structs and arrays stay BIGINT nanoseconds.
 
-    Spark's setting is needed for the schema only, and is put back. Raises DataError that names the columns where it cannot be set.
+    Spark's setting is needed for the schema only, and is put back. Raises DataError that names the columns where it cannot be set, or where
+    files differ.
     """
     times: list[str] = []
     try:
         times = nanosecond_columns(_footer(spark, path, options))
         with session_settings(spark, {NANOS_AS_LONG: "true", **PARTITION_TEXTS}):
+            _check_all_files(spark, path, options)
             schema = spark.read.options(**options).parquet(path).schema
     except DataError:
         raise
@@ -41,6 +44,17 @@ def read(spark: SparkSession, path: str, options: Mapping[str, str]) -> DataFram
     return (
         frame.withColumns({name: F.expr(f"timestamp_micros(`{name.replace('`', '``')}` div 1000)") for name in known}) if known else frame
     )
+
+
+def _check_all_files(spark: SparkSession, path: str, options: Mapping[str, str]) -> None:
+    """Raises DataError where a time is in nanoseconds in one file and not in another: as BIGINT the other's would be of 1970."""
+    try:
+        spark.read.options(**{**options, "mergeSchema": "true"}).parquet(path).schema  # noqa: B018  (looks at the footers of all files)
+    except Exception as error:
+        found = str(error) if "CANNOT_MERGE" in str(error) else ""  # it holds the first two schemas that differ
+        names, times = (set(re.findall(rf"([^`,<]+)`?: {kind}", found)) for kind in ("BIGINT", "TIMESTAMP"))
+        if mixed := ", ".join(sorted(name.strip() for name in names & times)):
+            raise DataError(f"table {path} (parquet) has files with times in nanoseconds ({mixed}) and others: {REMEDY}") from error
 
 
 def nanosecond_columns(footer: bytes) -> list[str]:

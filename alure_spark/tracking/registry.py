@@ -30,12 +30,13 @@ PAGE = 1000  # versions of a model that are asked for at once
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered model: where its files are, and the digest that they must have. A downloaded folder is erased with this object."""
+    """A registered model: where its files are, the digest that they must have, its tags. A downloaded folder is erased with this object."""
 
     name: str
     version: str
     digest: str
     folder: Path
+    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Registry:
                 f"model {name} version {version} in {folder} was changed or damaged: its files are not those that were registered; "
                 "bring them back, or train anew"
             )
-        return ModelVersion(name, version, digest, data[0])
+        return ModelVersion(name, version, digest, data[0], tags)
 
     def model_versions(self, name: str) -> dict[str, dict[str, str]]:
         """Number -> tags of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""

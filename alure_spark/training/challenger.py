@@ -20,7 +20,7 @@ from ..model.artifact import Artifact, read_validated
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..model.vocabulary import Vocabulary
-from ..tracking import Tracker
+from ..tracking import ModelVersion, Tracker
 from . import gate, loop, parallel, recurring, start
 from .loader import Segments, segment_loaders
 
@@ -56,8 +56,18 @@ def checkpoints_of(lake: LakeConfig, name: str) -> list[Path]:
     return [Path(workspace(lake)) / f"{name}{part}.checkpoint" for part in ("", ".refit")]
 
 
-def train(config: Config, tracker: Tracker, examples: DataFrame, vocabulary: Vocabulary, origin: Artifact | None, name: str) -> Challenger:
-    """From origin where the conf allows it to go on, else anew. examples: rows of `training_examples` of as_of, packed under `name`.
+def train(
+    config: Config,
+    tracker: Tracker,
+    examples: DataFrame,
+    vocabulary: Vocabulary,
+    champion: ModelVersion | None,
+    origin: Artifact | None,
+    name: str,
+) -> Challenger:
+    """From origin where the conf allows it to go on, else anew, to be judged against the champion.
+
+    examples: rows of `training_examples` of as_of, packed under `name`.
 
     Raises DataError where feature_policy is for segments and the examples are not split by them.
     """
@@ -76,9 +86,8 @@ def train(config: Config, tracker: Tracker, examples: DataFrame, vocabulary: Voc
         if origin is not None and not obstacle:
             found = _continued(config, spec, origin, new_model(None), loader, checkpoints[0])
         else:
-            registered = tracker.find_model(config.model_name)
-            champion = read_validated(registered.folder, registered.digest) if registered else None
-            found = _anew(config, spec, champion, new_model, loader, checkpoints)
+            judged = read_validated(champion.folder, champion.digest) if champion else None
+            found = _anew(config, spec, judged, new_model, loader, checkpoints)
         flops = loop.flops_per_user(found.model, next(loader.in_order()))
     return replace(found, obstacle=obstacle, flops_per_user=flops)
 

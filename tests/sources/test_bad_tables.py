@@ -151,6 +151,20 @@ def test_times_in_nanoseconds_are_read_as_pandas_writes_them(spark, tmp_path):
     assert spark.conf.get(parquet_times.NANOS_AS_LONG, None) in (before, "false")
 
 
+@pytest.mark.parametrize("smaller", [0, 1])
+@pytest.mark.parametrize("units", [("ns", "us"), ("us", "ns")])
+def test_files_of_which_only_some_have_nanoseconds_are_refused_and_not_read_as_of_1970(spark, tmp_path, units, smaller):
+    """Whichever file Spark and we look at for the types."""
+    (tmp_path / "log.parquet").mkdir()
+    for number, unit in enumerate(units):
+        users, times = ["a" * (1 if number == smaller else 99)], pa.array([MOMENT], pa.timestamp(unit, "UTC"))
+        write(tmp_path / "log.parquet" / f"{number}.parquet", u=users, i=["item"], **{"t": times, "t t": times})
+    ours = r"has files with times in nanoseconds \(t, t t\) and others: write them in microseconds"
+    with pytest.raises(DataError, match=rf"log\.parquet \(parquet\) ({ours}|cannot be read: .*TYPE_MISMATCH)") as caught:
+        read_users(spark, config(tmp_path, table("log.parquet")))
+    assert "\n" not in str(caught.value)
+
+
 def csv(folder, *files):
     """A CSV table of these files, whose first one Spark takes the columns from."""
     (folder / "log.csv").mkdir()
