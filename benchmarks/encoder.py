@@ -36,7 +36,7 @@ from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, Sou
 from alure_spark.model.reads import known_ends
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_encoder import UserEncoder
-from alure_spark.model.user_model import Moments, UserModel, total
+from alure_spark.model.user_model import Moments, UserModel
 from benchmarks import contract
 from benchmarks.padded import PaddedEncoder, Padding, PlainPadded
 
@@ -240,7 +240,7 @@ def impression_roads(batch: JaggedBatch) -> list[Road]:
 
     def step(one: JaggedBatch) -> Tensor:
         model.zero_grad()
-        total(model.losses(one, moments, CLICKS), CLICKS).backward()
+        model.losses(one, moments, CLICKS)["click"].backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
     copies = one_copy_per_impression(batch, model.spec.config.max_events)

@@ -28,7 +28,7 @@ from alure_spark.lake import as_of_scope, workspace
 from alure_spark.model.batch import JaggedBatch
 from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.running import open_context, run_jobs
-from alure_spark.training import loop, start
+from alure_spark.training import start, user_training
 from alure_spark.training.loader import Batches, Loader, open_reader
 from alure_spark.training.rows import exported
 from benchmarks import contract
@@ -104,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     rows.append(row | {"tokens_per_core_second": rates[kind][-1]})
                 model = start.new_model(spec, vocabulary, views.items, list(views.vectors), views.idf, views.users)
                 watched, row = Watched(loaders["petastorm"]), {"road": "train petastorm", "users": loaders["petastorm"].users}
-                when = loop.calendar(watched.loader, spec.item_sources, config.time.as_of_ms - 2 * DAY_MS, config.time.as_of_ms)
+                when = user_training.calendar(watched.loader, spec.item_sources, config.time.as_of_ms - 2 * DAY_MS, config.time.as_of_ms)
                 with contract.measured(row):
-                    loop.train(model, watched, when, replace(training, epochs=1, patience=1))
+                    user_training.train(model, watched, when, replace(training, epochs=1, patience=1))
                 waiting.append(watched.waited / (watched.waited + watched.worked))
                 rows.append(row | {"waited": watched.waited, "worked": watched.worked})
     ratios = {

@@ -36,7 +36,7 @@ from alure_spark.model.batch import ACCOUNT, ITEM, JaggedBatch, SourceTokens, of
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.model.vocabulary import Vocabulary
-from alure_spark.training import loop, start
+from alure_spark.training import start, user_training
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import cluster_bootstrap
 from benchmarks import contract
@@ -162,8 +162,8 @@ def ours(frame: pd.DataFrame, seed: int, config: ModelConfig, training: Training
     border = int(frame["timestamp"].max() * 1000) + 1
     known, target = batch_of(frame, 1, border)
     model = started(frame, border, dataclasses.replace(config, seed=seed))
-    when = loop.Calendar((border - 1,), border, border + 1)
-    found = loop.train(model, MemoryLoader(known, training.batch_users, seed), when, dataclasses.replace(training, seed=seed))
+    when = user_training.Calendar((border - 1,), border, border + 1)
+    found = user_training.train(model, MemoryLoader(known, training.batch_users, seed), when, dataclasses.replace(training, seed=seed))
     served = latest(known, config.max_events)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         scores = torch.cat([found.model.next_item_scores(part, SOURCE) for part in MemoryLoader(served, 256, seed).in_order()])

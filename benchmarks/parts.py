@@ -25,7 +25,7 @@ from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, Sou
 from alure_spark.model.semantic_ids import SemanticIds, train_semantic_ids
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.training import loop
+from alure_spark.training import user_evaluation, user_training
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import cluster_bootstrap, normalized_entropy
 from benchmarks import contract
@@ -309,16 +309,16 @@ def _tokens(columns: Columns, attributes: Mapping[str, str], random: Random) -> 
 def predicted(world: World, with_part: bool, trained: JaggedBatch, judged: JaggedBatch, seed: int) -> np.ndarray:
     """(M,) calibrated click probabilities of the judged impressions."""
     end = START_MS + END_DAY * DAY_MS
-    when = loop.Calendar((START_MS,), end - 1, end)
+    when = user_training.Calendar((START_MS,), end - 1, end)
     quantizer = None
     if world.codes and with_part:  # from the pictures alone: labels have no say
         quantizer = train_semantic_ids(trained.sources["view"].vectors["media"], replace(world.codes, seed=seed))
     model = UserModel(spec_of(world, with_part, seed, quantizer))
     if quantizer:
         model.encoder.quantizers["media"].load_state_dict(quantizer.state_dict())
-    found = loop.train(model, MemoryLoader(trained, TRAINING.batch_users, seed), when, TRAINING)
-    evaluated = loop.evaluate(found.model, MemoryLoader(judged, 1024, seed), when.validation(), TRAINING.objectives)
-    return loop.probabilities(found.model, evaluated)[:, 0]
+    found = user_training.train(model, MemoryLoader(trained, TRAINING.batch_users, seed), when, TRAINING)
+    evaluated = user_evaluation.evaluate(found.model, MemoryLoader(judged, 1024, seed), when.validation(), TRAINING.objectives)
+    return user_evaluation.probabilities(found.model, evaluated)[:, 0]
 
 
 def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int], resamples: int) -> contract.Row:

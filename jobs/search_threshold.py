@@ -12,7 +12,7 @@ from alure_spark.clock import format_time
 from alure_spark.errors import ConfigError
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.running import Context, Job, Report
-from alure_spark.training import loop
+from alure_spark.training import user_evaluation
 
 
 def search(context: Context, run: JobRun) -> Report:
@@ -23,7 +23,7 @@ def search(context: Context, run: JobRun) -> Report:
     border = config.time.as_of_ms - config.labels.validation_ms
     sizes = correlation_sizes(run.read("dwell_correlations"), border)
     with validation_split(run, config, artifact, "threshold") as split:
-        judged = loop.evaluate(split.model, split.loader, split.moments, config.training.objectives)
+        judged = user_evaluation.evaluate(split.model, split.loader, split.moments, config.training.objectives)
     metrics, figures, texts = threshold_report(split, judged, sizes)
     title = f"{artifact.model_id}, correlations as of the last run at or before {format_time(border)}"
     return Report(metrics, figures, {"search_threshold/curves.txt": "\n\n".join([title, *texts])})

@@ -16,7 +16,7 @@ from ..config import ObjectiveConfig
 from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
-from ..training import loop
+from ..training import user_evaluation
 from ..training.loader import Batches
 from ..training.metrics import cluster_bootstrap, normalized_entropy
 
@@ -62,7 +62,7 @@ def _without(
         states = model.encoder.states(batch)
         for (attribute, seed), parts in logits.items():
             mixed = exchanged(batch, source, attribute, seed)
-            parts.append(loop.judged(model, mixed, states | model.encoder.states(mixed, moved))[0])
+            parts.append(user_evaluation.judged(model, mixed, states | model.encoder.states(mixed, moved))[0])
 
     def probabilities(parts: list[np.ndarray]) -> np.ndarray:
         return model.readout.probabilities(torch.from_numpy(np.concatenate(parts))).numpy()  # type: ignore[no-any-return]
@@ -75,13 +75,13 @@ def attribute_importance(
 ) -> list[Importance]:
     """Of every attribute that the model reads, for each head with labels of both classes; the attribute that tells most first.
 
-    moments: those of the validation split (loop.Calendar.validation). Costs the read-out and one source's encoding per attribute and seed
-    (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is nothing to
-    judge by.
+    moments: those of the validation split (user_training.Calendar.validation). Costs the read-out and one source's encoding per attribute
+    and seed (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is
+    nothing to judge by.
     """
     objectives = ObjectiveConfig(click=1.0, conversion=1.0, neighbour=0.0, next_item=0.0)
-    whole = loop.evaluate(model, loader, moments, objectives)
-    plain = loop.probabilities(model, whole)
+    whole = user_evaluation.evaluate(model, loader, moments, objectives)
+    plain = user_evaluation.probabilities(model, whole)
     found = []
     for source in model.spec.sources:
         attributes = [name for kind in KINDS for name in model.spec.of_kind(source, kind)]
@@ -96,7 +96,9 @@ def attribute_importance(
     return sorted(found, key=lambda one: (HEADS.index(one.head), -one.ne_loss, one.source, one.attribute))
 
 
-def _ne_lost(whole: loop.Evaluation, column: int, plain: np.ndarray, mixed: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+def _ne_lost(
+    whole: user_evaluation.Evaluation, column: int, plain: np.ndarray, mixed: Sequence[np.ndarray]
+) -> Callable[[np.ndarray], float]:
     """Weights (M,) of a draw -> mean over the seeds of NE with the attribute exchanged minus NE."""
 
     def lost(drawn: np.ndarray) -> float:

@@ -27,9 +27,10 @@ from ..model.decode import Layout
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
-from ..training import loop
+from ..training import user_evaluation, user_training
 from ..training.loader import Segments
 from ..training.metrics import cluster_bootstrap, normalized_entropy
+from ..training.optimizers import Optimizers
 
 TOTAL = "total"
 Policies = Mapping[str, FeaturePolicy]  # segment -> policy
@@ -74,9 +75,9 @@ class Judged:
     segments: np.ndarray  # (M,)
 
     @classmethod
-    def of(cls, trained: loop.Trained) -> Judged:
+    def of(cls, trained: user_training.Trained) -> Judged:
         found = trained.validation
-        return cls(found.labels, loop.probabilities(trained.model, found), found.weights, found.users, found.segments)
+        return cls(found.labels, user_evaluation.probabilities(trained.model, found), found.weights, found.users, found.segments)
 
     def of_rows(self, kept: np.ndarray) -> Judged:
         """Those of kept (M,) bool."""
@@ -199,7 +200,7 @@ def training_works(
     packed: Segments,
     experiments: Mapping[str, Policies],
     cells: Iterable[Cell],
-    when: loop.Calendar,
+    when: user_training.Calendar,
     config: TrainingConfig,
 ) -> dict[Cell, Callable[[], int]]:
     """Per cell: one epoch of training steps over its segment, the rows read from disk, with a model and an optimizer of its own."""
@@ -210,16 +211,14 @@ def training_works(
     return works
 
 
-def _epoch_of(model: UserModel, loader: Segments, when: loop.Calendar, config: TrainingConfig) -> Callable[[], int]:
-    optimizer = loop.optimizer_of(model, config)
+def _epoch_of(model: UserModel, loader: Segments, when: user_training.Calendar, config: TrainingConfig) -> Callable[[], int]:
+    optimizers = Optimizers(model.parameter_groups(), user_training.plan_of(config, loader.steps))
 
     def work() -> int:
         model.train()
         users = 0
         for step, batch in enumerate(loader.batches(0)):
-            losses = model.losses(batch, when.training(config.seed, 0, step), config.objectives)
-            if losses:
-                loop.optimise(optimizer, losses, losses, config)
+            optimizers.step(model.losses(batch, when.training(config.seed, 0, step), config.objectives))
             users += len(batch)
         return users
 

@@ -28,7 +28,7 @@ from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..model.vocabulary import Vocabulary
 from ..tracking import Tracker
-from ..training import loop, start
+from ..training import start, user_evaluation, user_training
 from ..training.loader import Segments, segment_loaders
 from ..training.rows import for_spark
 from . import policies
@@ -66,7 +66,7 @@ def compare(run: JobRun, config: Config, tracker: Tracker) -> Comparison:
     layout, name = start.layout_of(config), f"policies-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         segments = policies.require_segments(packed, experiments)
-        when = loop.calendar(packed.decoding(spec, vocabulary), spec.item_sources, border, as_of)
+        when = user_training.calendar(packed.decoding(spec, vocabulary), spec.item_sources, border, as_of)
         judged: dict[str, list[policies.Judged]] = {}
         lines: dict[str, list[list[dict[str, float]]]] = {}
         twins = {
@@ -100,19 +100,19 @@ def _trained(
     vocabulary: Vocabulary,
     packed: Segments,
     new_model: Callable[[ModelSpec], UserModel],
-    when: loop.Calendar,
-) -> loop.Trained:
+    when: user_training.Calendar,
+) -> user_training.Trained:
     """A model of the experiment, trained with the seed, in an MLflow run of its own."""
     policy = dict(config.experiments[name].policy)
     its = replace(spec, policies=policy, config=replace(spec.config, seed=seed))
     training = replace(config.training, seed=seed)
     mine: Config = replace(config, feature_policy=policy, model=its.config, training=training)
     with tracker.child(f"{name} seed {seed}", mine) as child:
-        trained = loop.train(new_model(its), packed.decoding(its, vocabulary, seed), when, training)
+        trained = user_training.train(new_model(its), packed.decoding(its, vocabulary, seed), when, training)
         child.log_params({"experiment": name, "seed": seed, "policy": policy})
         for epoch, row in enumerate(trained.curves):
             child.log_metrics({f"epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
-        child.log_metrics(loop.label_metrics(trained.model, trained.validation))
+        child.log_metrics(user_evaluation.label_metrics(trained.model, trained.validation))
     return trained
 
 

@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..lake import timestamp
 from ..model.readout import HEADS
 from ..plots import curves
-from ..training import loop
+from ..training import user_evaluation
 from .thresholds import ne_gap
 from .validation_split import ValidationSplit
 
@@ -32,10 +32,10 @@ def correlation_sizes(dwell_correlations: DataFrame, border_ms: int) -> dict[str
 
 
 def threshold_report(
-    split: ValidationSplit, judged: loop.Evaluation, sizes: dict[str, float]
+    split: ValidationSplit, judged: user_evaluation.Evaluation, sizes: dict[str, float]
 ) -> tuple[dict[str, float | None], dict[str, Figure], list[str]]:
     """(metrics, figures by file name, a text per head) of the heads with labels of both classes. sizes: `correlation_sizes`."""
-    probabilities, size = loop.probabilities(split.model, judged), np.array([sizes.get(user, 0.0) for user in judged.users])
+    probabilities, size = user_evaluation.probabilities(split.model, judged), np.array([sizes.get(user, 0.0) for user in judged.users])
     metrics: dict[str, float | None] = {}
     figures, texts = {}, []
     for column, head in enumerate(HEADS):

@@ -53,7 +53,7 @@ class Readout(nn.Module):
             nn.Dropout(spec.config.dropout),
             last,
         )
-        for part in (self.wide, last):  # training/loop.py starts the linear part at a logistic regression
+        for part in (self.wide, last):  # training/user_training.py starts the linear part at a logistic regression
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
         self.register_buffer("fact_mean", torch.zeros(facts))

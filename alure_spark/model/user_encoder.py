@@ -128,6 +128,11 @@ class UserEncoder(nn.Module):
         self.item_vectors[0] = 0
         self.item_weight.copy_(item_weight)
 
+    def pooling_parameters(self) -> list[nn.Parameter]:
+        """What weighs items, events, directions and views in the embedding, in the order of the state dict."""
+        weights = [self.item_weight, self.idf_power, self.direction_scale, self.view_scale, self.age, self.repeated, self.residual_share]
+        return weights + list(self.source_weight.parameters())
+
     def states(self, batch: JaggedBatch, sources: Iterable[str] | None = None) -> dict[str, Tensor]:
         """source -> (T, S): what is known of the user at each event, in the order of the batch; S is spec.state_width.
 

@@ -17,6 +17,7 @@ from .objectives import ALONE, item_pairs, label_loss, neighbour_loss, next_item
 from .parallel import Alone
 from .readout import HEADS, Readout
 from .spec import ModelSpec
+from .trainable import ParameterGroup
 from .user_encoder import UserEncoder
 
 
@@ -48,13 +49,13 @@ class UserModel(nn.Module):
         batch: JaggedBatch,
         moments: Moments,
         weights: ObjectiveConfig,
-        states: Mapping[str, Tensor] | None = None,
         processes: Alone = ALONE,
+        states: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Objective -> its unweighted mean loss in nats; only objectives with a weight and with something to learn from.
 
-        states: what encoder.states(batch) gave, where it is known already: history is encoded once per user. processes: those that
-        share the batch; each gets its own part of the means, which add up to them.
+        processes: those that share the batch; each gets its own part of the means, which add up to them. states: what
+        encoder.states(batch) gave, where it is known already: history is encoded once per user.
         """
         encoder, found = self.encoder, {}
         if states is None:
@@ -98,6 +99,19 @@ class UserModel(nn.Module):
                 found["neighbour"] = loss
         return found
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Item tables; the few numbers that weigh events; matrices, which alone decay; the rest. Quantizers never move."""
+        encoder = self.encoder
+        pooling = encoder.pooling_parameters()
+        apart = {encoder.item_vectors, *pooling, *encoder.quantizers.parameters()}
+        network = [parameter for parameter in self.parameters() if parameter not in apart]
+        return [
+            ParameterGroup("items", [encoder.item_vectors], decays=False),
+            ParameterGroup("pooling", pooling, decays=False),
+            ParameterGroup("matrices", [parameter for parameter in network if parameter.ndim > 1]),
+            ParameterGroup("rest", [parameter for parameter in network if parameter.ndim <= 1], decays=False),
+        ]
+
     def next_item_scores(self, batch: JaggedBatch, source: str) -> Tensor:
         """(B, rows) scores of every item as the user's next one of the source at as_of; row 0, the unknown item, gets -inf."""
         last = self.encoder.last_states(batch)[source][:, 0]
@@ -109,8 +123,3 @@ class UserModel(nn.Module):
         """(M, 2) calibrated probabilities of click and conversion at the batch's impressions."""
         logits = self.readout(batch, self.encoder.states(batch), self.encoder)
         return self.readout.probabilities(logits)
-
-
-def total(losses: dict[str, Tensor], weights: ObjectiveConfig) -> Tensor:
-    """The weighted sum that is minimised."""
-    return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()

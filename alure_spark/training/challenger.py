@@ -21,7 +21,7 @@ from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..model.vocabulary import Vocabulary
 from ..tracking import ModelVersion, Tracker
-from . import gate, loop, parallel, recurring, start
+from . import gate, parallel, recurring, start, user_evaluation, user_training
 from .loader import Segments, segment_loaders
 
 
@@ -30,7 +30,7 @@ class Challenger:
     """What a training ends in."""
 
     model: UserModel
-    trained: loop.Trained
+    trained: user_training.Trained
     verdict: gate.Verdict
     metrics: dict[str, float | None]  # beside those of the validation
     facts: dict[str, Any]
@@ -42,7 +42,7 @@ class Challenger:
         """Losses and metrics of the heads on the validation split."""
         found = self.trained.validation
         losses: dict[str, float | None] = {f"validation.{key}": value for key, value in found.losses.items()}
-        return losses | loop.label_metrics(self.trained.model, found)
+        return losses | user_evaluation.label_metrics(self.trained.model, found)
 
     def artifacts(self, vocabulary: Vocabulary, facts: dict[str, Any]) -> tuple[Artifact, Artifact | None]:
         """The model and its validated twin as they go to disk. Raises DataError where a weight is not finite."""
@@ -88,7 +88,7 @@ def train(
         else:
             judged = read_validated(champion.folder, champion.digest) if champion else None
             found = _anew(config, spec, judged, new_model, loader, checkpoints)
-        flops = loop.flops_per_user(found.model, next(loader.in_order()))
+        flops = user_evaluation.flops_per_user(found.model, next(loader.in_order()))
     return replace(found, obstacle=obstacle, flops_per_user=flops)
 
 
@@ -103,14 +103,14 @@ def _anew(
     """From the start: with the last days held back, and (training.refit) once more on everything. champion: the validated one."""
     as_of = config.time.as_of_ms
     border = as_of - config.labels.validation_ms
-    when = loop.calendar(loader, spec.item_sources, border, as_of)
+    when = user_training.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
-    trained = parallel.together(processes, loop.train, new_model(border), loader, when, config.training, checkpoints[0])
+    trained = parallel.together(processes, user_training.train, new_model(border), loader, when, config.training, checkpoints[0])
     verdict = gate.judge(champion, trained.validation, start.layout_of(config), loader.decoding, when, config.training)
     if not config.training.refit:
         return Challenger(trained.model, trained, verdict, {}, {})
-    everything = loop.calendar(loader, spec.item_sources, as_of, as_of)
-    model = parallel.together(processes, loop.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1])
+    everything = user_training.calendar(loader, spec.item_sources, as_of, as_of)
+    model = parallel.together(processes, user_training.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1])
     return Challenger(model, trained, verdict, {}, {}, validated=trained.model)
 
 
@@ -119,18 +119,18 @@ def _continued(config: Config, spec: ModelSpec, champion: Artifact, today: UserM
     as_of = config.time.as_of_ms
     since = recurring.new_since(config.labels, champion.as_of_ms)
     before, vocabulary = champion.model()
-    cuts = loop.calendar(loader, spec.item_sources, as_of, as_of).cuts_ms
+    cuts = user_training.calendar(loader, spec.item_sources, as_of, as_of).cuts_ms
     when = recurring.SplitByUser(cuts, as_of, as_of)
 
     def new(share: float) -> gate.Decoding:
         return lambda spec, theirs: recurring.NewImpressions(loader.decoding(spec, theirs), since, share, as_of)
 
-    foretold = loop.evaluate(before, new(1.0)(champion.spec, vocabulary), when.validation(), config.training.objectives)
-    metrics = {f"progressive.{key}": value for key, value in loop.label_metrics(before, foretold).items()}
+    foretold = user_evaluation.evaluate(before, new(1.0)(champion.spec, vocabulary), when.validation(), config.training.objectives)
+    metrics = {f"progressive.{key}": value for key, value in user_evaluation.label_metrics(before, foretold).items()}
     share = config.training.holdout_users
     mine = recurring.NewImpressions(loader, since, share, as_of)
     model, processes = recurring.grown(before, today), config.training.processes
-    trained = parallel.together(processes, loop.train, model, mine, when, config.training, checkpoint, warm=True)
+    trained = parallel.together(processes, user_training.train, model, mine, when, config.training, checkpoint, warm=True)
     verdict = gate.judge(champion, trained.validation, start.layout_of(config), new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}

@@ -12,7 +12,8 @@ from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.vocabulary import Vocabulary
 from .loader import Batches
-from .loop import Calendar, Evaluation, evaluate
+from .user_evaluation import Evaluation, evaluate
+from .user_training import Calendar
 
 Decoding = Callable[[ModelSpec, Vocabulary], Batches]  # the packed rows as a model of that spec and vocabulary reads them
 

@@ -121,7 +121,7 @@ def open_reader(kind: str, folder: str) -> Reader:
 
 
 class Batches(Protocol):
-    """What the loop trains on."""
+    """What a user model is trained and evaluated on."""
 
     @property
     def steps(self) -> int:

@@ -79,7 +79,7 @@ class Share(ChangedBatches):
 
 
 def together(count: int, work: Callable[..., T], model: UserModel, loader: Batches, *arguments: Any, **options: Any) -> T:
-    """work(model, loader, *arguments, **options), a function of training/loop.py, in so many processes; what the first one returned.
+    """work(model, loader, *arguments, **options) in so many processes; what the first one returned. work: train or refit of user_training.
 
     More than one are started on this machine by Spark's TorchDistributor, which runs torchrun. Raises TrainingError where one fails.
     """

@@ -17,7 +17,7 @@ from ..model.batch import JaggedBatch
 from ..model.spec import ModelSpec
 from ..model.user_model import Moments, UserModel
 from .loader import Batches, ChangedBatches
-from .loop import Calendar
+from .user_training import Calendar
 
 
 def obstacle(champion: ModelSpec, spec: ModelSpec) -> str:

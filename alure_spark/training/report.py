@@ -7,18 +7,18 @@ from matplotlib.figure import Figure
 
 from ..model.readout import HEADS
 from ..plots import curves
-from . import loop, metrics
+from . import metrics, user_evaluation, user_training
 from .challenger import Challenger
 
 
-def figures(trained: loop.Trained) -> dict[str, Figure]:
+def figures(trained: user_training.Trained) -> dict[str, Figure]:
     """Loss per epoch and objective; calibration of the heads that have both labels among what is weighed."""
     epochs = np.arange(1, len(trained.curves) + 1)
     names = sorted({key for row in trained.curves for key in row if "." in key})
     lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
     drawn = {"train_model/losses.png": curves(lines, "epoch", "nats")}
     found, bins = trained.validation, {}
-    predicted = loop.probabilities(trained.model, found)
+    predicted = user_evaluation.probabilities(trained.model, found)
     for column, head in enumerate(HEADS):
         if found.has_both(column):
             curve = metrics.calibration_curve(found.labels[:, column], predicted[:, column], weights=found.weights)

@@ -11,10 +11,10 @@ import torch
 from alure_spark.analysis.importance import attribute_importance, exchanged
 from alure_spark.errors import DataError
 from alure_spark.model.user_model import Moments, UserModel
-from alure_spark.training import loop
+from alure_spark.training import user_evaluation, user_training
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import normalized_entropy
-from tests.training import test_loop as small
+from tests.training import test_user_training as small
 
 SPEC = replace(
     small.SPEC, sources={"view": {"taste": "categorical", "noise": "categorical", "price": "numeric"}, "shown": {}},
@@ -38,8 +38,8 @@ def world():
 def learnt():
     batch = world()
     loader = MemoryLoader(batch, 32, 3)
-    when = loop.calendar(loader, ["view"], small.BORDER, small.END)
-    return loop.train(UserModel(SPEC), loader, when, small.LONG).model, loader, when.validation()
+    when = user_training.calendar(loader, ["view"], small.BORDER, small.END)
+    return user_training.train(UserModel(SPEC), loader, when, small.LONG).model, loader, when.validation()
 
 
 def test_the_attribute_that_tells_is_worth_most_and_the_others_nothing(learnt):
@@ -80,7 +80,7 @@ def test_what_is_lost_is_that_of_a_model_run_on_the_exchanged_batches(exchange):
             weights.add_(0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(weights.numel())))
     moments = Moments(small.BORDER, small.END, small.BORDER, validation=True)
     (found,) = (one for one in attribute_importance(model, loader, moments, seeds=(7, 8), resamples=2) if one.attribute == "taste")
-    whole = loop.evaluate(model, loader, moments, small.LONG.objectives)
+    whole = user_evaluation.evaluate(model, loader, moments, small.LONG.objectives)
 
     def ne(batches):
         logits = torch.cat(

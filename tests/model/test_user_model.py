@@ -1,7 +1,7 @@
 """Read-out, objectives and the whole model: against loops, and against one pass of the model per impression."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,8 +13,21 @@ from alure_spark.model import objectives
 from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, SourceTokens, offsets_of, select_users
 from alure_spark.model.objectives import POPULARITY, SOFTNESS, TEMPERATURE, item_pairs, label_loss, neighbour_loss, next_item_loss
 from alure_spark.model.readout import RECENT_DAYS, engagements, fact_names, on_log_scale, over_item_sources, shared_names
-from alure_spark.model.user_model import Moments, UserModel, total
-from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, batch_of, cut_history, gradients, random_batch, shaken, spec_of
+from alure_spark.model.trainable import total
+from alure_spark.model.user_model import Moments, UserModel
+from tests.model.worlds import (
+    AS_OF_MS,
+    BEGIN_MS,
+    DAY_MS,
+    WIDE,
+    assert_close,
+    batch_of,
+    cut_history,
+    gradients,
+    random_batch,
+    shaken,
+    spec_of,
+)
 
 ALL = ObjectiveConfig()
 MOMENTS = Moments(cut_ms=BEGIN_MS + 200 * DAY_MS, until_ms=AS_OF_MS)
@@ -66,9 +79,9 @@ def test_validation_asks_for_no_next_item_that_training_has_seen():
         seen = tokens.known_at_ms < border
         sources[name] = replace(tokens, rows=tokens.rows | {ITEM: torch.where(seen, 1 + tokens.rows[ITEM] % 5, tokens.rows[ITEM])})
     moments = replace(MOMENTS, from_ms=border)
-    found = [model.losses(one, moments, objective, states)["next_item"] for one in (batch, replace(batch, sources=sources))]
+    found = [model.losses(one, moments, objective, states=states)["next_item"] for one in (batch, replace(batch, sources=sources))]
     assert_close(*found)
-    assert model.losses(batch, MOMENTS, objective, states)["next_item"] != found[0]
+    assert model.losses(batch, MOMENTS, objective, states=states)["next_item"] != found[0]
 
 
 def test_losses_of_the_model_are_those_of_its_parts():
@@ -82,9 +95,24 @@ def test_losses_of_the_model_are_those_of_its_parts():
     entropy = -(label * probability.log() + (1 - label) * (1 - probability).log())
     assert_close(found["click"], (entropy * weight).sum() / weight.sum())
     assert_close(
-        total(found, ObjectiveConfig(click=2, conversion=0, neighbour=0.5, next_item=0)) - 2 * found["click"], 0.5 * found["neighbour"]
+        total(found, {"click": 2, "conversion": 0, "neighbour": 0.5, "next_item": 0}) - 2 * found["click"], 0.5 * found["neighbour"]
     )
-    assert_close(model.losses(batch, MOMENTS, ALL, model.encoder.states(batch)), found)
+    assert_close(model.losses(batch, MOMENTS, ALL, states=model.encoder.states(batch)), found)
+
+
+def test_the_groups_of_parameters_hold_each_once_and_quantizers_never():
+    quantizers = {"media": {"levels": 2, "codes": 3, "hidden": 4}}
+    model = UserModel(replace(spec_of(WIDE), quantizers=quantizers))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {group.name: [names[parameter] for parameter in group.parameters] for group in model.parameter_groups()}
+    grouped = [name for members in groups.values() for name in members]
+    assert sorted(grouped) == sorted(name for name in names.values() if not name.startswith("encoder.quantizers."))
+    assert groups["items"] == ["encoder.item_vectors"]
+    single = ("item_weight", "idf_power", "direction_scale", "view_scale", "age", "repeated", "residual_share")
+    assert groups["pooling"] == [f"encoder.{name}" for name in (*single, "source_weight.page", "source_weight.visit")]
+    assert {group.name for group in model.parameter_groups() if group.decays} == {"matrices"}
+    assert "readout.wide.weight" in groups["matrices"]
+    assert "readout.wide.bias" in groups["rest"]
 
 
 def test_only_objectives_with_a_weight_and_something_to_learn_from_are_there():
@@ -120,7 +148,7 @@ def test_gradients_of_all_objectives_are_those_of_finite_differences():
             self.model = model
 
         def forward(self):
-            return total(model.losses(batch, MOMENTS, ALL), ALL)
+            return total(model.losses(batch, MOMENTS, ALL), asdict(ALL))
 
     def function(*values):
         moved = {f"model.{name}": value for name, value in zip(names, values, strict=True)}

@@ -1,241 +1,261 @@
-"""The training loop on a planted world: what it learns, that it ends in the same weights after a kill, and what stops it."""
+"""The general loop on models whose truth is known: where it ends, when it stops, and that a kill changes no bit."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from alure_spark.errors import DataError, TrainingError
-from alure_spark.model.artifact import Artifact
-from alure_spark.model.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
-from alure_spark.model.spec import ModelSpec
-from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
-from alure_spark.training import gate, loop
-from alure_spark.training.loader import MemoryLoader
-
-DAY = 86_400_000
-START, BORDER, END = 1_600_000_000_000, 1_600_000_000_000 + 40 * DAY, 1_600_000_000_000 + 50 * DAY
-ITEMS, USERS = 40, 120
-SPEC = ModelSpec(
-    {"view": {}, "shown": {}}, ("view",), {"item_id": ITEMS + 3, "account_id": 3}, item_dimension=8,
-    config=ModelConfig(dimension=8, heads=2, feed_forward=16, max_events=32, dropout=0.1),
-)  # fmt: skip
-TRAINING = TrainingConfig(
-    epochs=6, patience=6, batch_users=32, learning_rate=0.02, checkpoint_steps=3, item_learning_rate_share=1.0, threads=1
-)
-
-LONG = replace(TRAINING, epochs=25, patience=25)
+from alure_spark.model.parallel import Alone
+from alure_spark.model.trainable import ParameterGroup
+from alure_spark.training.loop import fit
+from alure_spark.training.optimizers import Optimizers
+from alure_spark.training.plan import Plan, warmup_cosine
+from alure_spark.training.tensor_batches import TensorBatches
 
 
-def world(seed: int = 0, informative: bool = True) -> JaggedBatch:
-    """Two communities that view their own half of the items and click ads of their own community (row ITEMS+1 or +2)."""
-    random = np.random.default_rng(seed)
-    community = np.arange(USERS) % 2
-    viewed = random.integers(5, 30, USERS)
-    times = [np.sort(random.integers(START, END, n)) for n in viewed]
-    items = [1 + (random.integers(0, ITEMS // 2, n) + community[u] * (ITEMS // 2)) for u, n in enumerate(viewed)]
-    offsets = offsets_of(torch.from_numpy(viewed))
-    known = torch.from_numpy(np.concatenate(times))
-    view = SourceTokens(offsets, known, known, {"item_id": torch.from_numpy(np.concatenate(items))}, {})
-    nothing = torch.zeros(0, dtype=torch.int64)
-    shown = SourceTokens(torch.zeros(USERS + 1, dtype=torch.int64), nothing, nothing, {"item_id": nothing}, {})
-    ad = random.integers(0, 2, (USERS, 6))
-    match = (ad == community[:, None]) if informative else random.random((USERS, 6)) < 0.5
-    click = random.random((USERS, 6)) < np.where(match, 0.8, 0.2)
-    at = np.sort(random.integers(START + 10 * DAY, END, (USERS, 6)), axis=1)
-    impressions = Impressions(
-        offsets_of(torch.full((USERS,), 6)), torch.from_numpy(at.ravel()),
-        {"item_id": torch.from_numpy(ITEMS + 1 + ad.ravel()), "account_id": torch.from_numpy(1 + ad.ravel())}, {},
-        torch.from_numpy(click.ravel()).float(), torch.zeros(USERS * 6), torch.ones(USERS * 6), torch.zeros(USERS * 6, dtype=torch.int64),
-        torch.from_numpy(at.ravel() >= BORDER),
-    )  # fmt: skip
-    return JaggedBatch(
-        "all", tuple(f"u{n}" for n in range(USERS)), torch.zeros(USERS, dtype=torch.int64), torch.full((USERS,), END),
-        {"view": view, "shown": shown}, impressions,
-    )  # fmt: skip
+class Line(nn.Module):
+    """y = x w + bias: squared error, least where the closed form says."""
+
+    def __init__(self, columns=3, dropout=0.0, optimizer=torch.optim.AdamW):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(columns)), nn.Parameter(torch.zeros(()))
+        self.dropout, self.optimizer = nn.Dropout(dropout), optimizer
+
+    def losses(self, x, y):
+        return {"squared": (self.dropout(x) @ self.weight + self.bias - y).square().mean()} if len(x) else {}
+
+    def parameter_groups(self):
+        return [
+            ParameterGroup("weight", [self.weight], optimizer=self.optimizer),
+            ParameterGroup("bias", [self.bias], decays=False, optimizer=torch.optim.SGD),
+        ]
 
 
-def trained(
-    batch: JaggedBatch, config: TrainingConfig = TRAINING, checkpoint=None, observe=None
-) -> tuple[loop.Trained, MemoryLoader, loop.Calendar]:
-    loader = MemoryLoader(batch, config.batch_users, 3)
-    when = loop.calendar(loader, ["view"], BORDER, END)
-    return loop.train(UserModel(SPEC), loader, when, config, checkpoint, observe), loader, when
+class Slope(nn.Module):
+    """Losses whose gradient is known: 1 for each of `used`, 2 in the second loss; `unused` has none."""
+
+    def __init__(self, optimizer=torch.optim.SGD):
+        super().__init__()
+        self.used, self.unused = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.ones(2))
+        self.groups = [
+            ParameterGroup("used", [self.used], optimizer=optimizer),
+            ParameterGroup("unused", [self.unused], optimizer=optimizer),
+        ]
+
+    def losses(self, factor):
+        return {"once": factor.sum() * self.used.sum(), "twice": 2 * factor.sum() * self.used.sum()}
+
+    def parameter_groups(self):
+        return self.groups
 
 
-def test_it_learns_whose_ads_a_community_clicks_and_that_neighbours_are_of_one_community():
-    batch = world()
-    result, loader, when = trained(batch, LONG)
-    found = loop.evaluate(result.model, loader, when.validation(), TRAINING.objectives)
-    figures = loop.label_metrics(result.model, found)
-    assert figures["click.ne"] < 0.9
-    assert figures["click.auc"] > 0.75
-    assert figures["click.calibration"] == pytest.approx(1, abs=0.05)
-    assert figures["conversion.ne"] is None, "there is no conversion: nothing to measure, not zero"
-    with torch.no_grad():
-        embeddings = result.model.encoder.embed(batch).numpy()
-    nearest = (embeddings @ embeddings.T - 2 * np.eye(USERS)).argmax(axis=1)
-    assert (nearest % 2 == np.arange(USERS) % 2).mean() > 0.95
-    assert len(result.curves) <= LONG.epochs
-    assert result.curves[result.best_epoch]["validation.total"] == min(row["validation.total"] for row in result.curves)
+ONCE = {"twice": 0.0}
 
 
-def test_where_ads_mean_nothing_nothing_is_learnt_about_clicks():
-    result, loader, when = trained(world(informative=False), LONG)
-    found = loop.evaluate(result.model, loader, when.validation(), TRAINING.objectives)
-    assert loop.label_metrics(result.model, found)["click.ne"] > 0.97
+def rows(n=200, columns=3):
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(n, columns, generator=draw)
+    return x, x @ torch.arange(1.0, columns + 1) - 2 + torch.randn(n, generator=draw)
+
+
+def shuffled(tensors, size):
+    return TensorBatches(tensors, size, lambda epoch: torch.from_numpy(np.random.default_rng([5, epoch]).permutation(len(tensors[0]))))
+
+
+def ones(steps):
+    """So many batches that hold the number 1."""
+    return TensorBatches([torch.ones(steps)], 1, lambda epoch: torch.arange(steps))
+
+
+def test_least_squares_ends_in_the_closed_form():
+    x, y = rows()
+    truth = np.linalg.lstsq(np.column_stack([x.numpy(), np.ones(len(x))]), y.numpy(), rcond=None)[0]
+    model, epochs = Line(), 400
+    plan = Plan(epochs, learning_rate=0.1, seed=1, schedule=lambda step: 1 - step / epochs)
+    fitted = fit(model, shuffled((x, y), len(x)), plan)
+    np.testing.assert_allclose([*model.weight.tolist(), model.bias.item()], truth, atol=1e-3)
+    assert [set(row) for row in fitted.curves] == [{"train.squared", "steps"}] * epochs
+    assert fitted.curves[-1]["train.squared"] == pytest.approx(
+        float((y - torch.from_numpy(truth[:3]).float() @ x.T - truth[3]).square().mean())
+    )
+    assert (fitted.best_epoch, fitted.best_loss, fitted.steps) == (-1, math.inf, epochs)
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [(0, 2), (1, 3), (1, 4), (3, 1)])
-def test_a_training_killed_in_mid_epoch_ends_in_the_weights_of_an_undisturbed_one(tmp_path, at):
-    batch, config = world(), replace(TRAINING, epochs=4)
-    whole, _, _ = trained(batch, config)
+@pytest.mark.parametrize("at", [(0, 1), (0, 3), (1, 7), (2, 1), (3, 7)])
+def test_a_killed_training_ends_in_the_bits_of_an_undisturbed_one(tmp_path, at):
+    """Dropout, two kinds of optimizers, a best epoch, and clipping; the last epoch's last step is a place to be killed at, too."""
+    x, y = rows()
+    plan = Plan(4, 0.05, seed=3, weight_decay=0.1, schedule=warmup_cosine(28), clip_norm=0.5, checkpoint_steps=2)
+
+    def trained(checkpoint=None, observe=None):
+        model = Line(dropout=0.3)
+        fitted = fit(model, shuffled((x, y), 30), plan, lambda: {"error": abs(model.weight[0].item() - 0.3)}, checkpoint, observe)
+        return model.state_dict(), fitted
 
     def kill(epoch, step, losses):
         if (epoch, step) == at:
             raise Killed
 
-    checkpoint = tmp_path / "checkpoint"
+    weights, whole = trained()
     with pytest.raises(Killed):
-        trained(batch, config, checkpoint, kill)
+        trained(tmp_path / "checkpoint", kill)
     seen = []
-    again, _, _ = trained(batch, config, checkpoint, lambda epoch, step, losses: seen.append((epoch, step)))
-    assert len(seen) < 4 * 4 or at == (0, 2), "it went on, and did not begin anew"
-    for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(again.model.state_dict()[name], value, rtol=0, atol=0)
-    assert [row["validation.total"] for row in again.curves] == [row["validation.total"] for row in whole.curves]
+    again, resumed = trained(tmp_path / "checkpoint", lambda epoch, step, losses: seen.append((epoch, step)))
+    assert len(seen) < 28 or at == (0, 1), "it went on, and did not begin anew"
+    assert resumed == whole
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    done, finished = trained(tmp_path / "checkpoint", lambda *step: pytest.fail("a finished training makes no step"))
+    assert finished == whole
+    assert all(torch.equal(done[name], value) for name, value in weights.items())
 
 
-def refitted(batch: JaggedBatch, result: loop.Trained, config: TrainingConfig, checkpoint=None, observe=None) -> UserModel:
-    loader = MemoryLoader(batch, config.batch_users, 3)
-    return loop.refit(UserModel(SPEC), loader, result, loop.calendar(loader, ["view"], END, END), config, checkpoint, observe)
+def test_the_seed_decides_what_is_drawn_and_torchs_own_generator_is_left_alone():
+    def weights(seed):
+        model = Line(dropout=0.5)
+        fit(model, shuffled(rows(), 50), Plan(2, 0.1, seed))
+        return model.weight.tolist()
+
+    torch.manual_seed(1)
+    first, state = weights(3), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert weights(3) == first
+    assert weights(4) != first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_refit_learns_from_the_last_days_too_for_the_epochs_that_validation_found_best():
-    """A third ad row is shown after the border only, and clicked by everybody: only a refit can know."""
-    batch, config = world(), replace(TRAINING, epochs=8)
-    shown = batch.impressions
-    late = shown.validation & (torch.arange(len(shown.time_ms)) % 2 == 0)
-    rows = {"item_id": torch.where(late, 0, shown.rows["item_id"]), "account_id": torch.where(late, 0, shown.rows["account_id"])}
-    batch = replace(batch, impressions=replace(shown, rows=rows, click=torch.where(late, 1.0, shown.click)))
-    result, loader, when = trained(batch, config)
-    steps = []
-    model = refitted(batch, result, config, observe=lambda epoch, step, losses: steps.append((epoch, step)))
-    assert len(steps) == (result.best_epoch + 1) * loader.steps
-    before, after = (loop.evaluate(one, loader, when.validation(), config.objectives).losses["click"] for one in (result.model, model))
-    assert after < before - 0.02
-    p = loop.probabilities(model, loop.evaluate(model, loader, when.validation(), config.objectives))[:, 0]
-    click = batch.impressions.click[shown.validation].numpy()
-    assert p.mean() == pytest.approx(click.mean(), abs=0.01), "the offset is that of the last days"
-    assert float(model.readout.calibration[0, 0]) == float(result.model.readout.calibration[0, 0]), "the slope is the validated model's"
+def test_training_stops_after_patience_and_ends_with_the_first_best_weights():
+    validation = [3.0, 2.0, 4.0, 2.0, 1.9, 1.0]
+    model, after = Slope(), []
+
+    def end_epoch():
+        after.append(model.used.tolist())
+        return {"error": validation[len(after) - 1], "once": 100 * validation[len(after) - 1]}
+
+    fitted = fit(model, ones(3), Plan(6, 0.1, seed=1, patience=2, loss_weights={"once": 0.0}), end_epoch)
+    assert len(after) == 4
+    assert (fitted.best_epoch, fitted.best_loss, fitted.steps) == (1, 2.0, 12)
+    assert model.used.tolist() == after[1] != after[3]
+    assert fitted.curves[2] == {"train.once": fitted.curves[2]["train.once"], "train.twice": 2 * fitted.curves[2]["train.once"]} | {
+        "validation.error": 4.0, "validation.once": 400.0, "validation.total": 4.0, "steps": 3,
+    }  # fmt: skip
 
 
-def test_a_killed_refit_ends_in_the_weights_of_an_undisturbed_one(tmp_path):
-    batch, config = world(), replace(TRAINING, epochs=3)
-    result, _, _ = trained(batch, config)
-    result = replace(result, best_epoch=1)
-    whole = refitted(batch, result, config)
-
-    def kill(epoch, step, losses):
-        if (epoch, step) == (1, 2):
-            raise Killed
-
-    with pytest.raises(Killed):
-        refitted(batch, result, config, tmp_path / "checkpoint", kill)
-    again = refitted(batch, result, config, tmp_path / "checkpoint")
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+@pytest.mark.parametrize(("clip_norm", "length"), [(0.5, 0.5), (2.0, 2.0), (9.0, 6.0), (math.inf, 6.0)])
+def test_clipping_bounds_the_length_of_a_step(clip_norm, length):
+    """The gradient is 3 for each of four numbers: its norm is 6."""
+    model = Slope()
+    fit(model, ones(1), Plan(1, learning_rate=1.0, seed=1, clip_norm=clip_norm))
+    assert float(model.used.norm()) == pytest.approx(length, rel=1e-5)
 
 
-def test_training_looks_at_nothing_after_the_border():
-    """Other events and labels after the border: the same first steps, to the bit."""
-    batch = world()
-    view, shown = batch.sources["view"], batch.impressions
-    late = view.known_at_ms >= BORDER
-    rows = torch.where(late, 1 + torch.arange(len(late)) % ITEMS, view.rows["item_id"])
-    planted = replace(
-        batch,
-        sources={**batch.sources, "view": replace(view, rows={"item_id": rows})},
-        impressions=replace(shown, click=torch.where(shown.validation, 1 - shown.click, shown.click)),
-    )
-    curves: list[list] = [[], []]
-    for which, given in enumerate((batch, planted)):
-        trained(given, replace(TRAINING, epochs=1), observe=lambda epoch, step, losses, which=which: curves[which].append(dict(losses)))
-    assert curves[0] == curves[1]
+def test_a_step_goes_at_the_groups_share_of_the_scheduled_rate_along_the_weighted_gradient():
+    model = Slope()
+    plan = Plan(2, 0.1, 1, learning_rate_shares={"used": 0.5}, loss_weights={"twice": 3.0}, schedule=lambda step: 1 / (step + 1))
+    fit(model, ones(2), plan)
+    expected = -0.1 * 0.5 * (1 + 2 * 3) * (1 + 1 / 2 + 1 / 3 + 1 / 4)
+    torch.testing.assert_close(model.used.detach(), torch.full((4,), expected))
 
 
-def test_without_labels_only_the_contrastive_objectives_train():
-    result, _, _ = trained(replace(world(), impressions=None), replace(TRAINING, epochs=1))
-    assert set(result.curves[0]) == {
-        "train.neighbour",
-        "train.next_item",
-        "validation.neighbour",
-        "validation.next_item",
-        "validation.total",
-        "steps",
-    }
+def test_a_group_without_a_share_stays_and_has_no_gradient():
+    model = Slope()
+    fit(model, ones(2), Plan(2, 0.1, 1, weight_decay=0.5, learning_rate_shares={"used": 0}))
+    assert model.used.tolist() == [0] * 4
+    assert model.used.grad is None
+    with pytest.raises(ValueError, match="no group of parameters others"):
+        Optimizers(model.parameter_groups(), Plan(2, 0.1, 1, learning_rate_shares={"others": 2.0}))
 
 
-def test_an_empty_split_says_what_to_do():
-    batch = world()
-    loader = MemoryLoader(batch, 32, 3)
-    with pytest.raises(DataError, match="training split is empty.*labels.validation_days"):
-        loop.calendar(loader, ["view"], START, END)
-    when = loop.calendar(loader, ["view"], BORDER, END)
-    labels = ObjectiveConfig(neighbour=0, next_item=0)
-    none = replace(batch, impressions=replace(batch.impressions, validation=torch.zeros_like(batch.impressions.validation)))
-    with pytest.raises(DataError, match="validation split is empty.*labels.validation_days"):
-        loop.train(UserModel(SPEC), MemoryLoader(none, 32, 3), when, replace(TRAINING, objectives=labels))
-    every = replace(batch, impressions=replace(batch.impressions, validation=torch.ones_like(batch.impressions.validation)))
+def test_only_what_has_a_gradient_and_is_of_a_group_that_decays_decays():
+    class Both(Slope):
+        def losses(self, factor):
+            return {"zero": 0 * (self.used.sum() + self.unused.sum())}
+
+    for decays, expected in ((True, 0.9), (False, 1.0)):
+        model = Both()
+        model.groups[1] = replace(model.groups[1], decays=decays, optimizer=torch.optim.AdamW)
+        fit(model, ones(1), Plan(1, 0.1, 1, weight_decay=1.0))
+        assert model.unused.tolist() == pytest.approx([expected] * 2)
+    model = Slope()
+    fit(model, ones(1), Plan(1, 0.1, 1, weight_decay=1.0))
+    assert model.unused.tolist() == [1, 1]
+
+
+class Twins(Alone):
+    """Two processes with the same rows, seen from one of them: every sum over both is twice its own part."""
+
+    size = 2
+
+    def total(self, value):
+        return 2 * value.detach()
+
+
+def test_gradients_are_summed_over_processes_and_what_no_process_moves_stays():
+    model, seen = Slope(), []
+    plan = Plan(1, 0.1, 1, weight_decay=1.0, loss_weights=ONCE)
+    fit(model, ones(1), plan, observe=lambda epoch, step, losses: seen.append(losses), processes=Twins())
+    torch.testing.assert_close(model.used.detach(), torch.full((4,), -0.2))
+    assert model.unused.tolist() == [1, 1]
+    assert seen == [{"once": 0.0, "twice": 0.0}]
+
+
+def test_a_batch_without_a_loss_moves_nothing_and_an_epoch_of_them_is_an_error():
+    class Sometimes(Slope):
+        def losses(self, factor):
+            return super().losses(factor) if factor.sum() > 1 else {}
+
+    model = Sometimes()
+    batches = TensorBatches([torch.tensor([1.0, 2.0, 1.0])], 1, lambda epoch: torch.arange(3))
+    fitted = fit(model, batches, Plan(1, 0.1, 1, loss_weights=ONCE))
+    torch.testing.assert_close(model.used.detach(), torch.full((4,), -0.2))
+    assert fitted.steps == 3
     with pytest.raises(DataError, match="training split is empty"):
-        loop.train(UserModel(SPEC), MemoryLoader(every, 32, 3), when, replace(TRAINING, objectives=labels))
+        fit(model, ones(3), Plan(1, 0.1, 1))
 
 
-def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
-    batch = world()
-    broken = replace(batch, impressions=replace(batch.impressions, weight=batch.impressions.weight * float("inf")))
-    with pytest.raises(TrainingError, match="loss of click.* is not finite at epoch 1, step 1"):
-        trained(broken)
+def test_what_is_not_finite_stops_training_with_a_sentence(tmp_path):
+    plan = Plan(2, 0.1, 1)
+    with pytest.raises(TrainingError, match="the loss of once, twice is not finite at epoch 1, step 2"):
+        fit(Slope(), TensorBatches([torch.tensor([1.0, torch.inf])], 1, lambda epoch: torch.arange(2)), plan)
+    with pytest.raises(TrainingError, match="the validation loss is not finite after epoch 1"):
+        fit(Slope(), ones(1), plan, lambda: {"error": math.nan})
+
+    class Steep(Slope):
+        def losses(self, factor):
+            return {"root": self.used.sum().abs().sqrt()}
+
+    with pytest.raises(TrainingError, match="the gradient is not finite at epoch 1, step 1"):
+        fit(Steep(), ones(1), plan)
     (tmp_path / "checkpoint").write_bytes(b"PK broken")
     with pytest.raises(TrainingError, match="cannot be gone on from"):
-        trained(batch, checkpoint=tmp_path / "checkpoint")
+        fit(Slope(), ones(1), plan, checkpoint=tmp_path / "checkpoint")
 
 
-def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
-    batch = world()
-    good, loader, when = trained(batch)
-    layout = gate.Layout(SPEC.sources, {})
-    found = loop.evaluate(good.model, loader, when.validation(), TRAINING.objectives)
-    raw = UserModel(SPEC)
-    worse = loop.evaluate(raw, loader, when.validation(), TRAINING.objectives)
-    known = np.arange(1, ITEMS + 3)
-    vocabulary = Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
-    champion = Artifact.of(good.model, vocabulary, {"as_of_ms": END})
-
-    def judge(champion, found):
-        return gate.judge(champion, found, layout, lambda layout, vocabulary: loader, when, TRAINING)
-
-    assert judge(None, found).passed
-    assert judge(champion, found).passed
-    stopped = judge(champion, worse)
-    assert not stopped.passed
-    assert "not champion: validation loss" in stopped.reason
-    other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
-    assert "cannot be compared" in judge(other, found).reason
+def test_the_rate_warms_up_over_a_twentieth_and_ends_at_a_tenth():
+    share = warmup_cosine(100)
+    assert [share(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert share(52) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 47 / 95)))
+    assert share(100) == pytest.approx(0.1)
 
 
-def test_a_model_that_promises_too_much_does_not_become_champion():
-    passed = gate.Verdict(True, "champion")
-    assert gate.calibrated(passed, {"click.calibration": 1.9, "conversion.calibration": None}, TRAINING) == passed
-    stopped = gate.calibrated(passed, {"click.calibration": 1.0, "conversion.calibration": 2.1}, TRAINING)
-    assert not stopped.passed
-    assert stopped.reason == "not champion: conversion expects 2.10 times the observed positives, allowed 0.5 to 2"
+def test_rows_in_memory_come_once_per_epoch_in_its_order():
+    x, y = torch.arange(7), torch.arange(7) * 10
+    batches = shuffled((x, y), 3)
+    assert batches.steps == len(list(batches.batches(0))) == 3
+    for epoch in (0, 1):
+        found = [torch.cat(parts) for parts in zip(*batches.batches(epoch), strict=True)]
+        assert sorted(found[0].tolist()) == list(range(7))
+        assert torch.equal(found[1], 10 * found[0])
+        later = next(iter(batches.batches(epoch, start=2)))
+        assert torch.equal(later[0], found[0][6:])
+    assert not torch.equal(next(iter(batches.batches(0)))[0], next(iter(batches.batches(1)))[0])

@@ -10,10 +10,10 @@ import torch
 
 from alure_spark.errors import TrainingError
 from alure_spark.model.user_model import UserModel
-from alure_spark.training import loop
+from alure_spark.training import user_training
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.parallel import Share, together
-from tests.training.test_loop import BORDER, END, SPEC, TRAINING, world
+from tests.training.test_user_training import BORDER, END, SPEC, TRAINING, world
 
 STILL = replace(SPEC, config=replace(SPEC.config, dropout=0.0))  # each process would draw a dropout of its own
 CONFIG = replace(TRAINING, epochs=2, item_learning_rate_share=0.5)
@@ -21,8 +21,8 @@ CONFIG = replace(TRAINING, epochs=2, item_learning_rate_share=0.5)
 
 def trained(processes, config=CONFIG, checkpoint=None, batch=None):
     loader = MemoryLoader(world() if batch is None else batch, 50, 3)  # 120 users: the last batch of 20 is smaller
-    when = loop.calendar(loader, ["view"], BORDER, END)
-    return together(processes, loop.train, UserModel(STILL).double(), loader, when, config, checkpoint)
+    when = user_training.calendar(loader, ["view"], BORDER, END)
+    return together(processes, user_training.train, UserModel(STILL).double(), loader, when, config, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def test_a_training_may_go_on_with_another_number_of_processes(spark, alone, tmp
             raise Killed
 
     loader = MemoryLoader(world(), 50, 3)
-    config, when = replace(CONFIG, checkpoint_steps=2), loop.calendar(loader, ["view"], BORDER, END)
+    config, when = replace(CONFIG, checkpoint_steps=2), user_training.calendar(loader, ["view"], BORDER, END)
     with pytest.raises(Killed):
-        loop.train(UserModel(STILL).double(), loader, when, config, tmp_path / "checkpoint", kill)
+        user_training.train(UserModel(STILL).double(), loader, when, config, tmp_path / "checkpoint", kill)
     assert torch.load(tmp_path / "checkpoint", weights_only=True)["state"]["epoch"] == 1
     same(alone, trained(2, config, tmp_path / "checkpoint"))
 

@@ -11,10 +11,10 @@ import torch
 from alure_spark.config import LabelConfig
 from alure_spark.model.batch import ITEM
 from alure_spark.model.user_model import UserModel
-from alure_spark.training import loop, recurring, report
+from alure_spark.training import recurring, report, user_evaluation, user_training
 from alure_spark.training.loader import MemoryLoader
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, random_batch, shaken, spec_of
-from tests.training import test_loop as small
+from tests.training import test_user_training as small
 
 MORE = {"item_id": 40, "account_id": 33, "category_id": 30}
 
@@ -95,10 +95,10 @@ def test_a_warm_training_goes_on_from_the_champion_and_looks_at_no_old_label():
     config, results = replace(small.TRAINING, epochs=1), []
     for given in (batch, turned):
         loader = recurring.NewImpressions(MemoryLoader(given, 32, 3), small.BORDER, 0.2, small.END)
-        cuts = loop.calendar(loader, ["view"], small.END, small.END).cuts_ms
+        cuts = user_training.calendar(loader, ["view"], small.END, small.END).cuts_ms
         when = recurring.SplitByUser(cuts, small.END, small.END)
         model = recurring.grown(first.model, UserModel(small.SPEC))
-        results.append(loop.train(model, loader, when, config, warm=True))
+        results.append(user_training.train(model, loader, when, config, warm=True))
     for name, value in results[0].model.state_dict().items():
         torch.testing.assert_close(results[1].model.state_dict()[name], value, rtol=0, atol=0)
     moved = (results[0].model.readout.wide.weight - first.model.readout.wide.weight).abs()
@@ -110,11 +110,11 @@ def test_a_day_without_a_new_impression_trains_and_reports_what_there_is():
     batch = small.world()
     first, _, _ = small.trained(batch)
     loader = recurring.NewImpressions(MemoryLoader(batch, 32, 3), small.END, 0.2, small.END)
-    cuts = loop.calendar(loader, ["view"], small.END, small.END).cuts_ms
+    cuts = user_training.calendar(loader, ["view"], small.END, small.END).cuts_ms
     when = recurring.SplitByUser(cuts, small.END, small.END)
     model = recurring.grown(first.model, UserModel(small.SPEC))
-    found = loop.train(model, loader, when, replace(small.TRAINING, epochs=1), warm=True)
+    found = user_training.train(model, loader, when, replace(small.TRAINING, epochs=1), warm=True)
     assert not found.validation.weights.any()
     assert found.validation.labels.any()
-    assert set(loop.label_metrics(found.model, found.validation).values()) == {None}
+    assert set(user_evaluation.label_metrics(found.model, found.validation).values()) == {None}
     assert report.figures(found).keys() == {"train_model/losses.png"}

@@ -1,0 +1,245 @@
+"""The training of the user model on a planted world: what it learns, that a kill changes nothing, and what stops it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from alure_spark.errors import DataError, TrainingError
+from alure_spark.model.artifact import Artifact
+from alure_spark.model.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.model.spec import ModelSpec
+from alure_spark.model.user_model import UserModel
+from alure_spark.model.vocabulary import Vocabulary
+from alure_spark.training import gate, user_evaluation, user_training
+from alure_spark.training.loader import MemoryLoader
+
+DAY = 86_400_000
+START, BORDER, END = 1_600_000_000_000, 1_600_000_000_000 + 40 * DAY, 1_600_000_000_000 + 50 * DAY
+ITEMS, USERS = 40, 120
+SPEC = ModelSpec(
+    {"view": {}, "shown": {}}, ("view",), {"item_id": ITEMS + 3, "account_id": 3}, item_dimension=8,
+    config=ModelConfig(dimension=8, heads=2, feed_forward=16, max_events=32, dropout=0.1),
+)  # fmt: skip
+TRAINING = TrainingConfig(
+    epochs=6, patience=6, batch_users=32, learning_rate=0.02, checkpoint_steps=3, item_learning_rate_share=1.0, threads=1
+)
+
+LONG = replace(TRAINING, epochs=25, patience=25)
+
+
+def world(seed: int = 0, informative: bool = True) -> JaggedBatch:
+    """Two communities that view their own half of the items and click ads of their own community (row ITEMS+1 or +2)."""
+    random = np.random.default_rng(seed)
+    community = np.arange(USERS) % 2
+    viewed = random.integers(5, 30, USERS)
+    times = [np.sort(random.integers(START, END, n)) for n in viewed]
+    items = [1 + (random.integers(0, ITEMS // 2, n) + community[u] * (ITEMS // 2)) for u, n in enumerate(viewed)]
+    offsets = offsets_of(torch.from_numpy(viewed))
+    known = torch.from_numpy(np.concatenate(times))
+    view = SourceTokens(offsets, known, known, {"item_id": torch.from_numpy(np.concatenate(items))}, {})
+    nothing = torch.zeros(0, dtype=torch.int64)
+    shown = SourceTokens(torch.zeros(USERS + 1, dtype=torch.int64), nothing, nothing, {"item_id": nothing}, {})
+    ad = random.integers(0, 2, (USERS, 6))
+    match = (ad == community[:, None]) if informative else random.random((USERS, 6)) < 0.5
+    click = random.random((USERS, 6)) < np.where(match, 0.8, 0.2)
+    at = np.sort(random.integers(START + 10 * DAY, END, (USERS, 6)), axis=1)
+    impressions = Impressions(
+        offsets_of(torch.full((USERS,), 6)), torch.from_numpy(at.ravel()),
+        {"item_id": torch.from_numpy(ITEMS + 1 + ad.ravel()), "account_id": torch.from_numpy(1 + ad.ravel())}, {},
+        torch.from_numpy(click.ravel()).float(), torch.zeros(USERS * 6), torch.ones(USERS * 6), torch.zeros(USERS * 6, dtype=torch.int64),
+        torch.from_numpy(at.ravel() >= BORDER),
+    )  # fmt: skip
+    return JaggedBatch(
+        "all", tuple(f"u{n}" for n in range(USERS)), torch.zeros(USERS, dtype=torch.int64), torch.full((USERS,), END),
+        {"view": view, "shown": shown}, impressions,
+    )  # fmt: skip
+
+
+def trained(
+    batch: JaggedBatch, config: TrainingConfig = TRAINING, checkpoint=None, observe=None
+) -> tuple[user_training.Trained, MemoryLoader, user_training.Calendar]:
+    loader = MemoryLoader(batch, config.batch_users, 3)
+    when = user_training.calendar(loader, ["view"], BORDER, END)
+    return user_training.train(UserModel(SPEC), loader, when, config, checkpoint, observe), loader, when
+
+
+def test_it_learns_whose_ads_a_community_clicks_and_that_neighbours_are_of_one_community():
+    batch = world()
+    result, loader, when = trained(batch, LONG)
+    found = user_evaluation.evaluate(result.model, loader, when.validation(), TRAINING.objectives)
+    figures = user_evaluation.label_metrics(result.model, found)
+    assert figures["click.ne"] < 0.9
+    assert figures["click.auc"] > 0.75
+    assert figures["click.calibration"] == pytest.approx(1, abs=0.05)
+    assert figures["conversion.ne"] is None, "there is no conversion: nothing to measure, not zero"
+    with torch.no_grad():
+        embeddings = result.model.encoder.embed(batch).numpy()
+    nearest = (embeddings @ embeddings.T - 2 * np.eye(USERS)).argmax(axis=1)
+    assert (nearest % 2 == np.arange(USERS) % 2).mean() > 0.95
+    assert len(result.curves) <= LONG.epochs
+    assert result.curves[result.best_epoch]["validation.total"] == min(row["validation.total"] for row in result.curves)
+
+
+def test_where_ads_mean_nothing_nothing_is_learnt_about_clicks():
+    result, loader, when = trained(world(informative=False), LONG)
+    found = user_evaluation.evaluate(result.model, loader, when.validation(), TRAINING.objectives)
+    assert user_evaluation.label_metrics(result.model, found)["click.ne"] > 0.97
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [(0, 2), (1, 3), (1, 4), (3, 1)])
+def test_a_training_killed_in_mid_epoch_ends_in_the_weights_of_an_undisturbed_one(tmp_path, at):
+    batch, config = world(), replace(TRAINING, epochs=4)
+    whole, _, _ = trained(batch, config)
+
+    def kill(epoch, step, losses):
+        if (epoch, step) == at:
+            raise Killed
+
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(Killed):
+        trained(batch, config, checkpoint, kill)
+    seen = []
+    again, _, _ = trained(batch, config, checkpoint, lambda epoch, step, losses: seen.append((epoch, step)))
+    assert len(seen) < 4 * 4 or at == (0, 2), "it went on, and did not begin anew"
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value, rtol=0, atol=0)
+    assert [row["validation.total"] for row in again.curves] == [row["validation.total"] for row in whole.curves]
+
+
+def refitted(batch: JaggedBatch, result: user_training.Trained, config: TrainingConfig, checkpoint=None, observe=None) -> UserModel:
+    loader = MemoryLoader(batch, config.batch_users, 3)
+    return user_training.refit(
+        UserModel(SPEC), loader, result, user_training.calendar(loader, ["view"], END, END), config, checkpoint, observe
+    )
+
+
+def test_a_refit_learns_from_the_last_days_too_for_the_epochs_that_validation_found_best():
+    """A third ad row is shown after the border only, and clicked by everybody: only a refit can know."""
+    batch, config = world(), replace(TRAINING, epochs=8)
+    shown = batch.impressions
+    late = shown.validation & (torch.arange(len(shown.time_ms)) % 2 == 0)
+    rows = {"item_id": torch.where(late, 0, shown.rows["item_id"]), "account_id": torch.where(late, 0, shown.rows["account_id"])}
+    batch = replace(batch, impressions=replace(shown, rows=rows, click=torch.where(late, 1.0, shown.click)))
+    result, loader, when = trained(batch, config)
+    steps = []
+    model = refitted(batch, result, config, observe=lambda epoch, step, losses: steps.append((epoch, step)))
+    assert len(steps) == (result.best_epoch + 1) * loader.steps
+    before, after = (
+        user_evaluation.evaluate(one, loader, when.validation(), config.objectives).losses["click"] for one in (result.model, model)
+    )
+    assert after < before - 0.02
+    p = user_evaluation.probabilities(model, user_evaluation.evaluate(model, loader, when.validation(), config.objectives))[:, 0]
+    click = batch.impressions.click[shown.validation].numpy()
+    assert p.mean() == pytest.approx(click.mean(), abs=0.01), "the offset is that of the last days"
+    assert float(model.readout.calibration[0, 0]) == float(result.model.readout.calibration[0, 0]), "the slope is the validated model's"
+
+
+def test_a_killed_refit_ends_in_the_weights_of_an_undisturbed_one(tmp_path):
+    batch, config = world(), replace(TRAINING, epochs=3)
+    result, _, _ = trained(batch, config)
+    result = replace(result, best_epoch=1)
+    whole = refitted(batch, result, config)
+
+    def kill(epoch, step, losses):
+        if (epoch, step) == (1, 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        refitted(batch, result, config, tmp_path / "checkpoint", kill)
+    again = refitted(batch, result, config, tmp_path / "checkpoint")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_training_looks_at_nothing_after_the_border():
+    """Other events and labels after the border: the same first steps, to the bit."""
+    batch = world()
+    view, shown = batch.sources["view"], batch.impressions
+    late = view.known_at_ms >= BORDER
+    rows = torch.where(late, 1 + torch.arange(len(late)) % ITEMS, view.rows["item_id"])
+    planted = replace(
+        batch,
+        sources={**batch.sources, "view": replace(view, rows={"item_id": rows})},
+        impressions=replace(shown, click=torch.where(shown.validation, 1 - shown.click, shown.click)),
+    )
+    curves: list[list] = [[], []]
+    for which, given in enumerate((batch, planted)):
+        trained(given, replace(TRAINING, epochs=1), observe=lambda epoch, step, losses, which=which: curves[which].append(dict(losses)))
+    assert curves[0] == curves[1]
+
+
+def test_without_labels_only_the_contrastive_objectives_train():
+    result, _, _ = trained(replace(world(), impressions=None), replace(TRAINING, epochs=1))
+    assert set(result.curves[0]) == {
+        "train.neighbour",
+        "train.next_item",
+        "validation.neighbour",
+        "validation.next_item",
+        "validation.total",
+        "steps",
+    }
+
+
+def test_an_empty_split_says_what_to_do():
+    batch = world()
+    loader = MemoryLoader(batch, 32, 3)
+    with pytest.raises(DataError, match="training split is empty.*labels.validation_days"):
+        user_training.calendar(loader, ["view"], START, END)
+    when = user_training.calendar(loader, ["view"], BORDER, END)
+    labels = ObjectiveConfig(neighbour=0, next_item=0)
+    none = replace(batch, impressions=replace(batch.impressions, validation=torch.zeros_like(batch.impressions.validation)))
+    with pytest.raises(DataError, match="validation split is empty.*labels.validation_days"):
+        user_training.train(UserModel(SPEC), MemoryLoader(none, 32, 3), when, replace(TRAINING, objectives=labels))
+    every = replace(batch, impressions=replace(batch.impressions, validation=torch.ones_like(batch.impressions.validation)))
+    with pytest.raises(DataError, match="training split is empty"):
+        user_training.train(UserModel(SPEC), MemoryLoader(every, 32, 3), when, replace(TRAINING, objectives=labels))
+
+
+def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
+    batch = world()
+    broken = replace(batch, impressions=replace(batch.impressions, weight=batch.impressions.weight * float("inf")))
+    with pytest.raises(TrainingError, match="loss of click.* is not finite at epoch 1, step 1"):
+        trained(broken)
+    (tmp_path / "checkpoint").write_bytes(b"PK broken")
+    with pytest.raises(TrainingError, match="cannot be gone on from"):
+        trained(batch, checkpoint=tmp_path / "checkpoint")
+
+
+def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
+    batch = world()
+    good, loader, when = trained(batch)
+    layout = gate.Layout(SPEC.sources, {})
+    found = user_evaluation.evaluate(good.model, loader, when.validation(), TRAINING.objectives)
+    raw = UserModel(SPEC)
+    worse = user_evaluation.evaluate(raw, loader, when.validation(), TRAINING.objectives)
+    known = np.arange(1, ITEMS + 3)
+    vocabulary = Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
+    champion = Artifact.of(good.model, vocabulary, {"as_of_ms": END})
+
+    def judge(champion, found):
+        return gate.judge(champion, found, layout, lambda layout, vocabulary: loader, when, TRAINING)
+
+    assert judge(None, found).passed
+    assert judge(champion, found).passed
+    stopped = judge(champion, worse)
+    assert not stopped.passed
+    assert "not champion: validation loss" in stopped.reason
+    other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
+    assert "cannot be compared" in judge(other, found).reason
+
+
+def test_a_model_that_promises_too_much_does_not_become_champion():
+    passed = gate.Verdict(True, "champion")
+    assert gate.calibrated(passed, {"click.calibration": 1.9, "conversion.calibration": None}, TRAINING) == passed
+    stopped = gate.calibrated(passed, {"click.calibration": 1.0, "conversion.calibration": 2.1}, TRAINING)
+    assert not stopped.passed
+    assert stopped.reason == "not champion: conversion expects 2.10 times the observed positives, allowed 0.5 to 2"
