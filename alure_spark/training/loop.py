@@ -101,10 +101,10 @@ def fit(
 
 
 def _losses(model: Trainable, batch: tuple[Any, ...], seed: int, state: _State) -> Mapping[str, Tensor]:
-    """The model's losses on a batch, with draws that depend on the seed and the step alone; torch's own generator stays where it was."""
-    drawn = np.random.SeedSequence([seed, state.epoch, state.step]).generate_state(1)[0]
+    """The model's losses on a batch. What they draw depends on the seed and the step alone; torch's own generator stays where it was."""
+    own = np.random.SeedSequence([seed, state.epoch, state.step]).generate_state(1)[0]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(drawn))
+        torch.default_generator.manual_seed(int(own))  # that of the CPU; torch.manual_seed takes longer than a step of a small model
         return model.losses(*batch)
 
 

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from ..errors import DataError
-from ..model.ranking import fit_ranking
 from .metrics import cluster_bootstrap, normalized_entropy
+from .ranking import fit_ranking
 
 FOLDS = 3
 Predict = Callable[[np.ndarray], np.ndarray]

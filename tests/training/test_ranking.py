@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alure_spark.errors import DataError
-from alure_spark.model.ranking import fit_ranking
+from alure_spark.training.ranking import fit_ranking
 
 
 def sigmoid(x):
