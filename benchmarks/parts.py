@@ -22,12 +22,13 @@ import torch
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
 from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of
-from alure_spark.model.semantic_ids import SemanticIds, train_semantic_ids
+from alure_spark.model.semantic_ids import SemanticIds
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_evaluation, user_training
 from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import cluster_bootstrap, normalized_entropy
+from alure_spark.training.semantic_ids import train_semantic_ids
 from benchmarks import contract
 
 SEEDS = (7, 8, 9)

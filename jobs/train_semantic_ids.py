@@ -13,6 +13,7 @@ from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.model import semantic_ids
 from alure_spark.running import Context, Job, Report
 from alure_spark.training.item_embeddings import item_embeddings
+from alure_spark.training.semantic_ids import train_semantic_ids
 
 
 def train(context: Context, run: JobRun) -> Report:
@@ -24,7 +25,7 @@ def train(context: Context, run: JobRun) -> Report:
     report = Report()
     for attribute in config.model.semantic_ids:
         embeddings = item_embeddings(run.read("events"), config, attribute)
-        model = semantic_ids.train_semantic_ids(embeddings, config.semantic_ids)
+        model = train_semantic_ids(embeddings, config.semantic_ids)
         name, codes = config.semantic_ids_name(attribute), model.encode(embeddings)
         version, digest = register_quantizer(config, context.tracker, attribute, model)
         run.content_hashes[name] = digest[:16]

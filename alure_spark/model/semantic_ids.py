@@ -1,16 +1,12 @@
-"""Semantic ids: a given embedding (of a picture, a clip, a text) as a few codes, by a residual-quantised autoencoder.
+"""Semantic ids: a given embedding (of a picture, a clip, a text) as a few codes, by a residual-quantized autoencoder.
 
 RQ-VAE (Lee et al. 2022; ALURE, section 2.1, encodes "user viewed images or short form videos" by it): the encoder's vector is
 replaced by the sum of one vector from each of L codebooks, each level taking what the levels before left over; the decoder makes
-the embedding of that sum. Encoder and decoder start as the identity and the codebooks by k-means on the residuals, so that training
-starts at a plain residual quantiser; codebooks are then refitted by least squares, all levels together, and encoder and decoder by
-gradient. A code that nobody takes is revived: it moves to the residual of some vector. What held-out embeddings are remade
-best by stays.
+the embedding of that sum. training/semantic_ids.py trains it.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +16,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..config import SemanticIdConfig
 from ..errors import DataError
 from .files import readable
+from .trainable import ParameterGroup
 
 FILE = "semantic_ids.safetensors"
 BEAM = 4  # partial codes that are followed at once: greedy choices of a level cost accuracy in the next ones
-HELD_OUT = 10  # one in so many embeddings judges the epochs
-STAYING = 0.1  # embeddings that ask a code to stay where it is
 ASSIGNED = 8192  # rows whose distances to a codebook are held at once
 
 
@@ -86,13 +80,20 @@ class SemanticIds(nn.Module):
     def _sum(self, codes: Tensor) -> Tensor:
         return torch.stack([book[codes[:, level]] for level, book in enumerate(self.codebooks)]).sum(0)
 
-    def loss(self, embeddings: Tensor, commitment: float) -> Tensor:
-        """Mean squared reconstruction error, and how far the encoder is from the codes that were chosen for it."""
+    def losses(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Means over embeddings (n, D), in units of their spread.
+
+        reconstruction: squared error of what is decoded. commitment: squared distance of the encoder's vector to the sum of its codes.
+        """
         x = (embeddings - self.mean) / self.scale
         z = self.encoder(x)
         chosen = self._sum(self.quantize(z.detach()))
         decoded = self.decoder(z + (chosen - z).detach())  # the gradient passes the choice as if there were none
-        return (decoded - x).square().sum(1).mean() + commitment * (z - chosen).square().sum(1).mean()
+        return {"reconstruction": (decoded - x).square().sum(1).mean(), "commitment": (z - chosen).square().sum(1).mean()}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Encoder and decoder; the codebooks are no parameters, they are moved by least squares."""
+        return [ParameterGroup("all", list(self.parameters()), decays=False)]
 
 
 class _Skip(nn.Module):
@@ -115,77 +116,6 @@ class Usage:
 
     used: float  # share of the codes that somebody has
     perplexity: float  # exp of the entropy of the codes: how many would be used if all were used alike
-
-
-def train_semantic_ids(embeddings: Tensor, config: SemanticIdConfig) -> SemanticIds:
-    """A quantiser of embeddings (n, D) float32 without NaN. Raises DataError with fewer of them than codes.
-
-    The same rows, conf and threads give the same weights.
-    """
-    if len(embeddings) < config.codes:
-        raise DataError(f"{len(embeddings):,} embeddings are too few for {config.codes} codes: lower semantic_ids.codes")
-    draw = torch.Generator().manual_seed(config.seed)
-    torch.manual_seed(config.seed)
-    model = SemanticIds(embeddings.shape[1], config.levels, config.codes, config.hidden)
-    model.mean.copy_(embeddings.mean(0))
-    model.scale.copy_(embeddings.std(0, unbiased=False).square().mean().sqrt().clamp(min=1e-12))
-    order = torch.randperm(len(embeddings), generator=draw)
-    held_out = embeddings[order[: len(order) // HELD_OUT]]
-    learnt = embeddings[order[len(held_out) :]] if len(order) - len(held_out) >= config.codes else embeddings
-    with torch.no_grad():
-        left = (learnt - model.mean) / model.scale
-        for book in model.codebooks:
-            book.copy_(_kmeans(left, config.codes, config.kmeans_iterations, draw))
-            left = left - book[_nearest(left, book)]
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    best, best_error = copy.deepcopy(model.state_dict()), reconstruction_error(held_out, model.decode(model.encode(held_out)))
-    for epoch in range(config.epochs):
-        optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - epoch / config.epochs)
-        for rows in torch.randperm(len(learnt), generator=draw).split(config.batch):
-            optimizer.zero_grad()
-            model.loss(learnt[rows], config.commitment).backward()
-            optimizer.step()
-        refit(model, learnt)
-        revive(model, learnt, draw)
-        error = reconstruction_error(held_out, model.decode(model.encode(held_out)))
-        if error < best_error:
-            best, best_error = copy.deepcopy(model.state_dict()), error
-    model.load_state_dict(best)
-    return model.eval()
-
-
-@torch.no_grad()
-def refit(model: SemanticIds, embeddings: Tensor) -> None:
-    """Move all codebooks to where the sums of the codes that embeddings (n, D) take now are nearest to their encoded vectors."""
-    z = model.encoder((embeddings - model.mean) / model.scale).double()
-    place = model.quantize(z.to(embeddings.dtype)) + torch.arange(model.levels) * model.codes  # (n, L) of all levels' codes
-    size = model.levels * model.codes
-    together = torch.zeros(size * size, dtype=torch.float64)  # how many take both of two codes
-    for one in place.T:
-        for other in place.T:
-            together += torch.bincount(one * size + other, minlength=size * size)
-    sums = torch.zeros(size, z.shape[1], dtype=torch.float64)
-    for one in place.T:
-        sums.index_add_(0, one, z)
-    books = model.codebooks.flatten(0, 1).double()
-    # Levels are determined up to what one gives and another takes: a little weight on where they are decides.
-    solved = torch.linalg.solve(together.view(size, size) + STAYING * torch.eye(size, dtype=torch.float64), sums + STAYING * books)
-    model.codebooks.copy_(solved.view_as(model.codebooks))
-
-
-@torch.no_grad()
-def revive(model: SemanticIds, embeddings: Tensor, draw: torch.Generator) -> int:
-    """Move each code that none of the embeddings (n, D) takes to the residual of one of them; returns how many there were."""
-    z, revived = model.encoder((embeddings - model.mean) / model.scale), 0
-    codes = model.quantize(z)
-    left = z.clone()
-    for level, book in enumerate(model.codebooks):
-        unused = torch.nonzero(torch.bincount(codes[:, level], minlength=model.codes) == 0).squeeze(1)
-        left_before = left
-        left = left - book[codes[:, level]]
-        book[unused] = left_before[torch.randint(0, len(z), (len(unused),), generator=draw)]
-        revived += len(unused)
-    return revived
 
 
 def usage(codes: Tensor, size: int) -> list[Usage]:
@@ -242,20 +172,3 @@ def read(folder: str | Path, expected: str = "") -> SemanticIds:
         model = SemanticIds(dimension, levels, codes, len(state["encoder.inner.0.bias"]))
         model.load_state_dict(state)
         return model.eval()
-
-
-def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(part, centres).argmin(dim=1) for part in rows.split(ASSIGNED)])
-
-
-def _kmeans(rows: Tensor, count: int, iterations: int, draw: torch.Generator) -> Tensor:
-    """(count, D) centres; an empty one takes the place of a row."""
-    centres = rows[torch.randperm(len(rows), generator=draw)[:count]].clone()
-    for _ in range(iterations):
-        mine = _nearest(rows, centres)
-        sizes = torch.bincount(mine, minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, mine, rows)
-        centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
-        empty = torch.nonzero(sizes == 0).squeeze(1)
-        centres[empty] = rows[torch.randint(0, len(rows), (len(empty),), generator=draw)]
-    return centres

@@ -1,30 +1,16 @@
-"""Semantic ids: codes against a loop, what training gains, revival, and what is refused."""
+"""Semantic ids: codes against a loop, their use, and the files and the function they are read from."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from alure_spark.config import SemanticIdConfig
 from alure_spark.errors import DataError
 from alure_spark.inference.semantic_pyfunc import SemanticIdFunction
 from alure_spark.model import semantic_ids
-from alure_spark.model.semantic_ids import SemanticIds, distinct_codes, reconstruction_error, revive, train_semantic_ids, usage
-
-SMALL = SemanticIdConfig(levels=2, codes=8, hidden=16, epochs=3, batch=128, kmeans_iterations=5)
-
-
-def clusters(rows=2_000, seed=0):
-    """16 clusters in 6 dimensions that are sums of one of 4 coarse and one of 4 fine centres: two codes can say which."""
-    draw = np.random.default_rng(0)
-    coarse, fine = draw.normal(0, 3, (4, 6)), draw.normal(0, 1, (4, 6))
-    draw = np.random.default_rng([seed, 1])
-    which = draw.integers(0, 4, (rows, 2))
-    return torch.from_numpy((coarse[which[:, 0]] + fine[which[:, 1]] + draw.normal(0, 0.05, (rows, 6))).astype(np.float32))
+from alure_spark.model.semantic_ids import SemanticIds, distinct_codes, usage
 
 
 def random_model(levels=2, codes=3, dimension=4, seed=1):
@@ -71,37 +57,6 @@ def test_each_distinct_embedding_is_encoded_once_to_the_same_codes(rows, monkeyp
     assert sum(asked) <= 7
 
 
-def test_training_finds_planted_clusters_and_is_repeatable():
-    embeddings, later = clusters(), clusters(seed=1)
-    model = train_semantic_ids(embeddings, SMALL)
-    codes = model.encode(later)
-    assert reconstruction_error(later, model.decode(codes)) < 0.01
-    assert torch.equal(train_semantic_ids(embeddings, SMALL).codebooks, model.codebooks)
-    assert not torch.equal(train_semantic_ids(embeddings, replace(SMALL, seed=8)).codebooks, model.codebooks)
-
-
-def test_more_levels_and_more_codes_remake_embeddings_better():
-    x = torch.randn(3_000, 8, generator=torch.Generator().manual_seed(5))
-    found = {}
-    for levels, codes in ((1, 8), (2, 8), (3, 8), (2, 32)):
-        model = train_semantic_ids(x, replace(SMALL, levels=levels, codes=codes))
-        found[levels, codes] = reconstruction_error(x, model.decode(model.encode(x)))
-    assert found[1, 8] > found[2, 8] > found[3, 8]
-    assert found[2, 8] > found[2, 32]
-
-
-def test_codes_that_nobody_takes_are_revived():
-    embeddings = clusters()
-    model = train_semantic_ids(embeddings, SMALL)
-    model.codebooks[0, 3:] = 1e3  # a collapsed codebook
-    before = usage(model.encode(embeddings), 8)[0]
-    assert before.used <= 3 / 8
-    assert revive(model, embeddings, torch.Generator().manual_seed(1)) >= 5
-    after = usage(model.encode(embeddings), 8)[0]
-    assert after.used > before.used
-    assert after.perplexity > before.perplexity
-
-
 def test_usage_is_that_of_a_count():
     one, two = usage(torch.tensor([[0, 1], [0, 2], [0, 1], [0, 2]]), 4)
     assert (one.used, one.perplexity) == (0.25, 1.0)
@@ -110,7 +65,7 @@ def test_usage_is_that_of_a_count():
 
 
 def test_what_is_read_back_gives_the_same_codes_and_a_changed_file_is_refused(tmp_path):
-    model, embeddings = train_semantic_ids(clusters(), SMALL), clusters(seed=2)
+    model, embeddings = random_model(dimension=6).float(), torch.randn(50, 6)
     folder = semantic_ids.write(model, tmp_path / "model")
     digest = semantic_ids.digest(folder)
     assert torch.equal(semantic_ids.read(folder, digest).encode(embeddings), model.encode(embeddings))
@@ -123,15 +78,10 @@ def test_what_is_read_back_gives_the_same_codes_and_a_changed_file_is_refused(tm
         semantic_ids.read(tmp_path)
 
 
-def test_too_few_embeddings_are_refused():
-    with pytest.raises(DataError, match=r"7 embeddings are too few for 8 codes"):
-        train_semantic_ids(clusters(7), SMALL)
-
-
 def test_the_function_of_mlflow_gives_the_codes_of_a_frame():
     import pandas as pd
 
-    model, embeddings = train_semantic_ids(clusters(), SMALL), clusters(3, seed=2)
+    model, embeddings = random_model(dimension=6).float(), torch.randn(3, 6)
     frame = pd.DataFrame({"embedding": [embeddings[0].tolist(), None, embeddings[2].tolist()]}, index=[4, 9, 1])
     found = SemanticIdFunction(model).predict(frame)
     codes = model.encode(embeddings).tolist()
