@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .batch import ITEM, SourceTokens
-from .parallel import Alone
+from .parallel import ALONE, Alone
 
-ALONE = Alone()
 TEMPERATURE = 0.1
 SCORED_ITEMS = 2000  # most popular items of a batch, which the neighbour objective scores
 LISTED = 50  # the length of the list whose border it looks at

@@ -22,7 +22,7 @@ class ParameterGroup:
     name: str  # by which a plan of training gives the group its share of the learning rate
     parameters: Sequence[nn.Parameter]
     decays: bool = True  # whether the weight decay of the plan draws them to 0
-    optimizer: OptimizerKind = torch.optim.AdamW  # e.g. SparseAdam for a table of which a step touches a few rows
+    optimizer: OptimizerKind = torch.optim.AdamW  # e.g. SparseAdam for a table with sparse gradients
 
 
 class Trainable(Protocol):

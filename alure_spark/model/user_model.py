@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..config import ObjectiveConfig
 from .batch import ITEM, JaggedBatch
-from .objectives import ALONE, item_pairs, label_loss, neighbour_loss, next_item_loss
-from .parallel import Alone
+from .objectives import item_pairs, label_loss, neighbour_loss, next_item_loss
+from .parallel import ALONE, Alone
 from .readout import HEADS, Readout
 from .spec import ModelSpec
 from .trainable import ParameterGroup

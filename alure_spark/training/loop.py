@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, TrainingError
-from ..model.objectives import ALONE
-from ..model.parallel import Alone
+from ..model.parallel import ALONE, Alone
 from ..model.trainable import Trainable
 from .optimizers import Optimizers
 from .plan import Plan

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..model.objectives import ALONE
-from ..model.parallel import Alone
+from ..model.parallel import ALONE, Alone
 from ..model.trainable import OptimizerKind, ParameterGroup, total
 from .plan import Plan
 
@@ -67,7 +66,7 @@ class Optimizers:
             minimized.backward()
         learnt = self.parameters
         _sum_gradients(learnt, processes)
-        norm = torch.nn.utils.clip_grad_norm_([p for p in learnt if p.grad is not None], self.plan.clip_norm)
+        norm = _clip([parameter for parameter in learnt if parameter.grad is not None], self.plan.clip_norm)
         if not norm.isfinite():
             raise TrainingError(
                 f"the gradient is not finite at {where}: lower the learning rate or the norm at which gradients are clipped"
@@ -88,6 +87,22 @@ class Optimizers:
 
 def _key(place: int) -> str:
     return f"optimizer.{place}" if place else "optimizer"
+
+
+def _clip(moved: Sequence[torch.nn.Parameter], longest: float) -> Tensor:
+    """Shorten the gradients of all of them together to a norm of `longest` where they are longer; returns the norm before, ()."""
+    gradients = []
+    for parameter in moved:
+        assert parameter.grad is not None
+        if parameter.grad.is_sparse:  # of the rows that a batch touched; coalesced, each row comes once
+            parameter.grad = parameter.grad.coalesce()
+        gradients.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    share = longest / (norm + 1e-6)
+    if share < 1:
+        for gradient in gradients:
+            gradient.mul_(share)
+    return norm
 
 
 def _sum_gradients(learnt: Sequence[torch.nn.Parameter], processes: Alone) -> None:

@@ -18,8 +18,7 @@ import torch
 from ..config import ObjectiveConfig, TrainingConfig
 from ..errors import DataError
 from ..model.batch import JaggedBatch
-from ..model.objectives import ALONE
-from ..model.parallel import Alone
+from ..model.parallel import ALONE, Alone
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from . import metrics

@@ -156,7 +156,35 @@ def test_clipping_bounds_the_length_of_a_step(clip_norm, length):
     """The gradient is 3 for each of four numbers: its norm is 6."""
     model = Slope()
     fit(model, ones(1), Plan(1, learning_rate=1.0, seed=1, clip_norm=clip_norm))
-    assert float(model.used.norm()) == pytest.approx(length, rel=1e-5)
+    assert model.used.norm().item() == pytest.approx(length, rel=1e-5)
+
+
+class Table(nn.Module):
+    """A row per item and a slope: predicts slope * row."""
+
+    def __init__(self, sparse, optimizer):
+        super().__init__()
+        self.rows, self.slope, self.optimizer = nn.Embedding(50, 2, sparse=sparse), nn.Parameter(torch.ones(2)), optimizer
+        nn.init.constant_(self.rows.weight, 0.5)
+
+    def losses(self, items, labels):
+        return {"squared": (self.rows(items) @ self.slope - labels).square().mean()}
+
+    def parameter_groups(self):
+        return [ParameterGroup("rows", [self.rows.weight], decays=False, optimizer=self.optimizer), ParameterGroup("slope", [self.slope])]
+
+
+def test_sparse_gradients_are_clipped_as_dense_ones_and_leave_other_rows_alone():
+    items, labels = torch.tensor([3, 7, 3, 3, 9, 7]), torch.arange(6.0) * 5
+    tables = {}
+    for sparse, optimizer in ((False, torch.optim.SGD), (True, torch.optim.SGD), (True, torch.optim.SparseAdam)):
+        model = Table(sparse, optimizer)
+        fit(model, TensorBatches([items, labels], 4, lambda epoch: torch.arange(6)), Plan(3, 0.1, 1, clip_norm=0.7))
+        tables[sparse, optimizer] = model.rows.weight.detach()
+        others = [row for row in range(50) if row not in (3, 7, 9)]
+        assert (tables[sparse, optimizer][others] == 0.5).all()
+        assert (tables[sparse, optimizer][[3, 7, 9]] > 0.5).all()
+    torch.testing.assert_close(tables[True, torch.optim.SGD], tables[False, torch.optim.SGD])
 
 
 def test_a_step_goes_at_the_groups_share_of_the_scheduled_rate_along_the_weighted_gradient():
