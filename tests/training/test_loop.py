@@ -185,6 +185,7 @@ def test_sparse_gradients_are_clipped_as_dense_ones_and_leave_other_rows_alone()
         assert (tables[sparse, optimizer][others] == 0.5).all()
         assert (tables[sparse, optimizer][[3, 7, 9]] > 0.5).all()
     torch.testing.assert_close(tables[True, torch.optim.SGD], tables[False, torch.optim.SGD])
+    assert (tables[True, torch.optim.SparseAdam] - tables[True, torch.optim.SGD]).abs().max() > 0.01, "each kind of optimizer is its own"
 
 
 def test_a_step_goes_at_the_groups_share_of_the_scheduled_rate_along_the_weighted_gradient():
