@@ -229,6 +229,7 @@ def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     stopped = judge(champion, worse)
     assert not stopped.passed
     assert "not champion: validation loss" in stopped.reason
+    assert "later time" in judge(replace(champion, facts={"as_of_ms": END + 1}), found).reason
     other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
     assert "cannot be compared" in judge(other, found).reason
 
