@@ -100,7 +100,7 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
         first = context.config.time.as_of_ms
         if name == "daily":
             logged = day_by_day(folder, WORLDS[name], first, last)
-            reads = read_impressions(context, last + 1)
+            reads = read_impressions(_world(folder, [f"time.as_of={format_time(last + 1)}"]), last + 1)  # by the last day's model
             nothing = np.zeros(reads.embeddings.shape[1], np.float32)
             logs = {1: replace(reads, embeddings=np.stack([logged.get(impression, nothing) for impression in reads.impression_id]))}
         else:

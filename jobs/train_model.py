@@ -7,6 +7,8 @@ later gate compares models that have not seen the split. With training.warm_star
 
 from __future__ import annotations
 
+from functools import partial
+
 from alure_spark.inference.registered import champion_at, earlier_champion, promote, register
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.running import Context, Job, Report
@@ -22,7 +24,7 @@ def train(context: Context, run: JobRun) -> Report:
     vocabulary = start.known_vocabulary(run.read("vocabularies"), config)
     origin = earlier_champion(config, tracker) if config.training.warm_start else None
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"
-    learnt = challenger.train(config, tracker, examples, vocabulary, champion_at(config, tracker), origin, name)
+    learnt = challenger.train(config, tracker, examples, vocabulary, partial(champion_at, config, tracker), origin, name)
     validation = learnt.validation_metrics()
     facts = {
         "as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "validation": validation,

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from alure_spark.config import LakeConfig
 from alure_spark.errors import ConfigError, DataError, LakeError, TrainingError
 from alure_spark.lake import Lake, as_of_scope
+from alure_spark.lake.turns import take_turn
 from alure_spark.run_messages import forget, stored_message
 from tests import scan
 from tests.test_lake import CONFIG, edges, publish
@@ -121,7 +122,7 @@ def test_messages_of_earlier_releases_are_forgotten_with_the_user_and_other_writ
     users = spark.createDataFrame([("u00000007",), ("another",)], "user_id string")
     with lake.run("forget_users", CONFIG, "true") as run:
         assert forget(spark, lake.runs(), lake.location("runs"), users) == 2
-        lake._take_turn(run.run_id)
+        take_turn(lake, run.run_id)
         starting = Path(f"{lake.root}/runs/part-of-a-job-that-starts.snappy.parquet")
         shutil.copy(next(Path(f"{lake.root}/runs").glob("*.parquet")), starting)
         with always_young(starting):

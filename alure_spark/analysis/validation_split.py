@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..config import Config
 from ..inference.registered import registered
+from ..inference.user_table import require_trained_before
 from ..lake import JobRun, as_of_scope, workspace
 from ..model.artifact import Artifact, read_validated
 from ..model.decode import Layout
@@ -25,9 +26,13 @@ class ValidationSplit(NamedTuple):
 
 
 def validated_model(config: Config, tracker: Tracker) -> Artifact:
-    """The twin of the registered model that has not seen the validation split. Raises TrackingError where there is none."""
+    """The twin of the registered model that has not seen the validation split. Raises TrackingError where there is none, ConfigError
+    where it has learnt from later days than as_of.
+    """
     version = registered(config, tracker)
-    return read_validated(version.folder, version.digest)
+    artifact = read_validated(version.folder, version.digest)
+    require_trained_before(artifact, config)
+    return artifact
 
 
 @contextmanager

@@ -15,7 +15,7 @@ class EmbeddingConfig(Section, prefix="embedding."):
     """The user embedding: the ALURE model, or a classic one (truncated SVD of the idf-weighted user-item matrix, item2vec)."""
 
     method: Annotated[str, OneOf(("alure", "svd", "item2vec"))] = "alure"
-    model: str = "champion"  # for alure: an alias or a version of the registered model
+    model: str = "champion"  # for alure: an alias or a version of the registered model; champion is the one of time.as_of
     sources: tuple[str, ...] = ()  # streams whose items describe a user; empty means all
     dimension: Annotated[PositiveInt, Largest(65_536)] = 64  # of a classic embedding, and of each of the model's item vectors
     window: Annotated[PositiveInt, Largest(100_000_000)] = 4  # item2vec: items this near in the time-ordered history co-occur

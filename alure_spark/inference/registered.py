@@ -39,10 +39,10 @@ def champion_at(config: Config, tracker: Tracker) -> ModelVersion | None:
     """The champion of time.as_of: what the alias names, or, where that has learnt from later days, the newest that passed its gate by
     then. So a day that is run again has the model that it had.
     """
-    now, until = tracker.find_model(config.model_name, CHAMPION), config.time.as_of_ms
-    if now is None or _as_of_ms(now.tags) <= until:
-        return now
-    return _newest_passed(config, tracker, until)
+    now = tracker.alias_tags(config.model_name, CHAMPION)
+    if now is None or _as_of_ms(now[1]) <= config.time.as_of_ms:
+        return tracker.find_model(config.model_name, now[0]) if now else None
+    return _newest_passed(config, tracker, config.time.as_of_ms)
 
 
 def champion(config: Config, tracker: Tracker) -> Artifact:
@@ -59,9 +59,9 @@ def earlier_champion(config: Config, tracker: Tracker) -> Artifact | None:
 
 def promote(config: Config, tracker: Tracker, version: str) -> str:
     """Let the alias name the version, unless it names one that has learnt from later days; what to say of that, else empty."""
-    now = tracker.find_model(config.model_name, CHAMPION)
-    if now is not None and _as_of_ms(now.tags) > config.time.as_of_ms:
-        return f" of its day; the alias stays at version {now.version}, trained up to {now.tags[AS_OF]}"
+    now = tracker.alias_tags(config.model_name, CHAMPION)
+    if now is not None and _as_of_ms(now[1]) > config.time.as_of_ms:
+        return f" of its day; the alias stays at version {now[0]}, trained up to {now[1][AS_OF]}"
     tracker.promote(config.model_name, version, CHAMPION)
     return ""
 

@@ -5,9 +5,8 @@ does is append one row to `runs` that names the Delta version of every table it 
 a published row names, so a job that fails or is killed half-way is never seen: on failure the run restores the tables, and
 after a kill the next writer does (it finds commits that no published row names).
 
-One job writes to a lake at a time: its first act is a row `started` in `runs`. Whoever finds an older living one waits or gives up.
-A job that erases files does so when its tables are published and before it lets the next writer in: its row `published` says that a
-row `ended` is to follow. Killed between the two it is published, and what it did not erase is left to its next run.
+One job writes to a lake at a time (turns.py). A job that erases files does so when its tables are published and before it lets the next
+writer in.
 """
 
 from __future__ import annotations
@@ -33,23 +32,18 @@ from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .job_run import JobRun
 from .store import UNCHANGED, Store, completed, sentence
-from .writers import identity, is_alive, is_this, this_process
+from .turns import ERASED_BEFORE, LEASE, say_what_is_due, take_turn, writing_here
+from .writers import identity, this_process
 
 logger = logging.getLogger(__name__)
 RETENTION = "delta.deletedFileRetentionDuration"
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
-# Facts of an erasure: when rows went, from when on their files may go, and (of its row `ended`) the time before which nothing is left.
-REMOVED_AT, OLD_FILES, ERASED_BEFORE = "removed_at", "old_files_until", "erased_before"
-LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
-OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
 HARMLESS = (
     "CREATE TABLE", "REPLACE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG",
     "VACUUM START", "VACUUM END",
 )  # fmt: skip
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-# Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
-_writing: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -134,21 +128,21 @@ class Lake(Store):
         writing and does not end within lake.wait_minutes, and LeftoverError when the tables are published and `after` failed.
         """
         run = JobRun(self, job, config.digest(), scope)
-        _writing.add(run.run_id)
+        writing_here.add(run.run_id)
         try:
             with session_settings(self.spark, {TIME_ZONE: "UTC"}):
                 yield from self._run(run, _Writer(datetime.now(UTC), git_commit), after)
         finally:
-            _writing.discard(run.run_id)
+            writing_here.discard(run.run_id)
 
     def _run(self, run: JobRun, writer: _Writer, after: Callable[[], None] | None) -> Iterator[JobRun]:
         with self.writing():
             self._record(run, writer, "started", this_process(), facts=identity())
         try:
-            self._take_turn(run.run_id)
+            take_turn(self, run.run_id)
             self.refresh()
             run.turn = self.published_versions()
-            self._say_what_is_due(run.job)
+            say_what_is_due(self, run.job)
             yield run
             hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
             self.require_turn(run)
@@ -212,77 +206,6 @@ class Lake(Store):
         delta = frame.write.format("delta").mode("append").option("userMetadata", run.run_id).option("mergeSchema", "true")
         self._save(delta, RUNS.name)
         self.refresh()
-
-    def _take_turn(self, run_id: str) -> None:
-        """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
-        deadline = time.monotonic() + 60 * self.config.wait_minutes
-        place: dict[str, int] = {}  # run -> its first commit, also when that has left the last 200
-        while True:
-            rows = self._not_over()
-            if [row["run_id"] for row in rows] == [run_id]:
-                return
-            commits = self.spark.sql(f"DESCRIBE HISTORY {self.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
-            for row in sorted(commits, key=lambda row: row["version"]):
-                place.setdefault(row["userMetadata"], row["version"])
-            others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
-            alive = [row for row in others if self._lives(row)]
-            if not alive:
-                self._say_what_was_not_erased([row["run_id"] for row in others])
-                return
-            if time.monotonic() >= deadline:
-                first = alive[0]
-                raise LakeError(
-                    f"{first['job']} (run {first['run_id']}, process {first['message']}) has been writing to lake {self.root} since "
-                    f"{format_time(first['started_ms'])[:19]} UTC: wait for it (lake.wait_minutes), or, if it is dead, set "
-                    "lake.lease_hours=0"
-                )
-            time.sleep(1)
-
-    def _not_over(self) -> list[Row]:
-        """What the rows `started` say of runs that have not ended, by the clocks of their drivers the oldest first."""
-        begun = F.struct("job", "message", "facts", F.unix_millis("started").alias("started_ms"))
-        per_run = (
-            self.runs().coalesce(1).groupBy("run_id")
-            .agg(F.first(F.when(F.col("status") == "started", begun), ignorenulls=True).alias("begun"), F.max(F.expr(OVER)).alias("over"))
-        )  # fmt: skip
-        rows = per_run.where("begun IS NOT NULL AND NOT over").select("run_id", "begun.*").collect()
-        return sorted(rows, key=lambda row: row["started_ms"])
-
-    def _say_what_was_not_erased(self, dead: list[str]) -> None:
-        """Of writers that died: those that were published and had files to erase, unless their job has erased since."""
-        if not dead:
-            return
-        started = F.unix_millis("started")
-        waiting = self.runs().where((F.col("status") == "published") & F.col("run_id").isin(dead)).groupBy("job").agg(F.max(started))
-        erased = self.runs().where("status = 'ended' AND message IS NULL").groupBy("job").agg(F.max(started)).collect()
-        since = {row[0]: row[1] for row in erased}
-        for job, when in waiting.collect():
-            if since.get(job, 0) < when:
-                logger.warning("%s was published and died before it had erased old files: run jobs/%s.py again", job, job)
-
-    def _say_what_is_due(self, job: str) -> None:
-        """That old files which an erasure had to leave (lake.vacuum_hours) could go by now, unless its job has erased since."""
-        if "tombstones" not in self.published_versions():
-            return
-        facts = [F.col("facts")[key].alias(key) for key in (REMOVED_AT, OLD_FILES, ERASED_BEFORE)]
-        rows = (
-            self.runs().where(f"facts['{OLD_FILES}'] IS NOT NULL OR facts['{ERASED_BEFORE}'] IS NOT NULL").select("job", *facts).collect()
-        )
-        now, due = format_time(int(time.time() * 1000)), dict[str, str]()
-        for row in rows:
-            erased = max(other[ERASED_BEFORE] or "" for other in rows if other["job"] == row["job"])
-            if row[OLD_FILES] and row["job"] != job and erased < row[REMOVED_AT] and row[OLD_FILES] <= now:
-                due[row["job"]] = min(row[OLD_FILES], due.get(row["job"], row[OLD_FILES]))
-        for name, since in due.items():
-            logger.warning("old files that name forgotten users may go since %s UTC: run jobs/%s.py --vacuum", since[:16], name)
-
-    def _lives(self, writer: Row) -> bool:
-        """Whether the writer may still be at work: where its process can be seen it is looked for, elsewhere its lease counts."""
-        process, its = writer["message"], writer["facts"] or {}
-        if is_this(process, its):
-            return writer["run_id"] in _writing
-        alive = is_alive(process, its)
-        return time.time() * 1000 - writer["started_ms"] < HOUR_MS * self.config.lease_hours if alive is None else alive
 
     def _since_published(self, name: str, published: int) -> tuple[int, list[Row]]:
         """The newest version with the published rows, and the commits after it, the oldest first.

@@ -52,8 +52,11 @@ def _check_all_files(spark: SparkSession, path: str, options: Mapping[str, str])
         spark.read.options(**{**options, "mergeSchema": "true"}).parquet(path).schema  # noqa: B018  (looks at the footers of all files)
     except Exception as error:
         found = str(error) if "CANNOT_MERGE" in str(error) else ""  # it holds the first two schemas that differ
-        names, times = (set(re.findall(rf"([^`,<]+)`?: {kind}", found)) for kind in ("BIGINT", "TIMESTAMP"))
-        if mixed := ", ".join(sorted(name.strip() for name in names & times)):
+        while (outer := re.sub(r"(: \w+)<[^<>]*>", r"\1", found)) != found:
+            found = outer  # without what is inside of columns
+        named = (re.findall(rf"([^`,<]+)`?: {kind}", found) for kind in ("BIGINT", "TIMESTAMP"))
+        numbers, times = ({name.strip().casefold() for name in names} for names in named)
+        if mixed := ", ".join(sorted(numbers & times)):
             raise DataError(f"table {path} (parquet) has files with times in nanoseconds ({mixed}) and others: {REMEDY}") from error
 
 

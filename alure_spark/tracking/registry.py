@@ -30,13 +30,12 @@ PAGE = 1000  # versions of a model that are asked for at once
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered model: where its files are, the digest that they must have, its tags. A downloaded folder is erased with this object."""
+    """A registered model: where its files are, and the digest that they must have. A downloaded folder is erased with this object."""
 
     name: str
     version: str
     digest: str
     folder: Path
-    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,19 @@ class Registry:
         with self._asked(f"does not let '{alias}' name version {version} of model {name}"):
             self._client(name).set_registered_model_alias(name, alias, version)
 
+    def alias_tags(self, name: str, alias: str = "champion") -> tuple[str, Mapping[str, str]] | None:
+        """The version that an alias names and its tags, without its files; None where there is none yet.
+
+        Raises TrackingError when the store cannot be read.
+        """
+        with self._asked(f"does not give model {name}, {alias}"):
+            client = self._client(name)
+            model = _registered(client, name)
+            if model is None or alias not in model.aliases:
+                return None
+            found = client.get_model_version_by_alias(name, alias)
+        return str(found.version), _tags(found)
+
     def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
         """The version that an alias names, or the version of that number; None where there is none yet.
 
@@ -138,7 +150,7 @@ class Registry:
                 f"model {name} version {version} in {folder} was changed or damaged: its files are not those that were registered; "
                 "bring them back, or train anew"
             )
-        return ModelVersion(name, version, digest, data[0], tags)
+        return ModelVersion(name, version, digest, data[0])
 
     def model_versions(self, name: str) -> dict[str, dict[str, str]]:
         """Number -> tags of all versions of a registered model, oldest first. Raises TrackingError when the store cannot be read."""

@@ -61,11 +61,11 @@ def train(
     tracker: Tracker,
     examples: DataFrame,
     vocabulary: Vocabulary,
-    champion: ModelVersion | None,
+    champion: Callable[[], ModelVersion | None],
     origin: Artifact | None,
     name: str,
 ) -> Challenger:
-    """From origin where the conf allows it to go on, else anew, to be judged against the champion.
+    """From origin where the conf allows it to go on, else anew, to be judged against what champion() finds.
 
     examples: rows of `training_examples` of as_of, packed under `name`.
 
@@ -86,7 +86,8 @@ def train(
         if origin is not None and not obstacle:
             found = _continued(config, spec, origin, new_model(None), loader, checkpoints[0])
         else:
-            judged = read_validated(champion.folder, champion.digest) if champion else None
+            registered = champion()
+            judged = read_validated(registered.folder, registered.digest) if registered else None
             found = _anew(config, spec, judged, new_model, loader, checkpoints)
         flops = user_evaluation.flops_per_user(found.model, next(loader.in_order()))
     return replace(found, obstacle=obstacle, flops_per_user=flops)

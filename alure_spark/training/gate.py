@@ -28,11 +28,13 @@ def judge(
 ) -> Verdict:
     """Passed unless the champion's weighted validation loss is lower by more than config.gate of it.
 
-    champion: one that has not seen this validation split (inference/registered.py). packed: the layout of the packed rows; a champion
+    packed: the layout of the packed rows. A champion that was trained up to a later as_of stays: it has seen this validation split. One
     whose sources or attributes are not those of the packed rows cannot be compared and gives way.
     """
     if champion is None:
         return Verdict(True, "champion: there was none")
+    if champion.as_of_ms > when.end_ms:
+        return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
     layout, there = Layout.of(champion.spec, impressions=True), packed.columns() | packed.impression_columns()
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():

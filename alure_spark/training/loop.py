@@ -91,7 +91,7 @@ def fit(
             if state.step % plan.checkpoint_steps == 0:
                 save()
         if not state.sums:
-            raise DataError("the training split is empty: none of its batches has an example that a loss could learn from")
+            raise DataError(f"the training split is empty: {plan.needed}")
         state.end_epoch(model, None if end_epoch is None else end_epoch(), plan)
         save()
     if state.best:
@@ -133,7 +133,7 @@ class _State:
         if validation is not None:
             loss = sum(plan.loss_weights.get(name, 1.0) * value for name, value in validation.items())
             if not math.isfinite(loss):
-                raise TrainingError(f"the validation loss is not finite after epoch {self.epoch + 1}: lower the learning rate")
+                raise TrainingError(f"the validation loss is not finite after epoch {self.epoch + 1}: lower {plan.rate_setting}")
             row |= {f"validation.{name}": value for name, value in validation.items()} | {"validation.total": loss}
             if loss < self.best_loss:
                 self.best, self.best_epoch, self.best_loss = copy.deepcopy(model.state_dict()), self.epoch, loss

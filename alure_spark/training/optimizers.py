@@ -58,7 +58,8 @@ class Optimizers:
             return whole
         broken = [name for name, loss in whole.items() if not loss.isfinite()]
         if broken:
-            raise TrainingError(f"the loss of {', '.join(broken)} is not finite at {where}: lower the learning rate or look at the inputs")
+            remedy = f"lower {self.plan.rate_setting} or look at the inputs"
+            raise TrainingError(f"the loss of {', '.join(broken)} is not finite at {where}: {remedy}")
         for optimizer in self.each:
             optimizer.zero_grad(set_to_none=True)
         minimized = total(losses, self.plan.loss_weights)
@@ -68,9 +69,7 @@ class Optimizers:
         _sum_gradients(learnt, processes)
         norm = _clip([parameter for parameter in learnt if parameter.grad is not None], self.plan.clip_norm)
         if not norm.isfinite():
-            raise TrainingError(
-                f"the gradient is not finite at {where}: lower the learning rate or the norm at which gradients are clipped"
-            )
+            raise TrainingError(f"the gradient is not finite at {where}: lower {self.plan.rate_setting} or {self.plan.clip_setting}")
         for optimizer in self.each:
             optimizer.step()
         return whole

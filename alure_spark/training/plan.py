@@ -39,3 +39,7 @@ class Plan:
     clip_norm: float = math.inf  # of the gradient of all groups together
     patience: float = math.inf  # epochs without a better validation loss before training stops
     checkpoint_steps: int = 20  # steps of an epoch between checkpoints; there is one after each epoch as well
+    # What an error asks for, in the words of whoever set the plan: what to lower, what no batch of an epoch had.
+    rate_setting: str = "the learning rate"
+    clip_setting: str = "the norm at which gradients are clipped"
+    needed: str = "none of its batches has an example that a loss could learn from"

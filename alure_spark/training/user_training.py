@@ -129,6 +129,9 @@ def plan_of(config: TrainingConfig, steps: int) -> Plan:
         clip_norm=config.clip_norm,
         patience=config.patience,
         checkpoint_steps=config.checkpoint_steps,
+        rate_setting="training.learning_rate",
+        clip_setting="training.clip_norm",
+        needed="no user has a labelled impression or a later item before the validation time",
     )
 
 

@@ -28,8 +28,10 @@ def train(tmp_path):
     def train(day: int, verdict: str = "champion: better") -> str:
         config = of(day)
         tags = {"alure.as_of": config.time.as_of, "alure.gate": verdict}
-        version = tracker.log_model(config.model_name, tmp_path / "model", "alure_spark.inference.pyfunc", f"of day {day}", tags, COLUMNS)
-        return promote(config, tracker, version) if verdict.startswith("champion") else ""
+        loader, digest = "alure_spark.inference.pyfunc", f"of day {day}"
+        with tracker.run("train_model", config):
+            version = tracker.log_model(config.model_name, tmp_path / "model", loader, digest, tags, COLUMNS)
+            return promote(config, tracker, version) if verdict.startswith("champion") else ""
 
     train.tracker = tracker
     return train

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
-from alure_spark.lake import Lake, as_of_scope, publishing, writers
+from alure_spark.lake import Lake, as_of_scope, turns, writers
 from tests.test_lake import CONFIG, edges, publish
 
 MINE = writers.identity()
@@ -111,7 +111,7 @@ def test_a_writer_that_was_taken_for_dead_publishes_nothing_and_undoes_nothing_o
     with pytest.raises(LakeError, match="took this one for dead .* has published user_edges"), lake.run("test", CONFIG, "true") as run:
         run.write("user_edges", edges(spark, 9, 200), as_of_scope(200))
         with monkeypatch.context() as elsewhere:  # another machine, on which the lease is over
-            elsewhere.setattr(publishing, "_writing", set())
+            elsewhere.setattr(turns, "writing_here", set())
             publish(Lake(spark, LakeConfig(lake.root)), edges(spark, 2, 300), 300)
     lake.refresh()
     assert lake.read("user_edges").count() == 5

@@ -158,7 +158,9 @@ def test_files_of_which_only_some_have_nanoseconds_are_refused_and_not_read_as_o
     (tmp_path / "log.parquet").mkdir()
     for number, unit in enumerate(units):
         users, times = ["a" * (1 if number == smaller else 99)], pa.array([MOMENT], pa.timestamp(unit, "UTC"))
-        write(tmp_path / "log.parquet" / f"{number}.parquet", u=users, i=["item"], **{"t": times, "t t": times})
+        columns = {"t": times, "u": users, "i": ["item"], "s": [{"u": 1, "t": MOMENT}], "t t": times}
+        names = list(columns) if number else list(reversed(columns))
+        write(tmp_path / "log.parquet" / f"{number}.parquet", **{name: columns[name] for name in names})
     ours = r"has files with times in nanoseconds \(t, t t\) and others: write them in microseconds"
     with pytest.raises(DataError, match=rf"log\.parquet \(parquet\) ({ours}|cannot be read: .*TYPE_MISMATCH)") as caught:
         read_users(spark, config(tmp_path, table("log.parquet")))

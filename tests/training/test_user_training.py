@@ -200,14 +200,14 @@ def test_an_empty_split_says_what_to_do():
     with pytest.raises(DataError, match="validation split is empty.*labels.validation_days"):
         user_training.train(UserModel(SPEC), MemoryLoader(none, 32, 3), when, replace(TRAINING, objectives=labels))
     every = replace(batch, impressions=replace(batch.impressions, validation=torch.ones_like(batch.impressions.validation)))
-    with pytest.raises(DataError, match="training split is empty"):
+    with pytest.raises(DataError, match="training split is empty: no user has a labelled impression"):
         user_training.train(UserModel(SPEC), MemoryLoader(every, 32, 3), when, replace(TRAINING, objectives=labels))
 
 
 def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
     batch = world()
     broken = replace(batch, impressions=replace(batch.impressions, weight=batch.impressions.weight * float("inf")))
-    with pytest.raises(TrainingError, match="loss of click.* is not finite at epoch 1, step 1"):
+    with pytest.raises(TrainingError, match="loss of click.* is not finite at epoch 1, step 1: lower training.learning_rate"):
         trained(broken)
     (tmp_path / "checkpoint").write_bytes(b"PK broken")
     with pytest.raises(TrainingError, match="cannot be gone on from"):
@@ -233,6 +233,7 @@ def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     stopped = judge(champion, worse)
     assert not stopped.passed
     assert "not champion: validation loss" in stopped.reason
+    assert "later time" in judge(replace(champion, facts={"as_of_ms": END + 1}), found).reason
     other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
     assert "cannot be compared" in judge(other, found).reason
 

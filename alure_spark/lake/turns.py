@@ -1,0 +1,104 @@
+"""Whose turn it is to write to a lake, and what a writer is told of those before it.
+
+One job writes at a time: its first act is a row `started` in `runs`. A job that erases files says so in its row `published`, and its
+row `ended` follows; killed between the two it is published, and what it did not erase is left to its next run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Row
+from pyspark.sql import functions as F
+
+from ..clock import HOUR_MS, format_time
+from ..errors import LakeError
+from ..tables import RUNS
+from .writers import is_alive, is_this
+
+if TYPE_CHECKING:
+    from .publishing import Lake
+
+logger = logging.getLogger(__name__)
+# Facts of an erasure: when rows went, from when on their files may go, and (of its row `ended`) the time before which nothing is left.
+REMOVED_AT, OLD_FILES, ERASED_BEFORE = "removed_at", "old_files_until", "erased_before"
+LEASE = {"lease": "until ended"}  # among the facts of a published row: the writer is at work until its row `ended`
+OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(facts['lease'], '') <> 'until ended')"
+# Runs of this process that have not ended: one that could not even write that it failed (a full disk) must not stand in the way.
+writing_here: set[str] = set()
+
+
+def take_turn(lake: Lake, run_id: str) -> None:
+    """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
+    deadline = time.monotonic() + 60 * lake.config.wait_minutes
+    place: dict[str, int] = {}  # run -> its first commit, also when that has left the last 200
+    while True:
+        rows = _not_over(lake)
+        if [row["run_id"] for row in rows] == [run_id]:
+            return
+        commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
+        for row in sorted(commits, key=lambda row: row["version"]):
+            place.setdefault(row["userMetadata"], row["version"])
+        others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
+        alive = [row for row in others if _lives(lake, row)]
+        if not alive:
+            _say_what_was_not_erased(lake, [row["run_id"] for row in others])
+            return
+        if time.monotonic() >= deadline:
+            first = alive[0]
+            raise LakeError(
+                f"{first['job']} (run {first['run_id']}, process {first['message']}) has been writing to lake {lake.root} since "
+                f"{format_time(first['started_ms'])[:19]} UTC: wait for it (lake.wait_minutes), or, if it is dead, set "
+                "lake.lease_hours=0"
+            )
+        time.sleep(1)
+
+
+def _not_over(lake: Lake) -> list[Row]:
+    """What the rows `started` say of runs that have not ended, by the clocks of their drivers the oldest first."""
+    begun = F.struct("job", "message", "facts", F.unix_millis("started").alias("started_ms"))
+    per_run = (
+        lake.runs().coalesce(1).groupBy("run_id")
+        .agg(F.first(F.when(F.col("status") == "started", begun), ignorenulls=True).alias("begun"), F.max(F.expr(OVER)).alias("over"))
+    )  # fmt: skip
+    rows = per_run.where("begun IS NOT NULL AND NOT over").select("run_id", "begun.*").collect()
+    return sorted(rows, key=lambda row: row["started_ms"])
+
+
+def _say_what_was_not_erased(lake: Lake, dead: list[str]) -> None:
+    """Of writers that died: those that were published and had files to erase, unless their job has erased since."""
+    if not dead:
+        return
+    started = F.unix_millis("started")
+    waiting = lake.runs().where((F.col("status") == "published") & F.col("run_id").isin(dead)).groupBy("job").agg(F.max(started))
+    erased = lake.runs().where("status = 'ended' AND message IS NULL").groupBy("job").agg(F.max(started)).collect()
+    since = {row[0]: row[1] for row in erased}
+    for job, when in waiting.collect():
+        if since.get(job, 0) < when:
+            logger.warning("%s was published and died before it had erased old files: run jobs/%s.py again", job, job)
+
+
+def say_what_is_due(lake: Lake, job: str) -> None:
+    """That old files which an erasure had to leave (lake.vacuum_hours) could go by now, unless its job has erased since."""
+    if "tombstones" not in lake.published_versions():
+        return
+    facts = [F.col("facts")[key].alias(key) for key in (REMOVED_AT, OLD_FILES, ERASED_BEFORE)]
+    rows = lake.runs().where(f"facts['{OLD_FILES}'] IS NOT NULL OR facts['{ERASED_BEFORE}'] IS NOT NULL").select("job", *facts).collect()
+    now, due = format_time(int(time.time() * 1000)), dict[str, str]()
+    for row in rows:
+        erased = max(other[ERASED_BEFORE] or "" for other in rows if other["job"] == row["job"])
+        if row[OLD_FILES] and row["job"] != job and erased < row[REMOVED_AT] and row[OLD_FILES] <= now:
+            due[row["job"]] = min(row[OLD_FILES], due.get(row["job"], row[OLD_FILES]))
+    for name, since in due.items():
+        logger.warning("old files that name forgotten users may go since %s UTC: run jobs/%s.py --vacuum", since[:16], name)
+
+
+def _lives(lake: Lake, writer: Row) -> bool:
+    """Whether the writer may still be at work: where its process can be seen it is looked for, elsewhere its lease counts."""
+    process, its = writer["message"], writer["facts"] or {}
+    if is_this(process, its):
+        return writer["run_id"] in writing_here
+    alive = is_alive(process, its)
+    return time.time() * 1000 - writer["started_ms"] < HOUR_MS * lake.config.lease_hours if alive is None else alive
