@@ -40,14 +40,15 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from alure_spark.arrow import matrix_column
+from alure_spark.batches.decode import Jagged, jagged_batch
+from alure_spark.batches.layout import Layout
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import InferenceConfig, ModelConfig, SparkConfig
 from alure_spark.inference.export import UserEmbedder
 from alure_spark.inference.table import embed_table
 from alure_spark.model.artifact import Artifact
-from alure_spark.model.decode import Jagged, Layout, jagged_batch
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.session import get_session
 from alure_spark.tables import USER_EMBEDDINGS
 from benchmarks import contract

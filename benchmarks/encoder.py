@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of, ranges, select_users
+from alure_spark.batches.history import known_ends
+from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.config import ModelConfig, ObjectiveConfig
 from alure_spark.model.attention import CHUNK_TOKENS
-from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of, ranges, select_users
-from alure_spark.model.reads import known_ends
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_encoder import UserEncoder
 from alure_spark.model.user_model import Moments, UserModel

@@ -17,7 +17,6 @@ from alure_spark.events.examples import training_examples
 from alure_spark.inference.registered import champion
 from alure_spark.lake import workspace
 from alure_spark.running import Context
-from alure_spark.training import start
 from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
 
@@ -46,7 +45,7 @@ def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> Im
     period = refresh_days * DAY_MS
     config = context.config
     model, vocabulary = champion(config, context.tracker).model()
-    layout = start.layout_of(config)
+    layout = model.spec.layout(impressions=True)
     events = context.lake.read("events")
     examples = training_examples(events, config.streams, config.labels, end_ms, config.impression_attributes).where(
         "size(impression_id) > 0"

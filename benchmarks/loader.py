@@ -22,14 +22,15 @@ import torch
 
 from alure_spark.baselines.item_vectors import item_views
 from alure_spark.baselines.user_embeddings import collect_histories, item_histories
+from alure_spark.batches.batch import JaggedBatch
+from alure_spark.batches.epochs import Batches
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS
 from alure_spark.config import load
 from alure_spark.lake import as_of_scope, workspace
-from alure_spark.model.batch import JaggedBatch
-from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.running import open_context, run_jobs
 from alure_spark.training import start, user_training
-from alure_spark.training.loader import Batches, Loader, open_reader
+from alure_spark.training.loader import Loader, open_reader
 from alure_spark.training.rows import exported
 from benchmarks import contract
 from jobs import pipeline
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         examples = context.lake.read("training_examples").where(as_of_scope(config.time.as_of_ms))
         known: pd.DataFrame = context.lake.read("vocabularies").toPandas()
         vocabulary = Vocabulary.from_arrays(*(known[name].to_numpy() for name in ("space", "hash", "row")))
-        spec, layout, training = start.spec_of(config, vocabulary), start.layout_of(config), config.training
+        spec, training = start.spec_of(config, vocabulary), config.training
+        layout = spec.layout(impressions=True)
         histories = collect_histories(item_histories(examples, spec.item_sources, config.time.as_of_ms), config.embedding)
         views = item_views(histories, config.model.views, config.embedding.dimension, config.embedding.window, config.embedding.seed)
         torch.set_num_threads(1)

@@ -31,13 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import item_views
+from alure_spark.batches.batch import JaggedBatch, SourceTokens, offsets_of, ranges
+from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.batches.vocabulary import ACCOUNT, ITEM, Vocabulary
 from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
-from alure_spark.model.batch import ACCOUNT, ITEM, JaggedBatch, SourceTokens, offsets_of, ranges
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import start, user_training
-from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import cluster_bootstrap
 from benchmarks import contract
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alure_spark.model.batch import JaggedBatch, SourceTokens
+from alure_spark.batches.batch import JaggedBatch, SourceTokens
 from alure_spark.model.user_encoder import AGE_DAYS, UserEncoder
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000

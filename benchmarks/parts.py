@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
-from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.model.semantic_ids import SemanticIds
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_evaluation, user_training
-from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.metrics import cluster_bootstrap, normalized_entropy
 from alure_spark.training.semantic_ids import train_semantic_ids
 from benchmarks import contract

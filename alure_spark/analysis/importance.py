@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..batches.batch import JaggedBatch
+from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
-from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from ..training import user_evaluation
-from ..training.loader import Batches
 from ..training.metrics import cluster_bootstrap, normalized_entropy
 
 KINDS = ("categorical", "numeric", "text", "embedding")

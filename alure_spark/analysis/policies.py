@@ -23,7 +23,6 @@ from scipy import stats
 
 from ..config import EVERYBODY, FeaturePolicy, TrainingConfig
 from ..errors import DataError
-from ..model.decode import Layout
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
@@ -90,7 +89,7 @@ class Judged:
 
 def reads_alike(spec: ModelSpec, one: Policies, other: Policies, segments: Iterable[str]) -> bool:
     """Whether both policies leave the same of every segment."""
-    whole = Layout.of(spec)
+    whole = spec.layout()
     return all(whole.under(one.get(name, FeaturePolicy())) == whole.under(other.get(name, FeaturePolicy())) for name in segments)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..batches.vocabulary import Vocabulary
 from ..config import Config, FeaturePolicy
 from ..errors import ConfigError
 from ..events.segment_history import in_segments
@@ -23,10 +24,8 @@ from ..events.sequences import select_features
 from ..inference.export import UserEmbedder
 from ..lake import JobRun, as_of_scope, latest_rows, make_private, scratch_folder, workspace
 from ..model.artifact import Artifact
-from ..model.decode import Layout
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
-from ..model.vocabulary import Vocabulary
 from ..tracking import Tracker
 from ..training import start, user_evaluation, user_training
 from ..training.loader import Segments, segment_loaders
@@ -63,7 +62,7 @@ def compare(run: JobRun, config: Config, tracker: Tracker) -> Comparison:
     spec = replace(start.spec_of(config, vocabulary, quantizers), policies={})
     border = as_of - config.labels.validation_ms
     new_model = start.model_maker(config, examples, spec, vocabulary, quantizers, border)
-    layout, name = start.layout_of(config), f"policies-{run.run_id}"
+    layout, name = spec.layout(impressions=True), f"policies-{run.run_id}"
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         segments = policies.require_segments(packed, experiments)
         when = user_training.calendar(packed.decoding(spec, vocabulary), spec.item_sources, border, as_of)
@@ -144,7 +143,7 @@ def _inference(
             twin = UserModel(spec)
             twin.load_state_dict(model.state_dict())
             embedder = UserEmbedder(Artifact.of(twin, vocabulary, {}), config.inference)
-            columns = ["user_id", *Layout.of(spec, segment=cell.segment).columns()]
+            columns = ["user_id", *spec.layout(segment=cell.segment).columns()]
             readers[cell] = columns, partial(_embed, embedder, as_of, cell.segment)
         works = policies.reading_works(readers, files, config.inference.batch_users)
         seconds, users = policies.timed_rounds(works, INFERENCE_ROUNDS * config.dynamix.compare_rounds, config.training.seed)

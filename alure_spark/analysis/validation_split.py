@@ -11,7 +11,6 @@ from ..inference.registered import registered
 from ..inference.user_table import require_trained_before
 from ..lake import JobRun, as_of_scope, workspace
 from ..model.artifact import Artifact, read_validated
-from ..model.decode import Layout
 from ..model.user_model import Moments, UserModel
 from ..tracking import Tracker
 from ..training.loader import Segments, segment_loaders
@@ -40,7 +39,7 @@ def validation_split(run: JobRun, config: Config, artifact: Artifact, name: str)
     """The rows of as_of, packed in a folder of lake.scratch that the name and the run's id name, and that goes with the block."""
     as_of = config.time.as_of_ms
     model, vocabulary = artifact.model()
-    layout = Layout.of(artifact.spec, impressions=True)
+    layout = artifact.spec.layout(impressions=True)
     examples = run.read("training_examples").where(as_of_scope(as_of))
     border = as_of - config.labels.validation_ms
     scratch, folder = workspace(config.lake), f"{name}-{run.run_id}"

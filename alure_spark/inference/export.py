@@ -25,15 +25,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..batches.batch import JaggedBatch, select_users
+from ..batches.decode import Jagged, jagged_batch
+from ..batches.texts_and_vectors import NUMBER_TYPES, text_or_vector_array
+from ..batches.vocabulary import Vocabulary
 from ..config import EVERYBODY, InferenceConfig
 from ..errors import ConfigError, DataError
 from ..model.artifact import Artifact
-from ..model.batch import JaggedBatch, select_users
-from ..model.decode import Jagged, Layout, jagged_batch
 from ..model.spec import ModelSpec
 from ..model.user_encoder import CausalModule, UserEncoder
-from ..model.vocabulary import Vocabulary
-from ..model.wide import TYPES, wide_values
 
 logger = logging.getLogger(__name__)
 DECIMALS = 6  # of an embedding's numbers: the noise of float32 lies below
@@ -50,7 +50,7 @@ class UserEmbedder:
         encoder, self.vocabulary = artifact.encoder()
         self.encoder = encoder.to(getattr(torch, config.precision))
         self.spec, self.config = artifact.spec, config
-        self.layout = Layout.of(artifact.spec)
+        self.layout = artifact.spec.layout()
         if package:
             _install(self.encoder, package)
 
@@ -77,13 +77,13 @@ class UserEmbedder:
     def embed_rows(self, rows: pa.RecordBatch, as_of_ms: np.ndarray, segment: str = EVERYBODY) -> np.ndarray:
         """(B, D) float32 of rows shaped as `user_sequences` (user_id and the lists), with as_of_ms (B,) int64, of users of one segment.
 
-        Only what the model's policy leaves that segment is decoded. Raises DataError on missing or broken columns (model/decode.py).
+        Only what the model's policy leaves that segment is decoded. Raises DataError on missing or broken columns (batches/decode.py).
         """
         return self.embed(self.decoded(rows, as_of_ms, segment))
 
     def decoded(self, rows: pa.RecordBatch, as_of_ms: np.ndarray, segment: str = EVERYBODY) -> JaggedBatch:
         """The batch of such rows. Raises as embed_rows does."""
-        layout = Layout.of(self.spec, segment=segment)
+        layout = self.spec.layout(segment=segment)
         widths = layout.column_widths()
         columns = {
             name: jagged(rows.column(name), kind, widths.get(name, 1), name)
@@ -102,8 +102,8 @@ def jagged(lists: pa.ListArray, kind: str, width: int, name: str) -> Jagged:
     """
     lengths = pc.fill_null(lists.value_lengths(), 0).to_numpy().astype(np.int64)
     values = lists.flatten()  # knows slices and skips null lists, which .values does not
-    if kind in TYPES:
-        return Jagged(np.concatenate([[0], lengths.cumsum()]), wide_values(values, kind, width, name))
+    if kind in NUMBER_TYPES:
+        return Jagged(np.concatenate([[0], lengths.cumsum()]), text_or_vector_array(values, kind, width, name))
     present = values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None
     return Jagged(np.concatenate([[0], lengths.cumsum()]), (pc.fill_null(values, 0) if values.null_count else values).to_numpy(), present)
 
@@ -139,7 +139,7 @@ def probe(spec: ModelSpec, vocabulary: Vocabulary) -> JaggedBatch:
     User 0 has no events; the others have 1, 5, 5, 5 and more events than the attention looks back, in turn over the sources. Ids are
     known, unknown and null; numbers too.
     """
-    layout = Layout.of(spec)
+    layout = spec.layout()
     columns, widths = {}, layout.column_widths()
     for turn, source in enumerate(spec.sources):
         lengths = np.array([0, *np.roll([1, 5, 5, 5, spec.attention_window(source) + 3], turn)])

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..batches.history import USER_SHIFT
 from ..config import EVERYBODY, InferenceConfig
 from ..errors import DataError, nearest
 from ..model.artifact import Artifact
-from ..model.decode import Layout
-from ..model.reads import USER_SHIFT
 from ..model.spec import ModelSpec
 from .export import UserEmbedder
 
@@ -28,7 +27,7 @@ NO_AS_OF_MS = 2**USER_SHIFT - 1  # after every moment that the model tells apart
 
 def optional_columns(spec: ModelSpec) -> tuple[str, ...]:
     """The columns beside user_id that `UserModelFunction.predict` reads, where they are there."""
-    return (*Layout.of(spec).columns(), "as_of", "segment")
+    return (*spec.layout().columns(), "as_of", "segment")
 
 
 class UserModelFunction:

@@ -24,7 +24,6 @@ from ..errors import DataError, nearest
 from ..lake import timestamp
 from ..model.artifact import Artifact
 from ..model.attention import CHUNK_TOKENS, QUERY_BLOCK
-from ..model.decode import Layout
 from ..model.spec import ModelSpec
 from ..model.tokens import content_width, encoding_width
 from ..tables import USER_EMBEDDINGS
@@ -45,7 +44,7 @@ def embed_table(sequences: DataFrame, artifact: Artifact, config: InferenceConfi
 
 def embed_segments(segments: Mapping[str, DataFrame], artifact: Artifact, config: InferenceConfig, as_of_ms: int) -> DataFrame:
     """The same of users of several segments: segment -> their rows of sequences. Of each, only what the model's policy leaves is read."""
-    layouts = {segment: list(Layout.of(artifact.spec, segment=segment).columns()) for segment in segments}
+    layouts = {segment: list(artifact.spec.layout(segment=segment).columns()) for segment in segments}
     for segment, sequences in segments.items():
         for name in layouts[segment]:
             if name not in sequences.columns:
@@ -125,7 +124,7 @@ def memory_parts(artifact: Artifact, config: InferenceConfig, longest: int, mean
     """
     spec, size = artifact.spec, 8 if config.precision == "float64" else 4
     mean = longest if mean is None else mean
-    layout = Layout.of(spec)
+    layout = spec.layout()
     columns = sum(layout.column_widths().get(name, 1) for name in layout.columns()) / len(spec.sources)  # numbers of a token, on average
     batch = config.batch_users * mean
     at_once = int(max(longest, min(config.max_tokens, batch)))

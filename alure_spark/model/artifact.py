@@ -25,13 +25,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..batches.vocabulary import Vocabulary
 from ..config import as_dict, build
 from ..errors import DataError
 from .files import readable
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
 from .user_model import UserModel
-from .vocabulary import Vocabulary
 
 FIRST_MODELS = "2026-11-23"  # what came later (Since) means at its default what these models did, and leaves their digest as it was
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import offsets_of, ranges
+from ..batches.batch import offsets_of, ranges
 
 CHUNK_TOKENS = 4096  # tokens that run through a layer at once, unless one user has more: what they need fits the cache
 QUERY_BLOCK = 128  # queries of a user that are scored at once where there is a bias

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .batch import ITEM, SourceTokens
+from ..batches.batch import SourceTokens
+from ..batches.vocabulary import ITEM
 from .parallel import ALONE, Alone
 
 TEMPERATURE = 0.1

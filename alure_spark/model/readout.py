@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..batches.batch import Impressions, JaggedBatch, SourceTokens
+from ..batches.history import HistorySpan, history_spans, known_ends
+from ..batches.vocabulary import ACCOUNT, ITEM
 from ..clock import DAY_MS, HOUR_MS
-from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
 from .named import Modules
-from .reads import Reads, known_ends, reads_of
 from .spec import ModelSpec
 from .tokens import clock_encoding, embedding_table, numbers
 from .user_encoder import UserEncoder
@@ -184,14 +185,14 @@ def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impre
     where a policy withholds the source or the attribute.
     """
     users = shown.users()
-    reads = reads_of(spec, source, tokens, users, shown.time_ms)
-    recent = torch.maximum(known_ends(tokens, users, shown.time_ms - RECENT_DAYS * DAY_MS), reads.first)
-    seen = reads.counts > 0
+    span = history_spans(tokens, users, shown.time_ms, spec.reach(source, tokens.limit), spec.max_days_ms.get(source))
+    recent = torch.maximum(known_ends(tokens, users, shown.time_ms - RECENT_DAYS * DAY_MS), span.first)
+    seen = span.counts > 0
     elapsed = torch.full((len(users),), 365.0, dtype=torch.float64)
     if seen.any():
-        last = tokens.known_at_ms[(reads.end - 1).clamp(min=0)]
+        last = tokens.known_at_ms[(span.end - 1).clamp(min=0)]
         elapsed = torch.where(seen, (shown.time_ms - last).to(torch.float64) / DAY_MS, elapsed)
-    found = {"seen": seen.double(), "count": reads.counts.double(), "count_recent": (reads.end - recent).double(), "days_since": elapsed}
+    found = {"seen": seen.double(), "count": span.counts.double(), "count_recent": (span.end - recent).double(), "days_since": elapsed}
     unknown = torch.full((len(users),), torch.nan, dtype=torch.float64)
     if tokens.withheld:
         return dict.fromkeys(fact_names(spec, source), unknown)
@@ -200,10 +201,10 @@ def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impre
             found |= {f"sum_{name}": unknown, f"sum_{name}_recent": unknown}
             continue
         running = F.pad(tokens.numbers[name].double().nan_to_num().cumsum(0), (1, 0))
-        for when, first in (("", reads.first), ("_recent", recent)):
-            found[f"sum_{name}{when}"] = running[reads.end] - running[first]
+        for when, first in (("", span.first), ("_recent", recent)):
+            found[f"sum_{name}{when}"] = running[span.end] - running[first]
     for space in matched_spaces(spec, source):
-        found[f"same_{space}"] = unknown if tokens.lacks(space) else _same(tokens, users, reads, space, shown).double()
+        found[f"same_{space}"] = unknown if tokens.lacks(space) else _same(tokens, users, span, space, shown).double()
     return found
 
 
@@ -226,7 +227,7 @@ def on_log_scale(counts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([x if name == "seen" else x.sign() * x.abs().log1p() for name, x in counts.items()], dim=-1)
 
 
-def _same(tokens: SourceTokens, users: Tensor, reads: Reads, space: str, shown: Impressions) -> Tensor:
+def _same(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, shown: Impressions) -> Tensor:
     """(M,) int64: how many of the events that the read may see have the impression's row of the space; 0 for the unknown row."""
     wanted, size = shown.rows[space], len(tokens.known_at_ms)
     # Only events of rows that somebody was shown matter; a shown (user, row) is numbered, so that place breaks ties in one key.
@@ -236,5 +237,5 @@ def _same(tokens: SourceTokens, users: Tensor, reads: Reads, space: str, shown: 
     found = torch.searchsorted(shown_keys, events).clamp(max=max(0, len(shown_keys) - 1))
     kept = torch.nonzero(shown_keys[found] == events).squeeze(1) if len(shown_keys) else found[:0]
     place = torch.sort(found[kept] * (size + 1) + kept).values
-    low, high = (torch.searchsorted(place, group * (size + 1) + border) for border in (reads.first, reads.end))
+    low, high = (torch.searchsorted(place, group * (size + 1) + border) for border in (span.first, span.end))
     return torch.where(wanted > 0, high - low, 0)

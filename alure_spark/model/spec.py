@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from ..config import FeaturePolicy, ModelConfig, Since
+from ..batches.layout import Layout
+from ..config import EVERYBODY, FeaturePolicy, ModelConfig, Since
 from ..errors import ConfigError
 
 COUNTED_EVENTS = 64  # the frequency encoding counts no further back
@@ -51,6 +52,11 @@ class ModelSpec:
     def state_width(self) -> int:
         """Numbers of a state: those of the read layers side by side."""
         return len(self.read_layers) * self.config.dimension
+
+    def layout(self, impressions: bool = False, segment: str = EVERYBODY) -> Layout:
+        """The arrays that the model reads of a segment's users: for embedding, or with the impressions too."""
+        whole = Layout(self.sources, self.impression_attributes if impressions else {}, self.widths)
+        return whole.under(self.policies.get(segment, FeaturePolicy()))
 
     def of_kind(self, source: str, kind: str) -> list[str]:
         """The source's attributes of that kind which are read, in order of name."""

@@ -15,11 +15,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..batches.batch import SourceTokens
+from ..batches.history import known_ends
+from ..batches.vocabulary import ITEM
 from ..clock import DAY_MS, HOUR_MS
 from ..config import ROTARY_PAIRS
-from .batch import ITEM, SourceTokens
 from .named import Modules
-from .reads import known_ends
 from .spec import ModelSpec
 
 MINUTE_MS = 60_000

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..batches.batch import JaggedBatch, SourceTokens
+from ..batches.history import history_spans, known_ends, moment_key
+from ..batches.vocabulary import ITEM
 from ..clock import DAY_MS, HOUR_MS
 from .attention import Blocks, CausalAttention, Clock, Runs
-from .batch import ITEM, JaggedBatch, SourceTokens
 from .compression import compression
 from .named import Modules, Parameters
-from .reads import known_ends, moment_key, reads_of
 from .semantic_ids import SemanticIds, distinct_codes
 from .spec import ModelSpec
 from .tokens import TokenEmbedding, rotary_angles
@@ -214,9 +215,9 @@ class UserEncoder(nn.Module):
         rows, known, weights, owners = [], [], [], []
         for source in spec.item_sources:
             tokens = batch.sources[source]
-            reads = reads_of(spec, source, tokens, users, time_ms)
-            seen = torch.repeat_interleave(reads.first - _before(reads.counts), reads.counts) + torch.arange(int(reads.counts.sum()))
-            owners.append(torch.repeat_interleave(torch.arange(len(users)), reads.counts))
+            span = history_spans(tokens, users, time_ms, spec.reach(source, tokens.limit), spec.max_days_ms.get(source))
+            seen = torch.repeat_interleave(span.first - _before(span.counts), span.counts) + torch.arange(int(span.counts.sum()))
+            owners.append(torch.repeat_interleave(torch.arange(len(users)), span.counts))
             rows.append(tokens.rows[ITEM][seen])
             known.append(tokens.known_at_ms[seen])
             weights.append(self.source_weight[source].expand(len(seen)))

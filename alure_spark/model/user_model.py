@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..batches.batch import JaggedBatch
+from ..batches.vocabulary import ITEM
 from ..config import ObjectiveConfig
-from .batch import ITEM, JaggedBatch
 from .objectives import item_pairs, label_loss, neighbour_loss, next_item_loss
 from .parallel import ALONE, Alone
 from .readout import HEADS, Readout

@@ -13,13 +13,13 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
+from ..batches.vocabulary import Vocabulary
 from ..config import EVERYBODY, Config, LakeConfig
 from ..errors import DataError
 from ..lake import workspace
 from ..model.artifact import Artifact, read_validated
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
-from ..model.vocabulary import Vocabulary
 from ..tracking import ModelVersion, Tracker
 from . import gate, parallel, recurring, start, user_evaluation, user_training
 from .loader import Segments, segment_loaders
@@ -79,7 +79,7 @@ def train(
 
     scratch, checkpoints = workspace(config.lake), checkpoints_of(config.lake, name)
     obstacle = "" if origin is None else recurring.obstacle(origin.spec, spec)
-    with segment_loaders(examples, start.layout_of(config), vocabulary, config.training, scratch, name) as packed:
+    with segment_loaders(examples, spec.layout(impressions=True), vocabulary, config.training, scratch, name) as packed:
         if spec.policies and [loader.segment for loader in packed.loaders] == [EVERYBODY]:
             raise DataError("feature_policy is for segments, but training_examples is not told apart by them: run jobs/build_sequences.py")
         loader = packed.decoding(spec, vocabulary)
@@ -107,7 +107,7 @@ def _anew(
     when = user_training.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
     trained = parallel.together(processes, user_training.train, new_model(border), loader, when, config.training, checkpoints[0])
-    verdict = gate.judge(champion, trained.validation, start.layout_of(config), loader.decoding, when, config.training)
+    verdict = gate.judge(champion, trained.validation, spec.layout(impressions=True), loader.decoding, when, config.training)
     if not config.training.refit:
         return Challenger(trained.model, trained, verdict, {}, {})
     everything = user_training.calendar(loader, spec.item_sources, as_of, as_of)
@@ -132,7 +132,7 @@ def _continued(config: Config, spec: ModelSpec, champion: Artifact, today: UserM
     mine = recurring.NewImpressions(loader, since, share, as_of)
     model, processes = recurring.grown(before, today), config.training.processes
     trained = parallel.together(processes, user_training.train, model, mine, when, config.training, checkpoint, warm=True)
-    verdict = gate.judge(champion, trained.validation, start.layout_of(config), new(share), when, config.training)
+    verdict = gate.judge(champion, trained.validation, spec.layout(impressions=True), new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}
     return Challenger(trained.model, trained, verdict, metrics, {"continues": champion.model_id})

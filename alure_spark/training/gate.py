@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..batches.epochs import Batches
+from ..batches.layout import Layout
+from ..batches.vocabulary import Vocabulary
 from ..config import TrainingConfig
 from ..model.artifact import Artifact
-from ..model.decode import Layout
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
-from ..model.vocabulary import Vocabulary
-from .loader import Batches
 from .user_evaluation import Evaluation, evaluate
 from .user_training import Calendar
 
@@ -35,7 +35,7 @@ def judge(
         return Verdict(True, "champion: there was none")
     if champion.as_of_ms > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
-    layout, there = Layout.of(champion.spec, impressions=True), packed.columns() | packed.impression_columns()
+    layout, there = champion.spec.layout(impressions=True), packed.columns() | packed.impression_columns()
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")

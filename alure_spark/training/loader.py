@@ -14,20 +14,19 @@ from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..batches.batch import JaggedBatch
+from ..batches.decode import Jagged, jagged_batch
+from ..batches.layout import GivesLayout, Layout
+from ..batches.vocabulary import Vocabulary
 from ..config import EVERYBODY, TrainingConfig
 from ..errors import ConfigError, DataError, nearest
-from ..model.batch import JaggedBatch, select_users
-from ..model.decode import Jagged, Layout, jagged_batch
-from ..model.spec import ModelSpec
-from ..model.vocabulary import Vocabulary
 from .rows import KINDS, NAMES, exported, file_column
 
 Rows = dict[str, np.ndarray]  # column -> (n,) object of bytes, as_of_ms (n,) int64
@@ -120,58 +119,6 @@ def open_reader(kind: str, folder: str) -> Reader:
     return READERS[kind](folder)
 
 
-class Batches(Protocol):
-    """What a user model is trained and evaluated on."""
-
-    @property
-    def steps(self) -> int:
-        """Batches per epoch; the last one may be smaller."""
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        """The epoch's batches from the start-th on: the same ones whether or not those before were read. Every user comes once."""
-
-    def in_order(self) -> Iterator[JaggedBatch]:
-        """All users once, always in the same order."""
-
-
-class ChangedBatches(ABC):
-    """The batches of another loader, each changed."""
-
-    def __init__(self, loader: Batches) -> None:
-        self.loader = loader
-
-    @abstractmethod
-    def changed(self, batch: JaggedBatch) -> JaggedBatch: ...
-
-    @property
-    def steps(self) -> int:
-        return self.loader.steps
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        return map(self.changed, self.loader.batches(epoch, start))
-
-    def in_order(self) -> Iterator[JaggedBatch]:
-        return map(self.changed, self.loader.in_order())
-
-
-class MemoryLoader:
-    """Batches of users that lie in memory: for data that no table holds."""
-
-    def __init__(self, batch: JaggedBatch, batch_users: int, seed: int) -> None:
-        self.batch, self.batch_users, self.seed = batch, batch_users, seed
-
-    @property
-    def steps(self) -> int:
-        return -(-len(self.batch) // self.batch_users)
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[JaggedBatch]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.batch))
-        yield from (select_users(self.batch, users) for users in torch.from_numpy(order).split(self.batch_users)[start:])
-
-    def in_order(self) -> Iterator[JaggedBatch]:
-        yield from (select_users(self.batch, users) for users in torch.arange(len(self.batch)).split(self.batch_users))
-
-
 class Loader:
     """Batches of the users in a folder of packed rows, all of one segment.
 
@@ -195,9 +142,9 @@ class Loader:
         flags = [f"{name}__present" for name, kind in self.kinds.items() if kind == "categorical"]
         self.columns = [*NAMES, "as_of_ms", *self.kinds, *flags]
 
-    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary, seed: int | None = None) -> Loader:
+    def decoding(self, spec: GivesLayout, vocabulary: Vocabulary, seed: int | None = None) -> Loader:
         """The same batches as another model reads them; with another seed, in another order."""
-        layout, seed = Layout.of(spec, self.with_impressions, self.segment), self.seed if seed is None else seed
+        layout, seed = spec.layout(self.with_impressions, self.segment), self.seed if seed is None else seed
         return Loader(self.reader, layout, vocabulary, self.batch_users, seed, self.segment, self.with_impressions)
 
     @property
@@ -267,7 +214,7 @@ class Segments:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = tuple(loaders)
 
-    def decoding(self, spec: ModelSpec, vocabulary: Vocabulary, seed: int | None = None) -> Segments:
+    def decoding(self, spec: GivesLayout, vocabulary: Vocabulary, seed: int | None = None) -> Segments:
         """The same batches as another model reads them; with another seed, in another order."""
         return Segments([loader.decoding(spec, vocabulary, seed) for loader in self.loaders])
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed
 
+from ..batches.batch import JaggedBatch, select_users
+from ..batches.epochs import Batches, ChangedBatches
 from ..errors import TrainingError
-from ..model.batch import JaggedBatch, select_users
 from ..model.parallel import Alone
 from ..model.user_model import UserModel
-from .loader import Batches, ChangedBatches
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..batches.batch import JaggedBatch
+from ..batches.epochs import Batches, ChangedBatches
 from ..config import LabelConfig
-from ..model.batch import JaggedBatch
 from ..model.spec import ModelSpec
 from ..model.user_model import Moments, UserModel
-from .loader import Batches, ChangedBatches
 from .user_training import Calendar
 
 

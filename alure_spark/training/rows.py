@@ -20,17 +20,17 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..arrow import bytes_column
+from ..batches.texts_and_vectors import NUMBER_TYPES, text_or_vector_array
 from ..errors import DataError, nearest
 from ..lake import make_private, scratch_folder
-from ..model.wide import TYPES, wide_values
 
 if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
-    from ..model.decode import Layout
+    from ..batches.layout import Layout
 
 
 # Kind of a column (Layout) -> its packed values. A categorical null is said by `<column>__present` (u1), a numeric one is NaN.
 KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"} | {
-    kind: dtype.str for kind, dtype in TYPES.items()
+    kind: dtype.str for kind, dtype in NUMBER_TYPES.items()
 }
 NAMES = ("user_id", "country", "segment")  # UTF-8
 # A bucket is one file of one row group; hashed ids do not repeat enough for dictionaries.
@@ -65,7 +65,7 @@ def _binary_columns(kinds: Mapping[str, str]) -> list[str]:
 
 
 def pack(batch: pa.RecordBatch, kinds: Mapping[str, str], widths: Mapping[str, int]) -> pa.RecordBatch:
-    """Lists -> bytes; the values of an integer column without nulls are not copied. widths: of the wide columns (model/wide.py)."""
+    """Lists -> bytes; the values of an integer column without nulls are not copied. widths: numbers per event of texts and embeddings."""
     columns = {name: batch.column(name).cast(pa.binary()) for name in NAMES}
     for name, kind in kinds.items():
         lists = batch.column(name)
@@ -75,8 +75,8 @@ def pack(batch: pa.RecordBatch, kinds: Mapping[str, str], widths: Mapping[str, i
             values = pc.fill_null(values, 0)
         elif kind == "numeric":
             values = pc.fill_null(values, float("nan"))
-        elif kind in TYPES:
-            columns[name] = bytes_column(wide_values(values, kind, widths[name], name), name, lengths)
+        elif kind in NUMBER_TYPES:
+            columns[name] = bytes_column(text_or_vector_array(values, kind, widths[name], name), name, lengths)
             continue
         elif values.null_count:
             row = np.repeat(np.arange(len(lengths)), lengths)[values.is_null().to_numpy(zero_copy_only=False)][0]

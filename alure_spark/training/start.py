@@ -18,17 +18,15 @@ from pyspark.sql import functions as F
 
 from ..baselines.item_vectors import item_views
 from ..baselines.user_embeddings import collect_histories, item_histories, longest_per_user
+from ..batches.vocabulary import ACCOUNT, ITEM, Vocabulary
 from ..config import Config
 from ..errors import ConfigError, DataError, TrackingError
 from ..lake import timestamp
 from ..model import semantic_ids
 from ..model.artifact import Artifact
-from ..model.batch import ACCOUNT, ITEM
-from ..model.decode import Layout
 from ..model.semantic_ids import SemanticIds
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
-from ..model.vocabulary import Vocabulary
 from ..tracking import Tracker
 
 ABSENT = -30.0  # log weight of an item that tells nothing: everybody had it
@@ -58,33 +56,26 @@ def quantizer_of(config: Config, tracker: Tracker, attribute: str, origin: Artif
     return quantizer
 
 
-def layout_of(config: Config) -> Layout:
-    """The arrays that a model of this conf reads, by the feature policy of all users."""
+def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, SemanticIds] | None = None) -> ModelSpec:
+    """The spec of a new model; quantizers: those of model.semantic_ids. Raises DataError when no item is known."""
     streams = config.policed_streams
     sources = {name: stream.attributes for name, stream in streams.items()}
     kinds = {name: kind for attributes in sources.values() for name, kind in attributes.items()}
     words = {name: config.model.text_words for name, kind in kinds.items() if kind == "text"}
     vectors = {name: width for name, width in config.model.embedding_dimensions.items() if name in kinds}
-    return Layout(sources, config.impression_attributes, words | vectors)
-
-
-def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, SemanticIds] | None = None) -> ModelSpec:
-    """The spec of a new model; quantizers: those of model.semantic_ids. Raises DataError when no item is known."""
-    streams = config.policed_streams
-    layout = layout_of(config)
     if vocabulary.size(ITEM) < 2:
         raise DataError("the vocabulary has no item: run jobs/build_sequences.py for this as_of first")
-    kinds = [layout.impression_attributes, *layout.sources.values()]
-    spaces = {ITEM, ACCOUNT} | {name for attributes in kinds for name, kind in attributes.items() if kind == "categorical"}
+    everywhere = [config.impression_attributes, *sources.values()]
+    spaces = {ITEM, ACCOUNT} | {name for attributes in everywhere for name, kind in attributes.items() if kind == "categorical"}
     return ModelSpec(
-        sources=layout.sources,
+        sources=sources,
         item_sources=tuple(source for source in config.item_sources if source in streams),
         spaces={space: vocabulary.size(space) for space in sorted(spaces)},
-        impression_attributes=layout.impression_attributes,
+        impression_attributes=config.impression_attributes,
         max_events={name: stream.max_events for name, stream in streams.items()},
         max_days_ms={name: stream.max_days_ms for name, stream in streams.items() if stream.max_days},
         item_dimension=config.embedding.dimension,
-        widths=layout.widths,
+        widths=words | vectors,
         quantizers={name: quantizer.size for name, quantizer in (quantizers or {}).items()},
         config=config.model,
         policies=config.segment_policies,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..batches.batch import JaggedBatch
+from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
 from ..errors import DataError
-from ..model.batch import JaggedBatch
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from . import metrics
-from .loader import Batches
 
 
 @dataclass(frozen=True)

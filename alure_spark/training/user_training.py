@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..batches.batch import JaggedBatch
+from ..batches.epochs import Batches
 from ..config import ObjectiveConfig, TrainingConfig
 from ..errors import DataError
-from ..model.batch import JaggedBatch
 from ..model.parallel import ALONE, Alone
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from . import metrics
-from .loader import Batches
 from .logistic import fit_logistic
 from .loop import Observer, fit
 from .plan import Plan, warmup_cosine

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from alure_spark.model.batch import select_users
+from alure_spark.batches.batch import select_users
 from benchmarks import contract, encoder
 from tests.model.worlds import cut_history
 

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import ModelConfig
 from alure_spark.model.artifact import Artifact
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 
 AS_OF_MS = 1_500_000_000_000
 SOURCES = {

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alure_spark.batches.batch import select_users
 from alure_spark.config import InferenceConfig
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.inference import export as export_module
 from alure_spark.inference.export import UserEmbedder, checked, chunks, exported, jagged, machine, probe
 from alure_spark.model.artifact import Artifact
-from alure_spark.model.batch import select_users
 from tests.inference.small_model import AS_OF_MS, make_artifact, make_rows
 
 EXACT = InferenceConfig(precision="float64")

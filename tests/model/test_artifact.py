@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.vocabulary import ITEM, Vocabulary
 from alure_spark.config import InferenceConfig
 from alure_spark.errors import DataError
 from alure_spark.inference.export import UserEmbedder, probe
 from alure_spark.model import semantic_ids
 from alure_spark.model.artifact import DESCRIPTION, READOUT, USER, Artifact, read_validated
-from alure_spark.model.batch import ITEM
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 from tests.model.worlds import ROWS, assert_close, random_batch, shaken, spec_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "model_1.tar.gz"

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import softplus
 
+from alure_spark.batches.batch import offsets_of, ranges
 from alure_spark.model.attention import CausalAttention, Clock, Runs
-from alure_spark.model.batch import offsets_of, ranges
 from tests.model.worlds import assert_close, shaken
 
 LENGTHS = [

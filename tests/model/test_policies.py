@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.batch import SourceTokens, select_users
+from alure_spark.batches.decode import Jagged, jagged_batch
+from alure_spark.batches.layout import Layout
+from alure_spark.batches.vocabulary import ITEM, Vocabulary
 from alure_spark.config import FeaturePolicy
 from alure_spark.errors import DataError
-from alure_spark.model.batch import ITEM, SourceTokens, select_users
-from alure_spark.model.decode import Jagged, Layout, jagged_batch
 from alure_spark.model.readout import fact_names, shared_names
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 from tests.model.worlds import SOURCES, WIDE, assert_close, batch_of, cut_history, gradients, random_batch, shaken, spec_of
 
 KINDS = ("rows", "numbers", "words", "vectors")

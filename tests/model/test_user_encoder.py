@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alure_spark.model.batch import ITEM, select_users
-from alure_spark.model.reads import known_ends
+from alure_spark.batches.batch import select_users
+from alure_spark.batches.history import known_ends
+from alure_spark.batches.vocabulary import ITEM
 from alure_spark.model.user_encoder import UserEncoder, _occurred_before
 from benchmarks.padded import PaddedEncoder, PlainPadded
 from tests.model.worlds import (

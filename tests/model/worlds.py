@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.config import ModelConfig
-from alure_spark.model.batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.model.spec import ModelSpec
 
 DAY_MS = 86_400_000

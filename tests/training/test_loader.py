@@ -17,11 +17,12 @@ import torch
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
+from alure_spark.batches.decode import country_hash
+from alure_spark.batches.layout import Layout
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import FeaturePolicy, TrainingConfig
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.model.decode import Layout, country_hash
 from alure_spark.model.spec import ModelSpec
-from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import loader as loader_module
 from alure_spark.training.loader import Loader, open_reader, segment_loaders
 from alure_spark.training.rows import exported, pack

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.errors import TrainingError
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_training
-from alure_spark.training.loader import MemoryLoader
 from alure_spark.training.parallel import Share, together
 from tests.training.test_user_training import BORDER, END, SPEC, TRAINING, world
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.batches.vocabulary import ITEM
 from alure_spark.config import LabelConfig
-from alure_spark.model.batch import ITEM
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import recurring, report, user_evaluation, user_training
-from alure_spark.training.loader import MemoryLoader
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, random_batch, shaken, spec_of
 from tests.training import test_user_training as small
 

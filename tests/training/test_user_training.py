@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
+from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from alure_spark.errors import DataError, TrainingError
 from alure_spark.model.artifact import Artifact
-from alure_spark.model.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.model.vocabulary import Vocabulary
 from alure_spark.training import gate, user_evaluation, user_training
-from alure_spark.training.loader import MemoryLoader
 
 DAY = 86_400_000
 START, BORDER, END = 1_600_000_000_000, 1_600_000_000_000 + 40 * DAY, 1_600_000_000_000 + 50 * DAY
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_stops_training_with_one_sentence(tmp_path):
 def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     batch = world()
     good, loader, when = trained(batch)
-    layout = gate.Layout(SPEC.sources, {})
+    layout = SPEC.layout()
     found = user_evaluation.evaluate(good.model, loader, when.validation(), TRAINING.objectives)
     raw = UserModel(SPEC)
     worse = user_evaluation.evaluate(raw, loader, when.validation(), TRAINING.objectives)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 
+ITEM, ACCOUNT = "item_id", "account_id"  # spaces that every source has, and that ads share with items
 PREFIX = "vocabulary."
 BUCKETS = f"{PREFIX}buckets"
 

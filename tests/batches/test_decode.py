@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.decode import Jagged, country_hash, jagged_batch
+from alure_spark.batches.layout import Layout
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.errors import DataError
-from alure_spark.model.decode import Jagged, Layout, country_hash, jagged_batch
-from alure_spark.model.vocabulary import Vocabulary
 
 LAYOUT = Layout(
     {"view": {"account_id": "categorical", "value": "numeric", "text": "text"}}, {"position": "numeric", "media_type": "categorical"}

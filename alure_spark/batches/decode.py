@@ -9,74 +9,18 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import EVERYBODY, FeaturePolicy
+from ..config import EVERYBODY
 from ..errors import DataError, nearest
-from .batch import ACCOUNT, ITEM, Impressions, JaggedBatch, SourceTokens
-from .spec import ModelSpec
-from .vocabulary import Vocabulary
-
-TIMES = ("known_at_ms", "event_time_ms")
-# Column of the impressions -> kind. An attribute's column is impression__<name>.
-IMPRESSIONS = {
-    "time_ms": "integer", "ad_id": "categorical", "account_id": "categorical", "click": "flag", "conversion": "flag",
-    "label_age_ms": "integer", "weight": "weight", "split": "flag",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which arrays a batch is made of. Attributes are name -> kind; texts and embeddings without a width are not decoded."""
-
-    sources: Mapping[str, Mapping[str, str]]  # source -> its attributes
-    impression_attributes: Mapping[str, str]
-    widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension
-    withheld: tuple[str, ...] = ()  # sources that a policy withholds: a batch has them without tokens
-    last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
-
-    @classmethod
-    def of(cls, spec: ModelSpec, impressions: bool = False, segment: str = EVERYBODY) -> Layout:
-        """The arrays that a model reads of a segment's users: for embedding, or with the impressions too."""
-        whole = cls(spec.sources, spec.impression_attributes if impressions else {}, spec.widths)
-        return whole.under(spec.policies.get(segment, FeaturePolicy()))
-
-    def under(self, policy: FeaturePolicy) -> Layout:
-        """What the policy leaves of it."""
-        kept = [source for source in self.sources if policy.sources is None or source in policy.sources]
-        dropped = {source: policy.drop_attributes.get(source, ()) for source in kept}
-        return replace(
-            self,
-            sources={source: {name: kind for name, kind in self.sources[source].items() if name not in dropped[source]} for source in kept},
-            withheld=tuple(source for source in self.sources if source not in kept),
-            last_events={source: last for source, last in policy.max_events.items() if source in kept},
-        )
-
-    def columns(self) -> dict[str, str]:
-        """Array columns of the sources -> kind: integer and categorical are int64, numeric is floating, text and embedding are wide."""
-        fixed = dict.fromkeys(TIMES, "integer") | {ITEM: "categorical"}
-        return {f"{source}__{name}": kind for source in self.sources for name, kind in (fixed | self.attributes(source)).items()}
-
-    def impression_columns(self) -> dict[str, str]:
-        """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
-        return IMPRESSIONS | {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
-
-    def attributes(self, source: str) -> dict[str, str]:
-        """The attributes of a source that are decoded -> kind."""
-        return self._decoded(self.sources[source])
-
-    def column_widths(self) -> dict[str, int]:
-        """Columns of more than one number per event -> how many."""
-        names = ((source, name) for source in self.sources for name in self.attributes(source))
-        return {f"{source}__{name}": self.widths[name] for source, name in names if name in self.widths}
-
-    def _decoded(self, attributes: Mapping[str, str]) -> dict[str, str]:
-        return {name: kind for name, kind in attributes.items() if kind in ("categorical", "numeric") or name in self.widths}
+from .batch import Impressions, JaggedBatch, SourceTokens
+from .layout import TIMES, Layout
+from .vocabulary import ACCOUNT, ITEM, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -84,7 +28,7 @@ class Jagged:
     """One array column of B users."""
 
     offsets: np.ndarray  # (B + 1,) int64: user b has the values [offsets[b], offsets[b + 1])
-    values: np.ndarray  # (n,) of the column's kind, (n, width) where it is wide (model/wide.py); anything where not present
+    values: np.ndarray  # (n,) of the column's kind, (n, width) of texts and embeddings; anything where not present
     present: np.ndarray | None = None  # (n,) bool: not null; None where all are
 
 

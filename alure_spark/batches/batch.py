@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-ITEM, ACCOUNT = "item_id", "account_id"  # spaces that every source has, and that ads share with items
 
 
 @dataclass(frozen=True)
