@@ -16,9 +16,10 @@ from alure_spark.clock import DAY_MS
 from alure_spark.events.examples import training_examples
 from alure_spark.inference.registered import champion
 from alure_spark.lake import workspace
+from alure_spark.packed.loader import Loader
+from alure_spark.packed.readers import open_reader
+from alure_spark.packed.rows import exported
 from alure_spark.running import Context
-from alure_spark.training.loader import Loader, open_reader
-from alure_spark.training.rows import exported
 
 
 @dataclass(frozen=True)

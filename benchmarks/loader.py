@@ -28,10 +28,11 @@ from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS
 from alure_spark.config import load
 from alure_spark.lake import as_of_scope, workspace
+from alure_spark.packed.loader import Loader
+from alure_spark.packed.readers import open_reader
+from alure_spark.packed.rows import exported
 from alure_spark.running import open_context, run_jobs
 from alure_spark.training import start, user_training
-from alure_spark.training.loader import Loader, open_reader
-from alure_spark.training.rows import exported
 from benchmarks import contract
 from jobs import pipeline
 

@@ -16,15 +16,15 @@ LAYERS = {
     "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4,
     "lake": 5, "privacy": 6, "running": 6,
 }  # fmt: skip
-# Rooms that stand on other rooms: the model on its batches, training and inference on the model, and a training starts from the item
-# vectors of classic methods.
-# analysis asks what the results of the others are worth.
+# Rooms that stand on other rooms: the model and packed rows on batches, training and inference on the model, and a training starts from
+# the item vectors of classic methods. analysis asks what the results of the others are worth.
 ROOMS_BELOW = {
-    "model": ("batches",), "training": ("batches", "model", "baselines"), "inference": ("batches", "model"),
-    "analysis": ("batches", "events", "baselines", "model", "training", "inference", "retrieval"),
+    "model": ("batches",), "packed": ("batches",), "inference": ("batches", "model"),
+    "training": ("batches", "packed", "model", "baselines"),
+    "analysis": ("batches", "packed", "events", "baselines", "model", "training", "inference", "retrieval"),
 }  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it
-    "petastorm": ("alure_spark/training/loader",),
+    "petastorm": ("alure_spark/packed/petastorm_reader",),
     "mlflow": ("alure_spark/tracking",),
     "faiss": ("alure_spark/graph/",),
     "torch": ("alure_spark/batches/", "alure_spark/model/", "alure_spark/training/", "alure_spark/inference/", "alure_spark/analysis/"),
@@ -110,6 +110,9 @@ def test_imports_go_one_way(path):
         ("batches/x.py", "from ..model.spec import ModelSpec"),
         ("batches/x.py", "from pyspark.sql import DataFrame"),
         ("model/x.py", "import pyspark"),
+        ("packed/x.py", "from ..model.spec import ModelSpec"),
+        ("packed/loader.py", "from petastorm import make_batch_reader"),
+        ("packed/x.py", "import torch"),
         ("retrieval/report.py", "from ..analysis import evaluation"),
     ],
 )

@@ -16,12 +16,12 @@ import yaml
 from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build, load
 from alure_spark.graph.units import keep, kept
 from alure_spark.lake import Lake
+from alure_spark.packed.readers import open_reader
+from alure_spark.packed.rows import file_column
 from alure_spark.paths import is_url, located, sqlite_uri
 from alure_spark.sources.mapping import Options, canonical
 from alure_spark.tables import TABLES, VOCABULARIES
 from alure_spark.tracking import Columns, Tracker
-from alure_spark.training.loader import open_reader
-from alure_spark.training.rows import file_column
 from jobs import apply_retention, forget_users, pipeline
 from tests.conftest import ROOT
 

@@ -26,8 +26,8 @@ from ..errors import DataError
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
+from ..packed.segments import Segments
 from ..training import user_evaluation, user_training
-from ..training.loader import Segments
 from ..training.metrics import cluster_bootstrap, normalized_entropy
 from ..training.optimizers import Optimizers
 

@@ -26,10 +26,10 @@ from ..lake import JobRun, as_of_scope, latest_rows, make_private, scratch_folde
 from ..model.artifact import Artifact
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
+from ..packed.rows import for_spark
+from ..packed.segments import Segments, segment_loaders
 from ..tracking import Tracker
 from ..training import start, user_evaluation, user_training
-from ..training.loader import Segments, segment_loaders
-from ..training.rows import for_spark
 from . import policies
 
 TIMED_USERS = 20_000  # of a segment, whose embedding is timed at most

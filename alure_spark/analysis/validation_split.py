@@ -12,8 +12,8 @@ from ..inference.user_table import require_trained_before
 from ..lake import JobRun, as_of_scope, workspace
 from ..model.artifact import Artifact, read_validated
 from ..model.user_model import Moments, UserModel
+from ..packed.segments import Segments, segment_loaders
 from ..tracking import Tracker
-from ..training.loader import Segments, segment_loaders
 
 
 class ValidationSplit(NamedTuple):

@@ -20,9 +20,9 @@ from ..lake import workspace
 from ..model.artifact import Artifact, read_validated
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
+from ..packed.segments import Segments, segment_loaders
 from ..tracking import ModelVersion, Tracker
 from . import gate, parallel, recurring, start, user_evaluation, user_training
-from .loader import Segments, segment_loaders
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import FeaturePolicy, TrainingConfig
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.model.spec import ModelSpec
-from alure_spark.training import loader as loader_module
-from alure_spark.training.loader import Loader, open_reader, segment_loaders
-from alure_spark.training.rows import exported, pack
+from alure_spark.packed.loader import WINDOW, Loader
+from alure_spark.packed.readers import open_reader
+from alure_spark.packed.rows import exported
+from alure_spark.packed.segments import segment_loaders
 from tests import oracle
 
 READERS = ("petastorm", "pyarrow")
@@ -232,7 +233,7 @@ def test_both_readers_give_identical_batches(folder):
 @pytest.mark.parametrize("kind", READERS)
 def test_every_user_comes_once_in_an_epoch_and_epochs_differ(kind, examples, folder):
     loader = loaded(kind, folder)
-    assert loader.reader.row_groups > loader_module.WINDOW, "more than one window"
+    assert loader.reader.row_groups > WINDOW, "more than one window"
     epochs = [order(loader.batches(epoch)) for epoch in (0, 1)]
     everybody = [given["user_id"] for given in examples.select("user_id").collect()]
     assert Counter(epochs[0]) == Counter(epochs[1]) == Counter(everybody)
@@ -251,8 +252,8 @@ def test_users_are_mixed_across_the_row_groups_of_a_window_and_not_further(folde
     group = dict(zip(order(loader.in_order()), groups.tolist(), strict=True))
     assert len({frozenset(group[user] for user in order(loader.batches(epoch))[:32]) for epoch in range(3)}) > 1, "windows differ too"
     mixed = order(loader.batches(0))
-    assert len({group[user] for user in mixed[:32]}) == loader_module.WINDOW
-    assert len({group[user] for user in mixed[: min(loader.reader.rows) * loader_module.WINDOW]}) == loader_module.WINDOW
+    assert len({group[user] for user in mixed[:32]}) == WINDOW
+    assert len({group[user] for user in mixed[: min(loader.reader.rows) * WINDOW]}) == WINDOW
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -271,7 +272,7 @@ def test_windows_before_the_start_are_not_read(folder, monkeypatch):
     read = loader.reader.read
     monkeypatch.setattr(loader.reader, "read", lambda groups, columns: asked.append(len(groups)) or read(groups, columns))
     list(loader.batches(0, start=loader.steps - 1))
-    assert asked[0] <= loader_module.WINDOW < loader.reader.row_groups
+    assert asked[0] <= WINDOW < loader.reader.row_groups
 
 
 @pytest.mark.parametrize("adaptive", ["false", "true"])
@@ -382,23 +383,6 @@ def test_without_petastorm_the_error_names_the_extra_and_the_other_reader(folder
     assert open_reader("pyarrow", folder).row_groups
     with pytest.raises(ConfigError, match="did you mean 'pyarrow'"):
         open_reader("pyarow", folder)
-
-
-def test_packing_honours_slices_and_null_arrays():
-    lists = pa.array([[1], [2, None], None, [], [3]], pa.list_(pa.int64()))
-    names = {name: pa.array(["a", "b", "c", "d", "e"]) for name in ("user_id", "country", "segment")}
-    batch = pa.RecordBatch.from_pydict({**names, "x": lists, "as_of_ms": pa.array(range(5))}).slice(1)
-    packed = pack(batch, {"x": "categorical"}, {}).to_pydict()
-    assert packed["user_id"] == [b"b", b"c", b"d", b"e"]
-    assert packed["x"] == [b"\2" + b"\0" * 15, b"", b"", b"\3" + b"\0" * 7]
-    assert packed["x__present"] == [b"\1\0", b"", b"", b"\1"]
-
-
-def test_more_bytes_than_an_arrow_column_holds_are_refused(monkeypatch):
-    monkeypatch.setattr("alure_spark.arrow.BINARY_LIMIT", 7)
-    names = {name: pa.array(["a"]) for name in ("user_id", "country", "segment")}
-    with pytest.raises(DataError, match="'x' has 8 bytes in one Arrow batch: lower spark.sql.execution.arrow.maxRecordsPerBatch"):
-        pack(pa.RecordBatch.from_pydict({**names, "x": pa.array([[1]]), "as_of_ms": [0]}), {"x": "integer"}, {})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The Spark rim of training: `training_examples` -> packed rows in a folder that lives as long as one training.
+"""The Arrow adapter of training: `training_examples` -> packed rows in a folder that lives as long as one training.
 
 Enters: rows of `training_examples` at a fixed table version, of one segment, streams already cut by the feature policy. Leaves:
 Parquet, one row per user, every array as little-endian BINARY. Lists would do for pyarrow, but petastorm refuses lists of unequal
@@ -11,7 +11,6 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +19,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..arrow import bytes_column
+from ..batches.layout import Layout  # no torch: executors import this module
 from ..batches.texts_and_vectors import NUMBER_TYPES, text_or_vector_array
 from ..errors import DataError, nearest
 from ..lake import make_private, scratch_folder
-
-if TYPE_CHECKING:  # executors import this module: they need not load torch to pack bytes
-    from ..batches.layout import Layout
-
 
 # Kind of a column (Layout) -> its packed values. A categorical null is said by `<column>__present` (u1), a numeric one is NaN.
 KINDS = {"integer": "<i8", "categorical": "<i8", "numeric": "<f4", "weight": "<f4", "flag": "u1"} | {
@@ -50,13 +46,13 @@ def packed(examples: DataFrame, layout: Layout) -> DataFrame:
                 f"training_examples lacks the array '{name}'{nearest(name, examples.columns)}: run jobs/build_sequences.py again"
             )
 
-    def rim(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+    def pack_all(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for batch in batches:
             yield pack(batch, kinds, widths)
 
     schema = [f"`{name}` BINARY" for name in (*NAMES, *_binary_columns(kinds))]
     return examples.select(*NAMES, *kinds, F.unix_millis("as_of").alias("as_of_ms")).mapInArrow(
-        rim, ", ".join([*schema, "as_of_ms BIGINT"])
+        pack_all, ", ".join([*schema, "as_of_ms BIGINT"])
     )
 
 
