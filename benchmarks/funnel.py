@@ -30,9 +30,9 @@ from alure_spark.clock import parse_time
 from alure_spark.config import build, load
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
 from alure_spark.lake import as_of_scope
+from alure_spark.metrics import paired_interval
 from alure_spark.retrieval import funnel
 from alure_spark.retrieval.candidates import active_ads, ad_candidates
-from alure_spark.retrieval.protocol import paired_interval
 from alure_spark.running import Context, open_context, run_jobs
 from alure_spark.sources.synthetic import truth
 from alure_spark.sources.synthetic.options import WorldOptions

@@ -35,10 +35,10 @@ from alure_spark.batches.batch import JaggedBatch, SourceTokens, offsets_of, ran
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import ACCOUNT, ITEM, Vocabulary
 from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from alure_spark.metrics import cluster_bootstrap
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import start, user_training
-from alure_spark.training.metrics import cluster_bootstrap
 from benchmarks import contract
 
 SEEDS = (7, 8, 9)

@@ -24,11 +24,11 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import ModelConfig, ObjectiveConfig, SemanticIdConfig, TrainingConfig
+from alure_spark.metrics import cluster_bootstrap, normalized_entropy
 from alure_spark.model.semantic_ids import SemanticIds
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_evaluation, user_training
-from alure_spark.training.metrics import cluster_bootstrap, normalized_entropy
 from alure_spark.training.semantic_ids import train_semantic_ids
 from benchmarks import contract
 

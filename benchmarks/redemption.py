@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from alure_spark.clock import format_time
 from alure_spark.config import load
 from alure_spark.errors import DataError
+from alure_spark.metrics import auc, cluster_bootstrap, normalized_entropy
 from alure_spark.running import open_context, run_jobs
-from alure_spark.training.metrics import auc, cluster_bootstrap, normalized_entropy
 from alure_spark.training.ranking import fit_ranking
 from benchmarks import contract
 from benchmarks.impressions import ImpressionReads, read_impressions

@@ -19,8 +19,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from alure_spark.config import SemanticIdConfig
+from alure_spark.metrics import cluster_bootstrap
 from alure_spark.model.semantic_ids import usage
-from alure_spark.training.metrics import cluster_bootstrap
 from alure_spark.training.semantic_ids import train_semantic_ids
 from benchmarks import contract
 

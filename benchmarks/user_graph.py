@@ -38,7 +38,8 @@ from alure_spark.baselines.neighbours import embedding_neighbours, idf_cosine_ne
 from alure_spark.clock import format_time
 from alure_spark.config import load
 from alure_spark.lake import as_of_scope
-from alure_spark.retrieval.protocol import Judgement, judge_neighbours, paired_interval
+from alure_spark.metrics import paired_interval
+from alure_spark.retrieval.protocol import Judgement, judge_neighbours
 from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract
 from jobs import pipeline

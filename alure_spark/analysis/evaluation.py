@@ -18,8 +18,9 @@ from scipy import sparse
 
 from ..clock import known_before
 from ..config import Config
+from ..metrics import paired_interval
 from ..retrieval.candidates import active_ads, engaged_ads
-from ..retrieval.protocol import judge_neighbours, paired_interval
+from ..retrieval.protocol import judge_neighbours
 from ..tables import GRAPH_BITS
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..config import EvaluateConfig
+from ..metrics import paired_interval
 from ..plots import bars
-from ..retrieval.protocol import paired_interval
 from . import evaluation
 
 Metrics = dict[str, float | None]

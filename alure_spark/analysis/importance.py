@@ -15,10 +15,10 @@ import torch
 from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
+from ..metrics import cluster_bootstrap, normalized_entropy
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from ..training import user_evaluation
-from ..training.metrics import cluster_bootstrap, normalized_entropy
 
 KINDS = ("categorical", "numeric", "text", "embedding")
 

@@ -23,12 +23,12 @@ from scipy import stats
 
 from ..config import EVERYBODY, FeaturePolicy, TrainingConfig
 from ..errors import DataError
+from ..metrics import cluster_bootstrap, normalized_entropy
 from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..packed.segments import Segments
 from ..training import user_evaluation, user_training
-from ..training.metrics import cluster_bootstrap, normalized_entropy
 from ..training.optimizers import Optimizers
 
 TOTAL = "total"

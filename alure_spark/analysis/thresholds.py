@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..training.metrics import Interval, cluster_bootstrap, normalized_entropy
+from ..metrics import Interval, cluster_bootstrap, normalized_entropy
 
 LEAST_SHARE, CANDIDATES = 0.1, 40
 

@@ -2,7 +2,8 @@
 
 Why here: one pure numpy function judges the pipeline's own edges and every peer alike, in jobs/evaluate and in the benchmark,
 so that a difference between two numbers is a difference between two graphs. Enters: who had what before the cut, who took up
-what after it, and each user's neighbours. Leaves: Recall@k and NDCG@k per user, and paired differences with an interval.
+what after it, and each user's neighbours. Leaves: Recall@k and NDCG@k per user; `metrics.paired_interval` says how certain a
+difference of two is.
 
 Protocol (fixed): score(item) = number of the user's neighbours that had it before the cut; ties by popularity, then by item
 index; the user's own earlier items are removed; the first k are judged. Without a neighbour that is the order of popularity.
@@ -23,12 +24,6 @@ class Judgement(NamedTuple):
 
     recall: np.ndarray
     ndcg: np.ndarray
-
-
-class Interval(NamedTuple):
-    difference: float
-    low: float
-    high: float
 
 
 def judge_neighbours(
@@ -63,22 +58,6 @@ def judge_neighbours(
         hits[block] = np.diff(found.indptr)
     with np.errstate(invalid="ignore"):
         return Judgement(hits / np.where(wanted, wanted, np.nan), gain / np.where(wanted, best, np.nan))
-
-
-def paired_interval(a: np.ndarray, b: np.ndarray, resamples: int = 1000, seed: int = 7, level: float = 0.95) -> Interval:
-    """Mean of a - b over the users with both, and its percentile bootstrap interval over users; NaNs when there is no such user."""
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    difference = difference[~np.isnan(difference)]
-    users = len(difference)
-    if not users:
-        return Interval(np.nan, np.nan, np.nan)
-    random = np.random.default_rng(seed)
-    chunk = max(1, 2_000_000 // users)  # draws held at once
-    means = np.concatenate(
-        [difference[random.integers(0, users, (min(chunk, resamples - start), users))].mean(axis=1) for start in range(0, resamples, chunk)]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference.mean()), float(low), float(high))
 
 
 def _binary(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

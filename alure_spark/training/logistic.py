@@ -7,7 +7,7 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from .metrics import normalized_entropy
+from ..metrics import normalized_entropy
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C: the inverse of the ridge
 FOLDS = 3

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from ..errors import DataError
-from .metrics import cluster_bootstrap, normalized_entropy
+from ..metrics import cluster_bootstrap, normalized_entropy
 from .ranking import fit_ranking
 
 FOLDS = 3

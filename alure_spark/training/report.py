@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import metrics
 from ..model.readout import HEADS
 from ..plots import curves
-from . import metrics, user_evaluation, user_training
+from . import user_evaluation, user_training
 from .challenger import Challenger
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import metrics
 from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
 from ..errors import DataError
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
-from . import metrics
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .. import metrics
 from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig, TrainingConfig
@@ -22,7 +23,6 @@ from ..errors import DataError
 from ..model.parallel import ALONE, Alone
 from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
-from . import metrics
 from .logistic import fit_logistic
 from .loop import Observer, fit
 from .plan import Plan, warmup_cosine

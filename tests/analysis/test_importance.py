@@ -11,9 +11,9 @@ import torch
 from alure_spark.analysis.importance import attribute_importance, exchanged
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.errors import DataError
+from alure_spark.metrics import normalized_entropy
 from alure_spark.model.user_model import Moments, UserModel
 from alure_spark.training import user_evaluation, user_training
-from alure_spark.training.metrics import normalized_entropy
 from tests.training import test_user_training as small
 
 SPEC = replace(

@@ -10,7 +10,7 @@ import pytest
 from alure_spark.analysis import policies
 from alure_spark.analysis.policies import Cell, Judged
 from alure_spark.config import FeaturePolicy
-from alure_spark.training.metrics import normalized_entropy
+from alure_spark.metrics import normalized_entropy
 from tests.training import test_user_training as small
 
 SPEC = replace(small.SPEC, sources={"view": {"taste": "categorical", "price": "numeric"}, "shown": {}})

@@ -7,7 +7,7 @@ import pytest
 
 from alure_spark.analysis.thresholds import LEAST_SHARE, ne_gap
 from alure_spark.errors import DataError
-from alure_spark.training.metrics import normalized_entropy
+from alure_spark.metrics import normalized_entropy
 
 
 def world(border=0.6, n=6000, seed=5):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from alure_spark.retrieval import protocol
-from alure_spark.retrieval.protocol import judge_neighbours, paired_interval
+from alure_spark.retrieval.protocol import judge_neighbours
 
 
 def judge(had, later, neighbours, popularity, k=50):
@@ -110,26 +110,3 @@ def test_the_planted_neighbour_foretells_everything():
 def test_nobody_to_judge_is_no_error():
     empty = judge_neighbours(sparse.csr_matrix((0, 4)), sparse.csr_matrix((0, 4)), np.zeros((0, 10), int), np.zeros(4))
     assert empty.recall.shape == (0,)
-    assert np.isnan(paired_interval(empty.recall, empty.recall)).all()
-
-
-def test_a_paired_interval_covers_the_true_difference_about_as_often_as_it_says():
-    random = np.random.default_rng(5)
-    covered = 0
-    for trial in range(200):
-        shared = random.normal(size=80)
-        interval = paired_interval(shared + random.normal(0.3, 1, 80), shared, resamples=300, seed=trial)
-        covered += interval.low <= 0.3 <= interval.high
-    assert 0.88 <= covered / 200 <= 0.99
-
-
-def test_a_paired_interval_leaves_out_users_that_one_side_lacks_and_repeats_itself():
-    a, b = np.asarray([1.0, np.nan, 3.0, 5.0]), np.asarray([0.0, 7.0, np.nan, 3.0])
-    interval = paired_interval(a, b, resamples=500)
-    assert interval.difference == 1.5
-    assert (interval.low, interval.high) == (1, 2)
-    values = np.random.default_rng(3).normal(size=30)
-    assert paired_interval(values, values**2) == paired_interval(values, values**2)
-    assert paired_interval(values, values**2) != paired_interval(values, values**2, seed=8)
-    narrow = paired_interval(a, b, resamples=500, level=0.2)
-    assert interval.low <= narrow.low <= narrow.high <= interval.high

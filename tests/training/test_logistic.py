@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from alure_spark.metrics import normalized_entropy
 from alure_spark.training import logistic
 from alure_spark.training.logistic import fit_logistic
-from alure_spark.training.metrics import normalized_entropy
 
 
 def rows(count, informative, seed=7):

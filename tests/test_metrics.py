@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from alure_spark.errors import DataError
-from alure_spark.training.metrics import (
+from alure_spark.metrics import (
     auc,
     calibration,
     calibration_curve,
@@ -20,6 +20,7 @@ from alure_spark.training.metrics import (
     fit_calibration,
     grouped_auc,
     normalized_entropy,
+    paired_interval,
 )
 
 
@@ -180,3 +181,39 @@ def test_a_given_slope_stays_and_the_offset_makes_the_mean_right():
     found = fit_calibration(logits, labels, scale=0.7)
     assert found.scale == 0.7
     assert (1 / (1 + np.exp(-(0.7 * logits + found.offset)))).mean() == pytest.approx(labels.mean(), abs=1e-3)
+
+
+def test_a_paired_interval_covers_the_true_difference_about_as_often_as_it_says():
+    random = np.random.default_rng(5)
+    covered = 0
+    for trial in range(200):
+        shared = random.normal(size=80)
+        interval = paired_interval(shared + random.normal(0.3, 1, 80), shared, resamples=300, seed=trial)
+        covered += interval.low <= 0.3 <= interval.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_a_paired_interval_leaves_out_users_that_one_side_lacks_and_repeats_itself():
+    a, b = np.asarray([1.0, np.nan, 3.0, 5.0]), np.asarray([0.0, 7.0, np.nan, 3.0])
+    interval = paired_interval(a, b, resamples=500)
+    assert interval.difference == 1.5
+    assert (interval.low, interval.high) == (1, 2)
+    values = np.random.default_rng(3).normal(size=30)
+    assert paired_interval(values, values**2) == paired_interval(values, values**2)
+    assert paired_interval(values, values**2) != paired_interval(values, values**2, seed=8)
+    narrow = paired_interval(a, b, resamples=500, level=0.2)
+    assert interval.low <= narrow.low <= narrow.high <= interval.high
+
+
+def test_a_paired_interval_of_nobody_is_nan():
+    assert np.isnan(paired_interval(np.zeros(0), np.zeros(0))).all()
+    assert np.isnan(paired_interval([np.nan], [1.0])).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.integers(0, 9))
+def test_a_paired_interval_is_the_bootstrap_of_the_mean_with_a_user_per_row(values, seed):
+    values = np.array(values)
+    paired = paired_interval(values, np.zeros(len(values)), 100, seed)
+    rows = np.arange(len(values))
+    assert paired[1:] == pytest.approx(cluster_bootstrap(lambda weights: np.average(values, weights=weights), rows, 100, seed), abs=1e-9)

@@ -1,9 +1,9 @@
-"""How good are predicted probabilities? Normalised entropy, AUC, calibration, and intervals by resampling users.
+"""How good are predicted probabilities? Normalized entropy, AUC, calibration, and intervals by resampling users.
 
-Why here: the training loop, the ranking gain and the benchmarks judge by the same numbers. Enters: labels and predictions of the
-same n rows, both (n,). Leaves: floats. Every metric takes `weights` (n,), for instance a row's `weight` of training_examples, or
-how often its user was drawn: that is how `cluster_bootstrap` gives an interval to any metric, and to any difference of two models
-on the same rows, without copying a row. NE: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook" (2014).
+Why here: training, analysis and the benchmarks evaluate by the same numbers. Enters: labels and predictions of the same n rows, both (n,).
+Leaves: floats. Every metric takes `weights` (n,), for instance a row's `weight` of training_examples, or how often its user was drawn:
+that is how `cluster_bootstrap` gives an interval to any metric, and to any difference of two models on the same rows, without copying a
+row. `paired_interval` is the same for a mean of users. NE: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook" (2014).
 
 Every function raises DataError on empty input, arrays of different lengths, NaN, labels other than 0 and 1, or weights that are
 negative or all 0; where a metric needs both classes, on labels of one class too.
@@ -11,14 +11,14 @@ negative or all 0; where a metric needs both classes, on labels of one class too
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ..errors import DataError
+from .errors import DataError
 
 EPSILON = np.finfo(np.float64).eps  # a probability of exactly 0 or 1 counts as this far from it (as in scikit-learn's log_loss)
 UNDEFINED_SHARE = 0.1  # of the draws, at most, may lack a class
@@ -40,6 +40,14 @@ class Calibration(NamedTuple):
 
 
 class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A mean difference and its interval."""
+
+    difference: float
     low: float
     high: float
 
@@ -140,12 +148,12 @@ def cluster_bootstrap(
     if not len(group):
         raise DataError("a bootstrap of no rows: give at least one row")
     statistic(np.ones(len(group)))  # a broken input is told as what it is, not as too few groups
-    random, size = np.random.default_rng(seed), group.max() + 1
+    size = int(group.max()) + 1
     values = []
-    for _ in range(resamples):
-        drawn = np.bincount(random.integers(0, size, size), minlength=size).astype(np.float64)
+    for drawn in _draws(size, resamples, seed):
+        times = np.bincount(drawn, minlength=size).astype(np.float64)
         try:
-            values.append(statistic(drawn[group]))
+            values.append(statistic(times[group]))
         except DataError:
             continue
     if len(values) < (1 - UNDEFINED_SHARE) * resamples:
@@ -153,6 +161,30 @@ def cluster_bootstrap(
             f"the statistic is not defined on {resamples - len(values)} of {resamples} draws of {size} groups: "
             "too few groups, or too few with both classes; judge on more rows"
         )
+    return _percentile_interval(values, level)
+
+
+def paired_interval(a: np.ndarray, b: np.ndarray, resamples: int = 1000, seed: int = 7, level: float = 0.95) -> Difference:
+    """Mean of a - b over the users with both, and its percentile bootstrap interval over users; NaNs when there is no such user.
+
+    As `cluster_bootstrap` of that mean with a user per row.
+    """
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    difference = difference[~np.isnan(difference)]
+    if not len(difference):
+        return Difference(np.nan, np.nan, np.nan)
+    means = [float(difference[drawn].mean()) for drawn in _draws(len(difference), resamples, seed)]
+    return Difference(float(difference.mean()), *_percentile_interval(means, level))
+
+
+def _draws(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Per resample (size,) int64 numbers below size, drawn with replacement."""
+    random = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield random.integers(0, size, size)
+
+
+def _percentile_interval(values: list[float], level: float) -> Interval:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
