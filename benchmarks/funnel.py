@@ -3,7 +3,7 @@
     python -m benchmarks.funnel
 
 Every policy fills a pool of equal size from its sources in turn; the same pre-ranking and the same ranking, fitted on the impressions of
-the week before, choose what is shown (alure_spark/retrieval/funnel.py). control: popular ads of the country, and ads of accounts
+the week before, choose what is shown (alure_spark/analysis/funnel.py). control: popular ads of the country, and ads of accounts
 that the user engaged with. bff, ppr, alure: ads through the neighbours of that graph. random: through random users, the placebo.
 
 Quality, not speed. value: bid * p(click) + value * p(conversion) of the shown ads by the synthetic world's truth, which also knows ads
@@ -24,14 +24,13 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from alure_spark.analysis import evaluation
+from alure_spark.analysis import evaluation, funnel
 from alure_spark.baselines.neighbours import random_neighbours
 from alure_spark.clock import parse_time
 from alure_spark.config import build, load
 from alure_spark.graph.embeddings import current_embeddings, usable_embeddings
 from alure_spark.lake import as_of_scope
 from alure_spark.metrics import paired_interval
-from alure_spark.retrieval import funnel
 from alure_spark.retrieval.candidates import active_ads, ad_candidates
 from alure_spark.running import Context, open_context, run_jobs
 from alure_spark.sources.synthetic import truth

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from pyspark.sql import functions as F
 
+from alure_spark.analysis.ranking_gain import ranking_gain
 from alure_spark.clock import DAY_MS, format_time
 from alure_spark.config import load
 from alure_spark.lake import timestamp
 from alure_spark.model.readout import HEADS
 from alure_spark.running import Context, open_context, run_jobs
-from alure_spark.training.ranking_gain import ranking_gain
 from benchmarks import contract, redemption
 from benchmarks.impressions import ImpressionReads, read_impressions
 from jobs import build_sequences, embed_users, log_embeddings, pipeline

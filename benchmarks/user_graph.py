@@ -3,7 +3,7 @@
     python -m benchmarks.user_graph --online-retail /data/online_retail.parquet
 
 Quality, not speed: each set is mapped by its conf alone, the project's own jobs run from ingestion to build_graph into a
-temporary lake, and the first ten edges of each user are judged (alure_spark/retrieval/protocol.py). The peers see exactly the
+temporary lake, and the first ten edges of each user are judged (alure_spark/analysis/protocol.py). The peers see exactly the
 same rows (the pipeline's cleaned `events`), obey the same borders (a user's country is that of the last event before the cut)
 and are recomputed in the same run. One run with stated seeds: the randomised ones are averaged over the seeds, per user.
 Intervals: paired bootstrap over users, the pipeline minus the peer.
@@ -32,6 +32,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from alure_spark.analysis import evaluation
+from alure_spark.analysis.protocol import Judgement, judge_neighbours
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import ItemVectors, embed, fit_item2vec, fit_svd, item_views
 from alure_spark.baselines.neighbours import embedding_neighbours, idf_cosine_neighbours, random_neighbours
@@ -39,7 +40,6 @@ from alure_spark.clock import format_time
 from alure_spark.config import load
 from alure_spark.lake import as_of_scope
 from alure_spark.metrics import paired_interval
-from alure_spark.retrieval.protocol import Judgement, judge_neighbours
 from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract
 from jobs import pipeline

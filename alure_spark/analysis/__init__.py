@@ -3,6 +3,9 @@
 Stands on all rooms whose results it reads; no room imports it. Nothing of it runs in Spark's workers.
 
 evaluation.py    candidates and user graph by the held-out future; evaluation_table.py writes, evaluation_report.py says it
+protocol.py      Recall@k and NDCG@k of a user graph: do the items of neighbours foretell later ones?
+funnel.py        what is shown of what was retrieved, and what it is worth
+ranking_gain.py  what a user embedding is worth to a ranking model
 validation_split.py  the registered model on impressions that it has not seen: what the next two judge by
 importance.py    what each attribute is worth to a model; importance_report.py
 thresholds.py    where active users begin, by normalized entropy; threshold_report.py

@@ -2,7 +2,7 @@
 
 Enters: events on both sides of as_of, and what each policy ranks. Leaves: Recall@k and NDCG@k per user, and tables that a
 person reads. Two tasks: `ads` (candidates against later engagements with ads that were active at as_of) and `items` (the user
-graph against later items, retrieval/protocol.py). Everything on the driver is bounded by evaluate.max_users.
+graph against later items, analysis/protocol.py). Everything on the driver is bounded by evaluate.max_users.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..clock import known_before
 from ..config import Config
 from ..metrics import paired_interval
 from ..retrieval.candidates import active_ads, engaged_ads
-from ..retrieval.protocol import judge_neighbours
 from ..tables import GRAPH_BITS
+from .protocol import judge_neighbours
 
 
 def population(events: DataFrame, as_of_ms: int, new_user_events: int) -> DataFrame:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from alure_spark.retrieval import protocol
-from alure_spark.retrieval.protocol import judge_neighbours
+from alure_spark.analysis import protocol
+from alure_spark.analysis.protocol import judge_neighbours
 
 
 def judge(had, later, neighbours, popularity, k=50):

@@ -19,7 +19,7 @@ from sklearn.model_selection import GroupKFold
 
 from ..errors import DataError
 from ..metrics import cluster_bootstrap, normalized_entropy
-from .ranking import fit_ranking
+from ..training.ranking import fit_ranking
 
 FOLDS = 3
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from alure_spark.analysis.ranking_gain import ranking_gain
 from alure_spark.errors import DataError
-from alure_spark.training.ranking_gain import ranking_gain
 
 USERS, DIMENSION = 400, 64
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
+from alure_spark.analysis.funnel import History, fill_pool, fit_ranker, logged_impressions, read_history, show
 from alure_spark.config import LabelConfig
 from alure_spark.errors import DataError
-from alure_spark.retrieval.funnel import History, fill_pool, fit_ranker, logged_impressions, read_history, show
 
 LABELS = LabelConfig()
 EVENTS = "user_id string, source string, item_id string, category_id string, impression_id string, known_at timestamp"
