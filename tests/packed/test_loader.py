@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -294,18 +292,6 @@ def test_the_order_does_not_depend_on_partitions_or_row_order(adaptive, spark, e
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_reader_loses_and_swaps_no_row_group(kind, tmp_path):
-    """Tiny files, many times: petastorm's own end of an epoch loses some in a quarter of the runs (a race in its pool)."""
-    for number in range(40):
-        (tmp_path / f"bucket={number}").mkdir()
-        pq.write_table(pa.table({"user_id": [str(number).encode()]}), tmp_path / f"bucket={number}" / "x.parquet")
-    reader = open_reader(kind, str(tmp_path))
-    for repeat in range(20):
-        asked = np.random.default_rng(repeat).permutation(40)[repeat % 3 :].tolist()
-        assert [int(rows["user_id"][0]) for rows in reader.read(asked, ["user_id"])] == asked
-
-
-@pytest.mark.parametrize("kind", READERS)
 def test_the_consumer_may_stop_early(kind, folder):
     batches = loaded(kind, folder, batch_users=5).batches(0)
     before = threading.active_count()
@@ -367,13 +353,6 @@ def test_a_scratch_folder_that_only_spark_could_reach_is_refused(examples):
 def test_rows_of_another_segment_are_refused(folder):
     with pytest.raises(DataError, match="are of the segments \\['all'\\], the batch of 'active'"):
         next(iter(loaded("pyarrow", folder, segment="active").in_order()))
-
-
-def test_a_bucket_of_two_row_groups_is_refused(tmp_path):
-    (tmp_path / "bucket=0").mkdir()
-    pq.write_table(pa.table({"user_id": [b"a", b"b"]}), tmp_path / "bucket=0" / "x.parquet", row_group_size=1)
-    with pytest.raises(DataError, match="not one file of one row group: lower training.export_rows"):
-        open_reader("pyarrow", str(tmp_path))
 
 
 def test_without_petastorm_the_error_names_the_extra_and_the_other_reader(folder, monkeypatch):
