@@ -69,8 +69,9 @@ def promote(config: Config, tracker: Tracker, version: str) -> str:
 def _newest_passed(config: Config, tracker: Tracker, until_ms: int) -> ModelVersion | None:
     passed = list[tuple[int, int]]()
     for version, tags in tracker.model_versions(config.model_name).items():
-        if tags.get("alure.gate", "").startswith("champion") and AS_OF in tags and _as_of_ms(tags) <= until_ms:
+        if tags.get("alure.gate", "").startswith("champion") and AS_OF in tags:
             passed.append((_as_of_ms(tags), int(version)))
+    passed = [one for one in passed if one[0] <= until_ms]
     return tracker.find_model(config.model_name, str(max(passed)[1])) if passed else None  # of a day that was run again the last
 
 

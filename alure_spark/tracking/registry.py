@@ -111,12 +111,8 @@ class Registry:
         Raises TrackingError when the store cannot be read.
         """
         with self._asked(f"does not give model {name}, {alias}"):
-            client = self._client(name)
-            model = _registered(client, name)
-            if model is None or alias not in model.aliases:
-                return None
-            found = client.get_model_version_by_alias(name, alias)
-        return str(found.version), _tags(found)
+            found = _version(self._client(name), name, alias)
+        return None if found is None else (str(found.version), _tags(found))
 
     def find_model(self, name: str, which: str = "champion") -> ModelVersion | None:
         """The version that an alias names, or the version of that number; None where there is none yet.
@@ -126,10 +122,9 @@ class Registry:
         """
         with self._asked(f"does not give model {name}, {which}"):
             client = self._client(name)
-            model = _registered(client, name)
-            if model is None or (not which.isdigit() and which not in model.aliases):
+            found = _version(client, name, which)
+            if found is None:
                 return None
-            found = client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
             with limited(FILES), contextlib.ExitStack() as failing:
                 folder, copy = _downloaded(client, name, str(found.version))
                 if copy:
@@ -229,6 +224,14 @@ def _registered(client: Any, name: str) -> Any:
         if error.error_code not in ABSENT:
             raise
         return None
+
+
+def _version(client: Any, name: str, which: str) -> Any:
+    """The version that an alias names, or that has this number; None where there is none of that alias, or no such model."""
+    model = _registered(client, name)
+    if model is None or (not which.isdigit() and which not in model.aliases):
+        return None
+    return client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
 
 
 def _stored(tags: Mapping[str, str]) -> dict[str, str]:

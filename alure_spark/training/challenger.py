@@ -65,7 +65,7 @@ def train(
     origin: Artifact | None,
     name: str,
 ) -> Challenger:
-    """From origin where the conf allows it to go on, else anew, to be judged against what champion() finds.
+    """From origin where the conf allows it to go on, else anew, to be compared with what champion() finds.
 
     examples: rows of `training_examples` of as_of, packed under `name`.
 
@@ -87,8 +87,8 @@ def train(
             found = _continued(config, spec, origin, new_model(None), loader, checkpoints[0])
         else:
             registered = champion()
-            judged = read_validated(registered.folder, registered.digest) if registered else None
-            found = _anew(config, spec, judged, new_model, loader, checkpoints)
+            validated = read_validated(registered.folder, registered.digest) if registered else None
+            found = _anew(config, spec, validated, new_model, loader, checkpoints)
         flops = user_evaluation.flops_per_user(found.model, next(loader.in_order()))
     return replace(found, obstacle=obstacle, flops_per_user=flops)
 
