@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pyspark.sql.classic.dataframe import DataFrame
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A test runs many small queries once: the JVM's second compiler and parallel collector made them take 1.6 times the CPU seconds.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 from alure_spark.config import SparkConfig, load
 from alure_spark.session import get_session
@@ -38,6 +41,12 @@ def spark():
     session = get_session(SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="3g", settings=settings))
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def own_spark(**more: str) -> dict[str, str]:
+    """The environment of a process that starts a Spark of its own, not that of this test session."""
+    foreign = re.compile("PYSPARK_GATEWAY|PYTEST_|SPARK_(?!SUBMIT_OPTS)")
+    return {key: value for key, value in os.environ.items() if not foreign.match(key)} | more
 
 
 def overrides(folder: Path, *more: str) -> list[str]:

@@ -32,7 +32,7 @@ from alure_spark.sources.synthetic.options import WorldOptions
 from alure_spark.sources.synthetic.truth import truth_users
 from jobs import attribute_importance, retrieve_ads, train_semantic_ids
 from jobs.pipeline import STAGES, stages
-from tests.conftest import ROOT, overrides
+from tests.conftest import ROOT, overrides, own_spark
 
 CONF = ROOT / "conf" / "test.yml"
 PUBLISHED = {
@@ -62,8 +62,7 @@ def command(folder: Path, *arguments: str, settings: tuple[str, ...] = ()) -> li
 
 def in_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
     """In a process of its own, which starts its own Spark."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
-    return subprocess.run(arguments, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(arguments, cwd=ROOT, env=own_spark(**environment), capture_output=True, text=True, check=False)
 
 
 def test_the_chain_publishes_every_table_and_one_mlflow_run_with_plots(chain):
@@ -491,9 +490,13 @@ def kill_in_stage(folder: Path, stage: str, sign: tuple[Path, str] | None = None
         (folder / "lake" / writes[0] / "_delta_log", "*.json") if writes else (folder / "scratch", "alure-*/*.checkpoint")
     )
     seen = set(log.glob(pattern)) | {log / "00000000000000000000.json"}  # version 0 only creates the table
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
     process = subprocess.Popen(
-        command(folder, f"jobs.{stage}"), cwd=ROOT, env=clean, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(folder, f"jobs.{stage}"),
+        cwd=ROOT,
+        env=own_spark(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while not set(log.glob(pattern)) - seen:
         assert process.poll() is None, "the stage ended before it could be killed"

@@ -17,7 +17,7 @@ from alure_spark.lake import Lake, as_of_scope, content_hash, latest_rows, times
 from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from jobs import apply_retention, forget_users
-from tests.conftest import ROOT
+from tests.conftest import ROOT, own_spark
 from tests.lake.test_writers import say_started
 from tests.test_lake import CONFIG, edges, publish
 
@@ -96,9 +96,8 @@ def test_retention_and_tombstones_count_days_of_utc(spark, tmp_path, zone, monke
 
 @pytest.mark.parametrize("zone_of_machine", ZONES)
 def test_the_telling_tests_pass_on_a_machine_of_another_zone(zone_of_machine):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_", "PYTEST_"))}
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-k", "not another_zone", *TELLING]
-    result = subprocess.run(arguments, cwd=ROOT, env=clean | {"TZ": zone_of_machine}, capture_output=True, text=True, check=False)
+    result = subprocess.run(arguments, cwd=ROOT, env=own_spark(TZ=zone_of_machine), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-6000:]
     shift = subprocess.run(["date", "+%z"], env={"TZ": zone_of_machine}, capture_output=True, text=True, check=True).stdout
     assert shift.strip() != "+0000", "the machine knows no zones: install tzdata"
