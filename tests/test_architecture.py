@@ -179,6 +179,25 @@ def test_the_check_of_jobs_sees_a_planted_fault(tmp_path, text, fault):
     assert wrong_job(path, tmp_path) == []
 
 
+def imported_tests(path: Path, root: Path = ROOT) -> list[str]:
+    return [name for name in imports(path, root) if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_tests_share_lies_in_no_test_file(path):
+    assert not imported_tests(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["from tests.lake.test_erasure import x", "from tests.lake import test_erasure", "from . import test_erasure"]
+)
+def test_the_check_of_tests_sees_a_planted_fault(tmp_path, line):
+    path = tmp_path / "tests" / "lake" / "test_new.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    assert imported_tests(path, tmp_path)
+
+
 def test_every_table_and_column_is_documented():
     from alure_spark.tables import TABLES
 

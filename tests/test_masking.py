@@ -18,7 +18,7 @@ from alure_spark.running import Context, Job, Report, guarded
 from alure_spark.session import get_session
 from alure_spark.sources import mapping
 from tests.conftest import ROOT
-from tests.test_tracking import tracker
+from tests.tracking.stores import tracker
 
 SECRET = "hunter2-Straße/5%"
 HOLDERS = {  # what a conf may hold -> what stands there that is no secret

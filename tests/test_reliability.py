@@ -20,7 +20,7 @@ from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import TABLES
 from jobs import ingest_events
 from tests.conftest import overrides
-from tests.test_lake import CONFIG, edges, killed_run, publish
+from tests.lake.small_lake import CONFIG, edges, killed_run, publish
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from alure_spark.lake import Lake, as_of_scope
 from alure_spark.lake.turns import take_turn
 from alure_spark.run_messages import forget, stored_message
 from tests import scan
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish
 
 IDS = ("u00000007", "user-abc", "4711", "Jane Doe", "jane@example.com", "O'Brien", "大阪7", "a" * 40, "3f2a9c0de1b24c77")
 SAID = [

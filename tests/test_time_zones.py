@@ -18,14 +18,14 @@ from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from jobs import apply_retention, forget_users
 from tests.conftest import ROOT, own_spark
-from tests.lake.test_writers import say_started
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish, say_started
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 ZONES = ("Asia/Tokyo", "America/Los_Angeles")
 # What the subprocesses run: leases, retention, batches by the day, sequences, refused rows that come back, the golden lake.
 TELLING = (
-    "tests/test_time_zones.py", "tests/test_lake.py", "tests/lake/test_erasure.py", "tests/lake/test_writers.py", "tests/test_daily.py",
+    "tests/test_time_zones.py", "tests/lake/test_publishing.py", "tests/lake/test_erasure.py", "tests/lake/test_writers.py",
+    "tests/test_daily.py",
 )  # fmt: skip
 
 

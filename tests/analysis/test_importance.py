@@ -14,7 +14,7 @@ from alure_spark.errors import DataError
 from alure_spark.metrics import normalized_entropy
 from alure_spark.model.user_model import Moments, UserModel
 from alure_spark.training import user_evaluation, user_training
-from tests.training import test_user_training as small
+from tests.training import small_world as small
 
 SPEC = replace(
     small.SPEC, sources={"view": {"taste": "categorical", "noise": "categorical", "price": "numeric"}, "shown": {}},

@@ -11,7 +11,7 @@ from alure_spark.analysis import policies
 from alure_spark.analysis.policies import Cell, Judged
 from alure_spark.config import FeaturePolicy
 from alure_spark.metrics import normalized_entropy
-from tests.training import test_user_training as small
+from tests.training import small_world as small
 
 SPEC = replace(small.SPEC, sources={"view": {"taste": "categorical", "price": "numeric"}, "shown": {}})
 WEAK = {"passive": FeaturePolicy(drop_attributes={"view": ("price",)})}

@@ -16,7 +16,7 @@ from tests.chaos import __main__ as chaos
 from tests.chaos import delta_reader
 from tests.chaos.edges_writer import gated
 from tests.chaos.writers import SCENARIOS
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish
 
 SEED, KILLS = 7, 6  # per job: 84 in all; the command line kills 30 times each, which takes hours on two cores
 

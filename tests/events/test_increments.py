@@ -15,7 +15,7 @@ from alure_spark.events.clean import accepted, judge_events, refused
 from alure_spark.events.sequences import select_features, touched_sequences, user_sequences
 from alure_spark.lake import content_hash, latest_rows
 from tests import oracle
-from tests.events.test_sequences import DAY, SCHEMA, START, STREAMS, frame, log, moment, world
+from tests.events.logs import DAY, SCHEMA, START, STREAMS, frame, log, moment, world
 
 END = START + 61
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from alure_spark.events.examples import training_examples
 from alure_spark.events.segment_history import in_segments
 from tests import oracle
-from tests.events.test_sequences import AS_OF, LABELS, START, STREAMS, frame, log, moment, world
+from tests.events.logs import AS_OF, LABELS, START, STREAMS, frame, log, moment, world
 
 period = st.fixed_dictionaries({
     "as_of": st.integers(0, 60), "waits": st.integers(0, 4), "lasts": st.integers(1, 20),

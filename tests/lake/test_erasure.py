@@ -18,7 +18,7 @@ from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import EVENTS
 from jobs import apply_retention, forget_users
 from tests import scan
-from tests.test_lake import CONFIG, edges, killed_run, publish
+from tests.lake.small_lake import CONFIG, edges, killed_run, publish
 
 pytestmark = pytest.mark.slow  # minutes of Spark
 

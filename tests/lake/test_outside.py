@@ -13,7 +13,7 @@ from alure_spark.errors import LakeError
 from alure_spark.lake import Lake, as_of_scope, content_hash
 from alure_spark.session import session_settings
 from alure_spark.tables import EVENTS
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish
 
 # Without the second, Delta lists the few files in 10,000 tasks.
 NO_CHECK = {

@@ -12,7 +12,7 @@ from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
 from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash
 from alure_spark.tables import table
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish
 
 
 @pytest.fixture(params=["folder", pytest.param("catalog", marks=pytest.mark.slow)])

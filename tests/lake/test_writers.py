@@ -11,12 +11,11 @@ import time
 
 import psutil
 import pytest
-from pyspark.sql import functions as F
 
 from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
 from alure_spark.lake import Lake, as_of_scope, turns, writers
-from tests.test_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, publish, say_started
 
 MINE = writers.identity()
 needs_proc = pytest.mark.skipif(not MINE, reason="there is no /proc")
@@ -82,17 +81,6 @@ def test_in_another_pid_namespace_of_this_host_the_lease_counts(mounted):
     alive, namespace = result.stdout.split()
     assert alive == "None", result.stderr
     assert namespace != MINE["pid_namespace"]
-
-
-def say_started(lake, message, facts, ago_ms=0):
-    """A row `started` of another writer."""
-    row = lake.runs().where("status = 'started'").limit(1)
-    begun = F.timestamp_millis(F.lit(int(time.time() * 1000) - ago_ms))
-    known = F.create_map(*(F.lit(part) for item in facts.items() for part in item)) if facts else F.lit(None)
-    planted = row.withColumns(
-        {"run_id": F.lit("other"), "message": F.lit(message), "started": begun, "facts": known.cast("map<string,string>")}
-    )
-    planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{lake.root}/runs")
 
 
 @needs_proc

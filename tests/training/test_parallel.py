@@ -13,7 +13,7 @@ from alure_spark.errors import TrainingError
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_training
 from alure_spark.training.parallel import Share, together
-from tests.training.test_user_training import BORDER, END, SPEC, TRAINING, world
+from tests.training.small_world import BORDER, END, SPEC, TRAINING, world
 
 STILL = replace(SPEC, config=replace(SPEC.config, dropout=0.0))  # each process would draw a dropout of its own
 CONFIG = replace(TRAINING, epochs=2, item_learning_rate_share=0.5)

@@ -14,7 +14,7 @@ from alure_spark.config import LabelConfig
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import recurring, report, user_evaluation, user_training
 from tests.model.worlds import AS_OF_MS, BEGIN_MS, DAY_MS, assert_close, random_batch, shaken, spec_of
-from tests.training import test_user_training as small
+from tests.training import small_world as small
 
 MORE = {"item_id": 40, "account_id": 33, "category_id": 30}
 

@@ -1,39 +1,12 @@
 from __future__ import annotations
 
-import socket
-from datetime import UTC, datetime
-
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import Config, LakeConfig, StreamConfig
+from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
-from alure_spark.lake import JobRun, Lake, as_of_scope, content_hash, latest_rows
-from alure_spark.lake.publishing import _Writer
-
-CONFIG = Config(streams={"purchase": StreamConfig()})
-
-
-def edges(spark, rows, as_of_ms):
-    """`rows` edges of one as_of."""
-    return spark.range(rows).select(
-        F.col("id").cast("string").alias("src_user_id"), F.lit("b").alias("dst_user_id"), F.lit("ALL").alias("country"),
-        F.lit("alure").alias("graph"), F.col("id").cast("double").alias("weight"), F.lit(1).alias("rank"),
-        F.timestamp_millis(F.lit(as_of_ms)).alias("as_of"), F.lit(1).alias("origins"),
-    )  # fmt: skip
-
-
-def publish(lake, frame, as_of_ms):
-    with lake.run("build_graph", CONFIG, as_of_scope(as_of_ms)) as run:
-        run.write("user_edges", frame, as_of_scope(as_of_ms))
-    return run
-
-
-def killed_run(lake, job="build_graph"):
-    """A run that said `started` and was killed: what it writes is never published."""
-    run = JobRun(lake, job, "conf", "scope")
-    lake._record(run, _Writer(datetime.now(UTC), "unknown"), "started", f"{socket.gethostname()} {2**22 + 1} 1")
-    return run
+from alure_spark.lake import Lake, as_of_scope, content_hash, latest_rows
+from tests.lake.small_lake import CONFIG, edges, killed_run, publish
 
 
 @pytest.fixture(params=["folder", "catalog"])

@@ -14,14 +14,10 @@ from alure_spark.lake import Lake
 from alure_spark.plots import histogram
 from alure_spark.privacy import forgetting
 from alure_spark.running import Context
-from alure_spark.tracking import Columns, Tracker, registry, store
+from alure_spark.tracking import Columns, registry, store
+from tests.tracking.stores import CONFIG, tracker
 
 COLUMNS = Columns(("user_id",), ("view__item_id",), {"user_id": "string", "embedding": "float[]"})
-CONFIG = Config(streams={"purchase": StreamConfig()})
-
-
-def tracker(tmp_path, uri=None):
-    return Tracker(TrackingConfig(uri or f"sqlite:///{tmp_path}/m.db", "e", f"{tmp_path}/artifacts", f"{tmp_path}/untracked"))
 
 
 def log_everything(to, numpy_values):

@@ -23,8 +23,8 @@ from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker, git_commit, store
 from tests.conftest import ROOT
-from tests.test_tracking import CONFIG
-from tests.test_tracking import tracker as new_tracker
+from tests.tracking.stores import CONFIG
+from tests.tracking.stores import tracker as new_tracker
 
 COUNTRIES = ["Germany", "Korea, Republic of", "Côte d'Ivoire", "", "..", "../x", "/x", "🇰🇷", "x" * 300, "A,B", "A;B"]
 ODD_FILES = ["Korea, Republic of", "", "..", "../x", "x" * 300]
@@ -283,7 +283,7 @@ def test_a_store_that_dies_on_the_way_is_given_up_and_the_run_is_ended_once_it_i
 def test_the_run_of_a_killed_process_is_ended_by_the_next_one_and_that_of_a_living_one_is_not(tracker, tmp_path):
     to = tracker()
     code = (
-        "import os; from tests.test_tracking import CONFIG, tracker; from pathlib import Path\n"
+        "import os; from tests.tracking.stores import CONFIG, tracker; from pathlib import Path\n"
         f"with tracker(Path({str(tmp_path)!r})).run('job', CONFIG) as run: print(run.run_id, flush=True); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()[-1]
