@@ -159,7 +159,7 @@ def cluster_bootstrap(
     if len(values) < (1 - UNDEFINED_SHARE) * resamples:
         raise DataError(
             f"the statistic is not defined on {resamples - len(values)} of {resamples} draws of {size} groups: "
-            "too few groups, or too few with both classes; judge on more rows"
+            "too few groups, or too few with both classes; evaluate on more rows"
         )
     return _percentile_interval(values, level)
 
@@ -198,7 +198,7 @@ def _checked(
     if not labels.shape == values.shape == weights.shape or labels.ndim != 1:
         raise DataError(f"labels {labels.shape}, predictions {values.shape} and weights {weights.shape} must be (n,) of one length")
     if not len(labels):
-        raise DataError("there is no row to judge: give at least one")
+        raise DataError("there is no row to evaluate: give at least one")
     if np.isnan(values).any():
         raise DataError(f"{np.isnan(values).sum():,} of {len(values):,} predictions are NaN: the model or its input is broken")
     if not np.isin(labels, (0, 1)).all():
@@ -207,7 +207,7 @@ def _checked(
         raise DataError("weights must be numbers of at least 0, and not all 0")
     positive = weights @ labels
     if both_classes and not 0 < positive < weights.sum():
-        raise DataError(f"all {len(labels):,} labels are {int(positive > 0)}: both classes are needed; judge on more rows or users")
+        raise DataError(f"all {len(labels):,} labels are {int(positive > 0)}: both classes are needed; evaluate on more rows or users")
     return labels, values, weights
 
 

@@ -1,6 +1,6 @@
 """What every benchmark leaves behind: benchmarks/results/NAME.json and one table on the terminal.
 
-Enters: rows (one per road, with seconds and whatever the benchmark measures) and ratios. A ratio above 1 means that ours is
+Enters: rows (one per method, with seconds and whatever the benchmark measures) and ratios. A ratio above 1 means that ours is
 better, unless its name says share or cost. The tables of docs/benchmarks are generated from these files.
 """
 
@@ -60,7 +60,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def middle(rows: Sequence[Row]) -> Row:
-    """The repetition of one road with the median of seconds_cpu (of an even number, the upper one)."""
+    """The repetition of one method with the median of seconds_cpu (of an even number, the upper one)."""
     return sorted(rows, key=lambda row: row["seconds_cpu"])[len(rows) // 2]
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.dwell
 
 10^7 impressions and 10^6 conversions of users whose activity is lognormal, from one Parquet file, two cores. The recipe joins each user's
-impressions with the conversions in [t - 60 s, t + 300 s]. Before anything is published, all sums of both roads are asserted to be equal.
+impressions with the conversions in [t - 60 s, t + 300 s]. Before anything is published, all sums of both methods are asserted to be equal.
 day: only the impressions that entered on the last of 30 days. carried alone: read, shuffled by user and handed to Python, and nothing
 made of them; what is left of ours are the sums.
 """
@@ -99,25 +99,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         events = log.select("*", F.timestamp_millis("time_ms").alias("known_at"), F.lit(0).alias("utc_offset_minutes")).drop("time_ms")
         day = END_MS - DAY_MS
 
-        def write(road: str, frame: Callable[[], object]) -> Callable[[], None]:
-            return lambda: frame().write.mode("overwrite").parquet(str(folder / f"{road}.out"))  # type: ignore[attr-defined]
+        def write(method: str, frame: Callable[[], object]) -> Callable[[], None]:
+            return lambda: frame().write.mode("overwrite").parquet(str(folder / f"{method}.out"))  # type: ignore[attr-defined]
 
-        roads = {
+        methods = {
             "ours": write("ours", lambda: new_statistics(events, CONFIG, None, END_MS)),
             "self-join": write("self-join", lambda: spark.sql(RECIPE)),
             "day": write("day", lambda: new_statistics(events, CONFIG, day, END_MS)),
             "carried alone": write("carried", lambda: by_user(events, CONFIG, None, END_MS, lambda rows: rows.slice(0, 0), CARRIED)),
         }
-        rows: dict[str, list[contract.Row]] = {road: [] for road in roads}
+        rows: dict[str, list[contract.Row]] = {method: [] for method in methods}
         for repetition in range(options.repetitions + 1):  # the first warms the JVM up and is not counted
-            for road, answer in roads.items():
-                row: contract.Row = {"road": road}
+            for method, answer in methods.items():
+                row: contract.Row = {"road": method}
                 with contract.measured(row):
                     answer()
                 if repetition:
-                    rows[road].append(row | {"impressions_per_core_second": options.impressions / row["seconds_cpu"]})
-        assert_equal(*(pd.read_parquet(folder / f"{road}.out") for road in ("ours", "self-join")))
-    spent = {road: np.array([row["seconds_cpu"] for row in measured]) for road, measured in rows.items()}
+                    rows[method].append(row | {"impressions_per_core_second": options.impressions / row["seconds_cpu"]})
+        assert_equal(*(pd.read_parquet(folder / f"{method}.out") for method in ("ours", "self-join")))
+    spent = {method: np.array([row["seconds_cpu"] for row in measured]) for method, measured in rows.items()}
     ratios = {
         "vs_self_join": contract.spread((spent["self-join"] / spent["ours"]).tolist()),
         "day_cost": contract.spread((spent["day"] / spent["ours"]).tolist()),

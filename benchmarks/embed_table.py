@@ -3,7 +3,7 @@
     python -m benchmarks.embed_table --users 40000
 
 The table: user_sequences of one source in Parquet, lognormal lengths (mean 54, at most 512 events), the full configuration (two layers,
-d = 64, all time encodings, pooled item vectors and the compressed states). Roads, alternating, each into Spark's noop sink:
+d = 64, all time encodings, pooled item vectors and the compressed states). Methods, alternating, each into Spark's noop sink:
 
 ours              embed_table: packed tokens in mapInArrow
 sorting_pandas    an iterator pandas UDF that orders each Arrow batch by length and pads groups of 64 users (the padded twin)
@@ -12,7 +12,7 @@ mlflow_spark_udf  mlflow.pyfunc.spark_udf of a model that pads groups of 64 user
 kernel            UserEmbedder.embed_rows over the same rows in Arrow memory, in as many processes as Spark has tasks
 without_model     the same Spark job as ours, but every user gets one constant embedding: the cost of Spark and Arrow alone
 
-The padded roads answer a fixed sample of the users (column `users`). All outputs are equal to 1e-4 first. Ratios are of CPU seconds
+The padded methods answer a fixed sample of the users (column `users`). All outputs are equal to 1e-4 first. Ratios are of CPU seconds
 per user (Python, the JVM and all workers), because other work on the machine moves the wall; the share of overhead is
 1 - kernel / ours.
 """
@@ -244,11 +244,11 @@ class Kernel:
             worker.join()
 
 
-def require_equal(roads: dict[str, Callable[[DataFrame], DataFrame]], sample: DataFrame) -> None:
-    """The same embedding by every road, on some users."""
+def require_equal(methods: dict[str, Callable[[DataFrame], DataFrame]], sample: DataFrame) -> None:
+    """The same embedding by every method, on some users."""
     found = {}
-    for name, road in roads.items():
-        rows = {row["user_id"]: row["embedding"] for row in road(sample).select("user_id", "embedding").collect()}
+    for name, method in methods.items():
+        rows = {row["user_id"]: row["embedding"] for row in method(sample).select("user_id", "embedding").collect()}
         found[name] = np.array([rows[user] for user in sorted(rows)])
     for name, vectors in found.items():
         np.testing.assert_allclose(vectors, found["ours"], rtol=0, atol=1e-4, err_msg=name)
@@ -257,7 +257,7 @@ def require_equal(roads: dict[str, Callable[[DataFrame], DataFrame]], sample: Da
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=40_000)
-    parser.add_argument("--sample", type=int, default=2_048, help="users that the padded roads answer")
+    parser.add_argument("--sample", type=int, default=2_048, help="users that the padded methods answer")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -277,24 +277,24 @@ def main() -> None:
         spark = get_session(SparkConfig(master=f"local[{options.cores}]", settings=settings), "embed_table")
         table, sample = (spark.read.parquet(f"{folder}/{name}") for name in ("table", "sample"))
         dimension = artifact.spec.views * artifact.spec.item_dimension
-        roads: dict[str, Callable[[DataFrame], DataFrame]] = {
+        methods: dict[str, Callable[[DataFrame], DataFrame]] = {
             "ours": lambda rows: embed_table(rows, artifact, inference, AS_OF_MS),
             "sorting_pandas": lambda rows: rows.select("user_id", sorting_pandas(model).alias("embedding")),
             "predict_batch": lambda rows: rows.select("user_id", predict_batch(model).alias("embedding")),
             "mlflow_spark_udf": lambda rows: rows.select("user_id", mlflow_udf(spark, f"{folder}/mlflow").alias("embedding")),
         }
-        # Also starts each road's workers and loads its model, so that no road is measured cold.
-        require_equal(roads, sample.where(F.substring("user_id", -1, 1) == "3"))
+        # Also starts each method's workers and loads its model, so that no method is measured cold.
+        require_equal(methods, sample.where(F.substring("user_id", -1, 1) == "3"))
         print("outputs are equal", file=sys.stderr)
-        roads["without_model"] = lambda rows: without_model(rows, dimension)
+        methods["without_model"] = lambda rows: without_model(rows, dimension)
         processes = Kernel(model, folder / "table", options.cores, inference.batch_users)
         runs: dict[str, list[contract.Row]] = {}
         for _ in range(options.repetitions):
-            for name, road in roads.items():
+            for name, method in methods.items():
                 large = name in ("ours", "without_model")
                 row: contract.Row = {"road": name, "users": options.users if large else options.sample}
                 with contract.measured(row):
-                    road(table if large else sample).write.format("noop").mode("overwrite").save()
+                    method(table if large else sample).write.format("noop").mode("overwrite").save()
                 runs.setdefault(name, []).append(row)
             row = {"road": "kernel", "users": options.users}
             with contract.measured(row):
@@ -306,14 +306,14 @@ def main() -> None:
 
 
 def publish(runs: dict[str, list[contract.Row]], options: argparse.Namespace) -> None:
-    """One row per road (its median run by CPU seconds), and the ratios of the runs of one repetition."""
+    """One row per method (its median run by CPU seconds), and the ratios of the runs of one repetition."""
 
     def cpu_per_user(name: str) -> np.ndarray:
         return np.array([row["seconds_cpu"] / row["users"] for row in runs[name]])
 
     rows = []
-    for of_road in runs.values():
-        row = contract.middle(of_road)
+    for of_method in runs.values():
+        row = contract.middle(of_method)
         rows.append({**row, "users_per_core_second": row["users"] / row["seconds_cpu"]})
     ours = cpu_per_user("ours")
     ratios = {

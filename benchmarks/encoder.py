@@ -9,7 +9,7 @@ come or ordered by length. A training step is forward and backward of the states
 click loss of impressions read from one encoding of each user, or from one copy of the history for each. Sub-graph against whole
 model (section 2.4): the embedding alone, or also the heads' probabilities of one impression of each user.
 
-Roads alternate; outputs and gradients are equal first. Seconds are CPU seconds, because other work on the machine moves the wall. The
+Methods alternate; outputs and gradients are equal first. Seconds are CPU seconds, because other work on the machine moves the wall. The
 ceiling is the rate of the layers' matrix products alone, of a chunk of tokens; the share counts the products that embed executes.
 """
 
@@ -53,7 +53,7 @@ PLAIN = {"order_encoding": False, "time_bias": False, "gap_encoding": False, "cl
 
 
 @dataclass(frozen=True)
-class Road:
+class Method:
     """One way of doing one piece of work; `users` are answered by one call."""
 
     name: str
@@ -194,11 +194,11 @@ def require_equal(name: str, mine: Tensor, theirs: Tensor) -> None:
     assert worst < 1e-4, f"{name}: outputs differ by {worst:.1e} of the largest"
 
 
-def inference_roads(batch: JaggedBatch) -> list[Road]:
+def inference_methods(batch: JaggedBatch) -> list[Method]:
     """Ours and its peers, after their outputs were found equal."""
     whole, random, ordered = [batch], batches_of(batch, PADDED_USERS), batches_of(batch, PADDED_USERS, by_length=True)
     place = torch.argsort(torch.argsort(batch.sources[SOURCE].lengths, stable=True), stable=True)
-    roads = []
+    methods = []
     for kind, switches in (("plain", PLAIN), ("full", {})):
         encoder = UserEncoder(spec_of(switches)).eval()
         nn.init.constant_(encoder.residual_share, 0.5)  # at its start, 0, the layers would not count
@@ -206,35 +206,35 @@ def inference_roads(batch: JaggedBatch) -> list[Road]:
         if kind == "plain" and onnxruntime:
             peers["onnx"] = OnnxPadded(encoder)
         expected = embed(encoder, whole)
-        roads.append(Road(f"inference_{kind} ours", len(batch), functools.partial(embed, encoder, whole)))
+        methods.append(Method(f"inference_{kind} ours", len(batch), functools.partial(embed, encoder, whole)))
         for name, peer in peers.items():
             for order, parts in (("random", random), ("sorted", ordered)):
                 found = embed(peer.eval(), parts)
                 require_equal(f"{kind} {name} {order}", expected, found if order == "random" else found[place])
-                roads.append(Road(f"inference_{kind} {name}_{order}", len(batch), functools.partial(embed, peer, parts)))
-    return roads
+                methods.append(Method(f"inference_{kind} {name}_{order}", len(batch), functools.partial(embed, peer, parts)))
+    return methods
 
 
-def training_roads(batch: JaggedBatch) -> list[Road]:
+def training_methods(batch: JaggedBatch) -> list[Method]:
     """Ours in steps of STEP_USERS and its padded peers, after their gradients were found equal."""
     ours, random, ordered = (
         batches_of(batch, STEP_USERS),
         batches_of(batch, PADDED_USERS),
         batches_of(batch, PADDED_USERS, by_length=True),
     )
-    roads = []
+    methods = []
     for kind, switches in (("plain", PLAIN), ("full", {})):
         encoder = UserEncoder(spec_of(switches)).eval()  # no dropout, so that gradients can be compared
         padded = PlainPadded(encoder) if kind == "plain" else PaddedEncoder(encoder)
         expected = train(encoder, encoder, ours)
-        roads.append(Road(f"training_{kind} ours", len(batch), functools.partial(train, encoder, encoder, ours)))
+        methods.append(Method(f"training_{kind} ours", len(batch), functools.partial(train, encoder, encoder, ours)))
         for order, parts in (("random", random), ("sorted", ordered)):
             require_equal(f"gradients, {kind} {order}", expected, train(padded, encoder, parts))
-            roads.append(Road(f"training_{kind} padded_{order}", len(batch), functools.partial(train, padded, encoder, parts)))
-    return roads
+            methods.append(Method(f"training_{kind} padded_{order}", len(batch), functools.partial(train, padded, encoder, parts)))
+    return methods
 
 
-def impression_roads(batch: JaggedBatch) -> list[Road]:
+def impression_methods(batch: JaggedBatch) -> list[Method]:
     """One training step of the click objective, full configuration: history encoded once, or once per impression."""
     model = UserModel(spec_of({})).eval()
     moments = Moments(BEGIN_MS, BEGIN_MS + DAYS * DAY_MS)
@@ -247,12 +247,12 @@ def impression_roads(batch: JaggedBatch) -> list[Road]:
     copies = one_copy_per_impression(batch, model.spec.config.max_events)
     require_equal("gradients, one copy per impression", step(batch), step(copies))
     return [
-        Road("impressions once", len(batch), functools.partial(step, batch)),
-        Road("impressions copied", len(batch), functools.partial(step, copies)),
+        Method("impressions once", len(batch), functools.partial(step, batch)),
+        Method("impressions copied", len(batch), functools.partial(step, copies)),
     ]
 
 
-def evaluation_roads(batch: JaggedBatch) -> list[Road]:
+def evaluation_methods(batch: JaggedBatch) -> list[Method]:
     """What a refresh evaluates, full configuration: the user sub-graph alone, or the whole model at one impression per user."""
     model = UserModel(spec_of({})).eval()
     nn.init.constant_(model.encoder.residual_share, 0.5)
@@ -265,7 +265,7 @@ def evaluation_roads(batch: JaggedBatch) -> list[Road]:
 
     subgraph = functools.partial(embed, model.encoder, [batch])
     require_equal("sub-graph", whole(), subgraph())
-    return [Road("evaluation subgraph", len(batch), subgraph), Road("evaluation whole", len(batch), whole)]
+    return [Method("evaluation subgraph", len(batch), subgraph), Method("evaluation whole", len(batch), whole)]
 
 
 def layer_products(tokens: int) -> tuple[Callable[[], None], float]:
@@ -306,15 +306,15 @@ def ceiling_share(batch: JaggedBatch) -> float:
     return embed_operations(batch, encoder.spec) / best["embed"] / (20 * operations / best["products"])
 
 
-def measure(roads: Sequence[Road], repetitions: int) -> tuple[list[contract.Row], dict[str, list[float]]]:
-    """One row per road with the medians, and road -> users per CPU second of each repetition; the roads alternate."""
-    seen: dict[str, list[contract.Row]] = {road.name: [] for road in roads}
+def measure(methods: Sequence[Method], repetitions: int) -> tuple[list[contract.Row], dict[str, list[float]]]:
+    """One row per method with the medians, and method -> users per CPU second of each repetition; the methods alternate."""
+    seen: dict[str, list[contract.Row]] = {method.name: [] for method in methods}
     for _ in range(repetitions):
-        for road in roads:
-            row: contract.Row = {"road": road.name, "users": road.users}
+        for method in methods:
+            row: contract.Row = {"road": method.name, "users": method.users}
             with contract.measured(row):
-                road.call()
-            seen[road.name].append(row)
+                method.call()
+            seen[method.name].append(row)
     rows, rates = [], {}
     for name, found in seen.items():
         rates[name] = [row["users"] / (row["seconds_cpu"] or row["seconds_wall"]) for row in found]
@@ -328,25 +328,25 @@ def measure(roads: Sequence[Road], repetitions: int) -> tuple[list[contract.Row]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=1024, help="users of an inference road")
-    parser.add_argument("--training-users", type=int, default=256, help="users of a training road, the first ones")
-    parser.add_argument("--impressions", type=int, default=20, help="impressions per user of a training road that has them")
+    parser.add_argument("--users", type=int, default=1024, help="users of an inference method")
+    parser.add_argument("--training-users", type=int, default=256, help="users of a training method, the first ones")
+    parser.add_argument("--impressions", type=int, default=20, help="impressions per user of a training method that has them")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--results", default=str(contract.RESULTS), help="folder of the result file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(7)
     if onnxruntime is None:
-        print("onnxruntime is not installed: its roads are left out")
+        print("onnxruntime is not installed: its methods are left out")
     batch = load_of(options.users)
     few = select_users(batch, torch.arange(min(options.training_users, options.users)))
-    roads = [
-        *inference_roads(replace(batch, impressions=None)),
-        *training_roads(replace(few, impressions=None)),
-        *impression_roads(load_of(len(few), options.impressions)),
-        *evaluation_roads(load_of(options.users, 1)),
+    methods = [
+        *inference_methods(replace(batch, impressions=None)),
+        *training_methods(replace(few, impressions=None)),
+        *impression_methods(load_of(len(few), options.impressions)),
+        *evaluation_methods(load_of(options.users, 1)),
     ]
-    rows, rates = measure(roads, options.repetitions)
+    rows, rates = measure(methods, options.repetitions)
 
     def ratio(mine: str, theirs: str) -> dict[str, float]:
         return contract.spread([one / other for one, other in zip(rates[mine], rates[theirs], strict=True)])

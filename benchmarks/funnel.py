@@ -174,7 +174,7 @@ def of_world(name: str, folder: str, resamples: int) -> list[contract.Row]:
     chosen |= {f"country {country}": groups.index[groups["country"] == country] for country in sorted(groups["country"].unique())}
     rows = []
     for policy, listed in shown.items():
-        judged = evaluation.judge_lists(listed, wanted, SHOWN)
+        evaluated = evaluation.evaluate_lists(listed, wanted, SHOWN)
         flat = [ad for ads_of_user in listed.values() for ad in ads_of_user]
         other = AGAINST.get(policy)
         for group, users in chosen.items():
@@ -189,7 +189,7 @@ def of_world(name: str, folder: str, resamples: int) -> list[contract.Row]:
                     key: float(part / theirs.mean()) for key, part in zip(("gain", "low", "high"), gap, strict=True)
                 }
             if group == "all":
-                row |= {"recall": float(judged["recall"].mean()), "ndcg": float(judged["ndcg"].mean())}
+                row |= {"recall": float(evaluated["recall"].mean()), "ndcg": float(evaluated["ndcg"].mean())}
                 row |= {"coverage": len(set(flat)) / running, "long_tail": float(np.mean([ad in tail for ad in flat]))}
             rows.append(row)
     return rows + [{"set": name, **row} for row in purity(world)]
@@ -221,16 +221,16 @@ def of_completejourney(folder: str, resamples: int) -> list[contract.Row]:
     sources = retrieved(context, people)
     later = evaluation.later_ads(events, ads, list(config.retrieval.event_weights), config.time.as_of_ms, config.time.horizon_end_ms)
     wanted = {row["user_id"]: row["ads"] for row in later.collect()}
-    judged = {}
+    evaluated = {}
     for policy in ("control", "alure"):
         pools = funnel.fill_pool([sources[source] for source in POLICIES[policy]], SHOWN)
-        judged[policy] = evaluation.judge_lists(pools, wanted, SHOWN).set_index("user_id")
+        evaluated[policy] = evaluation.evaluate_lists(pools, wanted, SHOWN).set_index("user_id")
     rows = []
-    for policy, found in judged.items():
+    for policy, found in evaluated.items():
         row: contract.Row = {"set": "completejourney", "group": "all", "policy": policy, "users": len(found)}
         row |= {"recall": float(found["recall"].mean()), "ndcg": float(found["ndcg"].mean())}
         if policy != "control":
-            gap = paired_interval(found["recall"].to_numpy(), judged["control"]["recall"].reindex(found.index).to_numpy(), resamples)
+            gap = paired_interval(found["recall"].to_numpy(), evaluated["control"]["recall"].reindex(found.index).to_numpy(), resamples)
             row |= {"against": "control"} | dict(zip(("recall_minus", "recall_low", "recall_high"), map(float, gap), strict=True))
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""What a trained user model says at every impression of a log: shared by the benchmarks that judge it as a ranker's feature.
+"""What a trained user model says at every impression of a log: shared by the benchmarks that evaluate it as a ranker's feature.
 
 Enters: a lake that the pipeline filled, and its champion. Leaves: arrays, one row per impression. The embedding of an impression
 is the one that a job, run at every so many midnights, had published before it: at least embedding.publish_lag_hours after its as_of

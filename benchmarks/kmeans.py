@@ -52,7 +52,7 @@ def by_faiss(vectors: np.ndarray, k: int) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
-    parser.add_argument("--repetitions", type=int, default=3, help="of the assignment; every road fits once")
+    parser.add_argument("--repetitions", type=int, default=3, help="of the assignment; every method fits once")
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     faiss.omp_set_num_threads(1)
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         named = (F.lit("A").alias("country"), F.timestamp_millis(F.lit(0)).alias("as_of"))
         users = spark.read.parquet(f"{folder}/users.parquet").select("*", *named)
         spread_out = users.select("user_id", array_to_vector(F.col("embedding").cast("array<double>")).alias("features"))
-        fits: dict[str, contract.Row] = {road: {"road": f"{road} fits"} for road in ("ours", "MLlib", "faiss.Kmeans")}
+        fits: dict[str, contract.Row] = {method: {"road": f"{method} fits"} for method in ("ours", "MLlib", "faiss.Kmeans")}
         with contract.measured(fits["ours"]):
             fitted = fit_centroids(users, CONFIG).persist()
             centroids = collect_centroids(fitted)["A"]
@@ -85,24 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "MLlib": (model.transform(spread_out), "prediction"),
         }
         assert_nearest(assigned["ours"][0], vectors, centroids)
-        # What no road can do without: to read the embeddings; and what the products alone cost.
+        # What no method can do without: to read the embeddings; and what the products alone cost.
         assigned["reading alone"] = users.select(F.size("embedding").alias("n")).where("n > 0"), "n"
-        rows: dict[str, list[contract.Row]] = {road: [] for road in assigned}
+        rows: dict[str, list[contract.Row]] = {method: [] for method in assigned}
         for _ in range(options.repetitions):
-            for road, (frame, column) in assigned.items():
-                row: contract.Row = {"road": road if road == "reading alone" else f"{road} assigns"}
+            for method, (frame, column) in assigned.items():
+                row: contract.Row = {"road": method if method == "reading alone" else f"{method} assigns"}
                 with contract.measured(row):
                     found = frame.agg(F.sum(column), F.count("*").alias("n")).collect()[0]["n"]
                 if found != options.users:
-                    raise AssertionError(f"{road} assigned {found:,} of {options.users:,} users")
-                rows[road].append(row)
+                    raise AssertionError(f"{method} assigned {found:,} of {options.users:,} users")
+                rows[method].append(row)
     kernel: contract.Row = {"road": "ours, kernel alone"}
     with contract.measured(kernel):
         nearest(vectors, centroids, 1)
-    rate = {road: np.array([options.users / row["seconds_cpu"] for row in measured]) for road, measured in rows.items()}
-    table = [{**row, "cost": costs[road]} for road, row in fits.items()]
-    for road, measured in rows.items():
-        table.append({**contract.middle(measured), "per_core_second": float(np.median(rate[road]))})
+    rate = {method: np.array([options.users / row["seconds_cpu"] for row in measured]) for method, measured in rows.items()}
+    table = [{**row, "cost": costs[method]} for method, row in fits.items()]
+    for method, measured in rows.items():
+        table.append({**contract.middle(measured), "per_core_second": float(np.median(rate[method]))})
     table.append({**kernel, "per_core_second": options.users / kernel["seconds_cpu"]})
     ratios = {
         "assign_vs_mllib": contract.spread((rate["ours"] / rate["MLlib"]).tolist()),

@@ -1,9 +1,9 @@
-"""The 15 nearest users of every user: our two roads beside what FAISS offers, one core each, and our road inside Spark.
+"""The 15 nearest users of every user: our two methods beside what FAISS offers, one core each, and our method inside Spark.
 
     python -m benchmarks.knn_graph                       # 20 k and 200 k users, even and skewed clusters
     python -m benchmarks.knn_graph --users 1000000 --skews 1.0 --repetitions 1
 
-Vectors are noisy members of communities whose sizes follow a Zipf law with exponent `skew`; skew 0: even sizes. Roads that probe
+Vectors are noisy members of communities whose sizes follow a Zipf law with exponent `skew`; skew 0: even sizes. Methods that probe
 share one set of centroids (ours, fitted before the clock starts) and probe the 50 nearest of them. Ours and big_batch_search answer all
 users, the others the same 20,000 of them. Before anything is published, ours is asserted to find what IVFFlat finds (for all but one
 user in a thousand); recall is against exact search.
@@ -34,7 +34,7 @@ from alure_spark.graph.search import nearest, neighbours
 from alure_spark.session import get_session
 from benchmarks import contract
 
-D, K, SAMPLE, JUDGED = 64, 15, 20_000, 1000
+D, K, SAMPLE, EVALUATED = 64, 15, 20_000, 1000
 CONFIG = GraphConfig(search="probed")
 COMMUNITIES, NOISE = 2000, 0.11  # standard deviation of each of the 64 numbers around a unit vector: cosine of two members about .56
 
@@ -64,7 +64,7 @@ def without_itself(found: np.ndarray, queries: np.ndarray) -> Found:
 
 
 def ours(vectors: np.ndarray, ids: np.ndarray, centroids: np.ndarray | None) -> Found:
-    """Every user's neighbours by graph.search, on the probed road where centroids are given."""
+    """Every user's neighbours by graph.search, on the probed method where centroids are given."""
     if centroids is None:
         pairs = neighbours(vectors, ids, vectors, ids, K)
     else:
@@ -105,8 +105,8 @@ def graph_index(vectors: np.ndarray) -> faiss.Index:
     return index
 
 
-def recall(found: Found, asked: np.ndarray, judged: np.ndarray, truth: list[set[int]]) -> float:
-    place = np.searchsorted(asked, judged)
+def recall(found: Found, asked: np.ndarray, evaluated: np.ndarray, truth: list[set[int]]) -> float:
+    place = np.searchsorted(asked, evaluated)
     return float(np.mean([len(set(found[p].tolist()) & best) / K for p, best in zip(place, truth, strict=True)]))
 
 
@@ -119,7 +119,7 @@ def assert_equal(mine: Found, theirs: Found, vectors: np.ndarray, asked: np.ndar
 
 
 def in_spark(spark: SparkSession, vectors: np.ndarray, centroids: np.ndarray, events: Path, row: contract.Row) -> None:
-    """Fills the row with the job's own road, from a table of users and clusters to a table of edges."""
+    """Fills the row with the job's own method, from a table of users and clusters to a table of edges."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "units").mkdir()
         cluster = nearest(vectors, centroids, 1)[1][:, 0].astype(np.int32)
@@ -145,11 +145,11 @@ def one_world(
     vectors, ids = community_vectors(users, skew, 7)[0], user_ids(users)
     centroids = fit_country(vectors[: CONFIG.kmeans_points_per_cluster * CONFIG.k1], users, CONFIG).centroids
     some = np.sort(np.random.default_rng(8).choice(users, min(SAMPLE, users), replace=False))
-    judged = np.sort(np.random.default_rng(9).choice(some, min(JUDGED, len(some)), replace=False))
+    evaluated = np.sort(np.random.default_rng(9).choice(some, min(EVALUATED, len(some)), replace=False))
     everybody = np.arange(users)
     flat = faiss.IndexFlatIP(D)
     flat.add(vectors)
-    truth = [set(row) for row in without_itself(flat.search(vectors[judged], K + 1)[1], judged).tolist()]
+    truth = [set(row) for row in without_itself(flat.search(vectors[evaluated], K + 1)[1], evaluated).tolist()]
     lists = inverted_lists(vectors, centroids)
     built: dict[str, contract.Row] = {name: {} for name in ("IVF400,PQ32x4fs, re-ranked", "HNSW32, ef 32")}
     with contract.measured(built["IVF400,PQ32x4fs, re-ranked"]):
@@ -164,7 +164,7 @@ def one_world(
         with contextlib.redirect_stdout(io.StringIO()):  # it prints a line per list
             return without_itself(big_batch_search(lists, vectors, K + 1)[1], everybody)
 
-    roads: dict[str, tuple[np.ndarray, Callable[[], Found]]] = {
+    methods: dict[str, tuple[np.ndarray, Callable[[], Found]]] = {
         "ours, probed": (everybody, lambda: ours(vectors, ids, centroids)),
         "IVF400,Flat": (some, asks(lists)),
         "IndexFlatIP": (some, asks(flat)),
@@ -173,27 +173,27 @@ def one_world(
         "big_batch_search": (everybody, list_by_list),
     }
     if users <= 200_000:
-        roads["ours, exact"] = (everybody, lambda: ours(vectors, ids, None))
-    rows: dict[str, list[contract.Row]] = {road: [] for road in roads}
+        methods["ours, exact"] = (everybody, lambda: ours(vectors, ids, None))
+    rows: dict[str, list[contract.Row]] = {method: [] for method in methods}
     found: dict[str, Found] = {}
     for _ in range(repetitions):
-        for road, (asked, search) in roads.items():
-            row: contract.Row = {"users": users, "skew": skew, "road": road, "asked": len(asked)}
+        for method, (asked, search) in methods.items():
+            row: contract.Row = {"users": users, "skew": skew, "road": method, "asked": len(asked)}
             with contract.measured(row):
-                found[road] = search()
-            rows[road].append(row)
+                found[method] = search()
+            rows[method].append(row)
     assert_equal(found["ours, probed"][some], found["IVF400,Flat"], vectors, some)
-    rate = {road: np.array([row["asked"] / row["seconds_cpu"] for row in measured]) for road, measured in rows.items()}
-    hits = {road: recall(found[road], roads[road][0], judged, truth) for road in roads}
+    rate = {method: np.array([row["asked"] / row["seconds_cpu"] for row in measured]) for method, measured in rows.items()}
+    hits = {method: recall(found[method], methods[method][0], evaluated, truth) for method in methods}
     table = []
-    for road, measured in rows.items():
-        made = {"build_seconds_cpu": built[road]["seconds_cpu"]} if road in built else {}
-        table.append({**contract.middle(measured), "per_core_second": float(np.median(rate[road])), "recall": hits[road], **made})
+    for method, measured in rows.items():
+        made = {"build_seconds_cpu": built[method]["seconds_cpu"]} if method in built else {}
+        table.append({**contract.middle(measured), "per_core_second": float(np.median(rate[method])), "recall": hits[method], **made})
     row = {"users": users, "skew": skew, "road": "ours in Spark, probed", "asked": users}
     in_spark(spark, vectors, centroids, events, row)
     table.append({**row, "per_core_second": users / row["seconds_cpu"]})
     mine = rate["ours, probed"]
-    ratios = {f"kernel_vs_{name}": (mine / rate[road]).tolist() for name, road in PEERS.items()}
+    ratios = {f"kernel_vs_{name}": (mine / rate[method]).tolist() for name, method in PEERS.items()}
     ratios["recall_minus_ivfflat"] = [hits["ours, probed"] - hits["IVF400,Flat"]]
     ratios["spark_job_cost_over_kernel"] = [row["seconds_cpu"] / float(np.median([one["seconds_cpu"] for one in rows["ours, probed"]]))]
     return table, ratios

@@ -212,20 +212,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for rows in scaling(frame, users, training, options):  # an hour in all: what a size found is published before the next one starts
             contract.publish("scaling", size | {"seeds": options.seeds}, rows, {}, options.results)
         return
-    roads = ("ours", *options.peers)
-    ranks: dict[str, list[np.ndarray]] = {road: [] for road in roads}
-    costs: dict[str, list[contract.Row]] = {road: [] for road in roads}
+    methods = ("ours", *options.peers)
+    ranks: dict[str, list[np.ndarray]] = {method: [] for method in methods}
+    costs: dict[str, list[contract.Row]] = {method: [] for method in methods}
     for seed in options.seeds:  # hours in all: what a seed found is published before the next one starts
-        for road in roads:
+        for method in methods:
             with contract.measured({}, interval_s=1.0) as cost:
-                if road == "ours":
+                if method == "ours":
                     found, _ = ours(frame, seed, MODEL, training)
                 else:
-                    found = recbole(options.recbole_python, road, seed, options.epochs or 10)
-            ranks[road].append(np.array([found[user] for user in users]))
-            costs[road].append(cost)
-            print(f"seed {seed}, {road}: HR@{K} {(ranks[road][-1] <= K).mean():.4f}, {cost['seconds_cpu']:.0f} CPU s", flush=True)
-        rows = [summary(road, ranks[road], costs[road]) for road in roads]
+                    found = recbole(options.recbole_python, method, seed, options.epochs or 10)
+            ranks[method].append(np.array([found[user] for user in users]))
+            costs[method].append(cost)
+            print(f"seed {seed}, {method}: HR@{K} {(ranks[method][-1] <= K).mean():.4f}, {cost['seconds_cpu']:.0f} CPU s", flush=True)
+        rows = [summary(method, ranks[method], costs[method]) for method in methods]
         for row in rows[1:]:
             row |= gap("ours_minus", ranks["ours"], ranks[row["road"]], users, options.resamples)
         contract.publish("next_item", size | {"seeds": options.seeds[: len(ranks["ours"])]}, rows, {}, options.results)
@@ -249,11 +249,11 @@ def scaling(frame: pd.DataFrame, users: np.ndarray, training: TrainingConfig, op
         yield rows
 
 
-def summary(road: str, ranks: list[np.ndarray], costs: list[contract.Row]) -> contract.Row:
+def summary(method: str, ranks: list[np.ndarray], costs: list[contract.Row]) -> contract.Row:
     """Means over the seeds so far, and the cost of all of them."""
     hit, gain = gains(np.array(ranks))
     by_seed = gain.mean(1)
-    row: contract.Row = {"road": road, "hr": float(hit.mean()), "ndcg": float(gain.mean())}
+    row: contract.Row = {"road": method, "hr": float(hit.mean()), "ndcg": float(gain.mean())}
     row |= {"ndcg_min": float(by_seed.min()), "ndcg_max": float(by_seed.max())}
     row |= {key: sum(cost[key] for cost in costs) for key in ("seconds_wall", "seconds_cpu")}
     return row | {"peak_mb": max(cost["peak_mb"] for cost in costs)}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pagerank
 
-A follow graph with communities, hubs and strengths. Every road answers sources of the same graph; slow ones answer the first few of
-the sample. Precision: the share of a road's first 50 that are among the first 50 of 80 iterations, whose error is below 1e-5. First
+A follow graph with communities, hubs and strengths. Every method answers sources of the same graph; slow ones answer the first few of
+the sample. Precision: the share of a method's first 50 that are among the first 50 of 80 iterations, whose error is below 1e-5. First
 every number of ours is asserted to be within its bound. `ours in Spark` is the job's own function for all users of a smaller graph, from
 a DataFrame to edges.
 """
@@ -80,7 +80,7 @@ def assert_bound(ranks: Ranks, truth: np.ndarray) -> None:
 
 
 def in_spark(users: int, seed: int, row: contract.Row) -> None:
-    """Fills the row with the job's own road for all users of a graph of that size."""
+    """Fills the row with the job's own method for all users of a graph of that size."""
     source, target, strength = follow_graph(users, seed)
     spark = get_session(SparkConfig(master="local[2]"), "benchmark_pagerank")
     with tempfile.TemporaryDirectory() as folder:
@@ -118,16 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = igraph.Graph(n=options.users, edges=np.stack(walk.nonzero(), axis=1), directed=True)
     weights = walk.data.astype(float).tolist()
 
-    roads: dict[str, list[contract.Row]] = {"ours": [], "scipy, 20 iterations": [], "igraph": []}
+    methods: dict[str, list[contract.Row]] = {"ours": [], "scipy, 20 iterations": [], "igraph": []}
     hits: dict[str, float] = {}
     for _ in range(options.repetitions):
-        for road, rows in roads.items():
-            asked = {"ours": sample, "igraph": fewest}.get(road, few)
-            row: contract.Row = {"road": road, "sources": len(asked)}
+        for method, rows in methods.items():
+            asked = {"ours": sample, "igraph": fewest}.get(method, few)
+            row: contract.Row = {"road": method, "sources": len(asked)}
             with contract.measured(row):
-                if road == "ours":
+                if method == "ours":
                     ranks = personalised_pagerank(walk, asked, K, CONFIG)
-                elif road == "igraph":
+                elif method == "igraph":
                     solved = [
                         network.personalized_pagerank(damping=1 - CONFIG.restart, reset_vertices=[int(one)], weights=weights)
                         for one in asked
@@ -143,15 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "scipy, 20 iterations": precision(first(iterated, few), truth),
             "igraph": precision(first(np.array(solved), fewest), truth),
         }
-    rate = {road: [row["sources"] / row["seconds_cpu"] for row in rows] for road, rows in roads.items()}
+    rate = {method: [row["sources"] / row["seconds_cpu"] for row in rows] for method, rows in methods.items()}
     table: list[contract.Row] = []
-    for road, rows in roads.items():
+    for method, rows in methods.items():
         table.append(
             {
                 "users": options.users,
                 **contract.middle(rows),
-                "per_core_second": float(np.median(rate[road])),
-                "precision_at_50": hits[road],
+                "per_core_second": float(np.median(rate[method])),
+                "precision_at_50": hits[method],
             }
         )
     if options.spark_users:

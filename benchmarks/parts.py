@@ -4,7 +4,7 @@
 
 In each world one thing about a user's history decides how likely a click is (80 % or 20 %). The same model is trained with the
 part that can see it and without, on the same users, three seeds (each draws its own users, its own weights and its own batches),
-and judged on users that no training saw: gain = 1 - NE with / NE without, with an interval over users. The twin of each world
+and evaluated on users that no training saw: gain = 1 - NE with / NE without, with an interval over users. The twin of each world
 whose labels were dealt out anew shows what the part gains where there is nothing.
 """
 
@@ -33,7 +33,7 @@ from alure_spark.training.semantic_ids import train_semantic_ids
 from benchmarks import contract
 
 SEEDS = (7, 8, 9)
-TRAINED, JUDGED = 3_000, 2_000  # users; a quarter of the former chooses the epoch
+TRAINED, EVALUATED = 3_000, 2_000  # users; a quarter of the former chooses the epoch
 START_MS = 1_736_121_600_000  # 2025-01-06, a Monday, midnight
 SHOWN_DAY, END_DAY = 100, 140  # when impressions are: at random, so that their own clock says nothing
 ITEMS, CATEGORIES = 50, 10  # rows 1.. of their spaces
@@ -251,8 +251,8 @@ def spec_of(world: World, with_part: bool, seed: int, quantizer: SemanticIds | N
     )
 
 
-def batch_of(world: World, users: int, random: Random, null: bool, judged: bool) -> JaggedBatch:
-    """So many users; a quarter of them, or all where they are judged, are the validation split."""
+def batch_of(world: World, users: int, random: Random, null: bool, evaluated: bool) -> JaggedBatch:
+    """So many users; a quarter of them, or all where they are evaluated, are the validation split."""
     history, pays = world.make(random, users)
     ads = history.pop("ad", {})
     pays = np.broadcast_to(pays if pays.ndim == 2 else pays[:, None], (users, world.impressions))
@@ -260,7 +260,7 @@ def batch_of(world: World, users: int, random: Random, null: bool, judged: bool)
         pays = random.permutation(pays.ravel()).reshape(pays.shape)
     click = random.random(pays.shape) < np.where(pays, 0.8, 0.2)
     at = np.sort(random.uniform(SHOWN_DAY, END_DAY, pays.shape), axis=1) * DAY_MS
-    validation = np.full(users, True) if judged else random.random(users) < 0.25
+    validation = np.full(users, True) if evaluated else random.random(users) < 0.25
     count = pays.size
     shown = Impressions(
         offsets=offsets_of(torch.full((users,), world.impressions)),
@@ -308,8 +308,8 @@ def _tokens(columns: Columns, attributes: Mapping[str, str], random: Random) -> 
     return SourceTokens(offsets, time_ms, time_ms, rows, numbers, of_kind["text"], of_kind["embedding"])
 
 
-def predicted(world: World, with_part: bool, trained: JaggedBatch, judged: JaggedBatch, seed: int) -> np.ndarray:
-    """(M,) calibrated click probabilities of the judged impressions."""
+def predicted(world: World, with_part: bool, trained: JaggedBatch, evaluated: JaggedBatch, seed: int) -> np.ndarray:
+    """(M,) calibrated click probabilities of the evaluated impressions."""
     end = START_MS + END_DAY * DAY_MS
     when = user_training.Calendar((START_MS,), end - 1, end)
     quantizer = None
@@ -319,8 +319,8 @@ def predicted(world: World, with_part: bool, trained: JaggedBatch, judged: Jagge
     if quantizer:
         model.encoder.quantizers["media"].load_state_dict(quantizer.state_dict())
     found = user_training.train(model, MemoryLoader(trained, TRAINING.batch_users, seed), when, TRAINING)
-    evaluated = user_evaluation.evaluate(found.model, MemoryLoader(judged, 1024, seed), when.validation(), TRAINING.objectives)
-    return user_evaluation.probabilities(found.model, evaluated)[:, 0]
+    evaluation = user_evaluation.evaluate(found.model, MemoryLoader(evaluated, 1024, seed), when.validation(), TRAINING.objectives)
+    return user_evaluation.probabilities(found.model, evaluation)[:, 0]
 
 
 def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int], resamples: int) -> contract.Row:
@@ -328,12 +328,12 @@ def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int],
     world = (WORLDS | ABLATIONS)[name]
     results: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for seed in seeds:
-        trained, judged = (
-            batch_of(world, users, np.random.default_rng([seed, part]), null, judged=bool(part)) for part, users in enumerate(sizes)
+        trained, evaluated = (
+            batch_of(world, users, np.random.default_rng([seed, part]), null, evaluated=bool(part)) for part, users in enumerate(sizes)
         )
-        shown = judged.impressions
+        shown = evaluated.impressions
         assert shown is not None
-        without, with_ = (predicted(world, part, trained, judged, seed) for part in (False, True))
+        without, with_ = (predicted(world, part, trained, evaluated, seed) for part in (False, True))
         results.append((shown.click.double().numpy(), without, with_, shown.users().numpy() + sizes[1] * len(results)))
     borders = np.cumsum([len(labels) for labels, *_ in results])[:-1]
 
@@ -354,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="+", choices=WORLDS | ABLATIONS, default=[*WORLDS, *ABLATIONS])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--users", nargs=2, type=int, default=(TRAINED, JUDGED), metavar=("TRAINED", "JUDGED"))
+    parser.add_argument("--users", nargs=2, type=int, default=(TRAINED, EVALUATED), metavar=("TRAINED", "EVALUATED"))
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--null", choices=("also", "no"), default="also", help="also: the twins without the effect too")
     parser.add_argument("--results", type=Path, default=contract.RESULTS)

@@ -92,7 +92,7 @@ def of_completejourney(options: Any) -> list[contract.Row]:
 
 
 def of_world(name: str, options: Any) -> list[contract.Row]:
-    """The rankers see impressions after the time that the user model was trained up to; the last ones judge."""
+    """The rankers see impressions after the time that the user model was trained up to; the last ones evaluate."""
     with tempfile.TemporaryDirectory(prefix="ranking_gain_") as folder:
         context = _world(folder, WORLDS[name])
         run_jobs(context, pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_gain")

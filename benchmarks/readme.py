@@ -371,7 +371,7 @@ def real_dwell_text(result: dict[str, Any]) -> str:
 
 
 def graph_scale_text(result: dict[str, Any]) -> str:
-    """The two jobs, and what the same would cost for 10^9 users in countries of 10^7 (see the docstring of choose_road)."""
+    """The two jobs, and what the same would cost for 10^9 users in countries of 10^7 (see the docstring of choose_method)."""
     size, config = result["size"], GraphConfig()
     lines = ["| job | wall s | CPU s | peak GB | shuffle GB |", "|---|---|---|---|---|"]
     for row in result["rows"]:
@@ -480,8 +480,8 @@ def profile_text(result: dict[str, Any]) -> str:
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     cpu = {(row["road"], row["world"]): row["seconds_cpu"] for row in rows}
     lines = [f"| step | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
-    for road in dict.fromkeys(row["road"] for row in rows):
-        lines.append(f"| {road.removeprefix('profile ')} | {' | '.join(f'{cpu[road, world]:.1f}' for world in worlds)} |")
+    for method in dict.fromkeys(row["road"] for row in rows):
+        lines.append(f"| {method.removeprefix('profile ')} | {' | '.join(f'{cpu[method, world]:.1f}' for world in worlds)} |")
     return "\n".join(lines)
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.redemption
 
 Quality, not speed, in plain pandas: a send is a (household, campaign); it is positive when the household redeems a coupon of
-the campaign at least once. A road is fitted on the campaigns that start before the cut, with the labels as they stood at the cut,
-and judged on the later ones. It may use what happened before the campaign's start only, and what the campaign itself says: its
-type, length and products. Intervals: bootstrap over households, the same draws for every road. `alure` is the click head of the
+the campaign at least once. A method is fitted on the campaigns that start before the cut, with the labels as they stood at the cut,
+and evaluated on the later ones. It may use what happened before the campaign's start only, and what the campaign itself says: its
+type, length and products. Intervals: bootstrap over households, the same draws for every method. `alure` is the click head of the
 user model that the pipeline trains up to the cut, read out at each send; one row per seed, the first of which is compared.
 """
 
@@ -81,7 +81,7 @@ def sends(data: Tables) -> Sends:
     """All sends, cut at the start date that at least 30 % of them do not precede.
 
     A redemption is logged by day and counts here at that day's midnight: one of the day before the cut is known at the cut. That
-    is a day kinder than the package's arrival time, to all roads.
+    is a day kinder than the package's arrival time, to all methods.
     """
     given = data["campaigns"].drop_duplicates().merge(data["campaign_descriptions"], on="campaign_id", validate="many_to_one")
     given = given.sort_values(["start_date", "campaign_id", "household_id"], ignore_index=True)
@@ -171,37 +171,37 @@ def _of_campaign(
 
 
 def peers(sends: Sends, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Road -> (n_test,) float64 probabilities of the later sends; features are `aggregates(sends)`.
+    """Method -> (n_test,) float64 probabilities of the later sends; features are `aggregates(sends)`.
 
     one_feature is a logistic regression on log1p of the coupon rows: it has the order, thus the AUC, of that one number.
     """
     logs, train, label = np.log1p(features), sends.is_train, sends.training_label[sends.is_train]
     # Of a short list, these dials had the least NE in cross-validation by household of the earlier sends (the default ones: AUC .813).
     boosting = HistGradientBoostingClassifier(learning_rate=0.05, max_depth=3, random_state=7)
-    roads: dict[str, tuple[Any, np.ndarray]] = {
+    methods: dict[str, tuple[Any, np.ndarray]] = {
         "one_feature": (_logistic(), logs[:, [ONE_FEATURE]]),
         "logistic_regression": (_logistic(), logs),
         "hist_gradient_boosting": (boosting, features),
     }
-    return {road: model.fit(x[train], label).predict_proba(x[~train])[:, 1] for road, (model, x) in roads.items()}
+    return {method: model.fit(x[train], label).predict_proba(x[~train])[:, 1] for method, (model, x) in methods.items()}
 
 
 def _logistic() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 
-def judge(sends: Sends, predictions: Mapping[str, np.ndarray], resamples: int, ours: str = "alure") -> list[contract.Row]:
-    """One row per road: AUC and NE of its (n_test,) probabilities of the later sends, with 95 % intervals over households.
+def evaluate(sends: Sends, predictions: Mapping[str, np.ndarray], resamples: int, ours: str = "alure") -> list[contract.Row]:
+    """One row per method: AUC and NE of its (n_test,) probabilities of the later sends, with 95 % intervals over households.
 
-    Where `ours` is among the roads, the others' rows also hold ours minus theirs, in AUC (above 0: ours is better) and in NE
+    Where `ours` is among the methods, the others' rows also hold ours minus theirs, in AUC (above 0: ours is better) and in NE
     (below 0: ours is better), with the intervals of the paired differences.
     """
     labels, households = sends.label[~sends.is_train], sends.household_id[~sends.is_train]
     rows: list[contract.Row] = []
-    for road, predicted in predictions.items():
-        row: contract.Row = {"road": road}
+    for method, predicted in predictions.items():
+        row: contract.Row = {"road": method}
         row |= _metrics("", labels, households, resamples, predicted)
-        if ours in predictions and road != ours:
+        if ours in predictions and method != ours:
             row |= _metrics(f"{ours}_minus_", labels, households, resamples, predictions[ours], predicted)
         rows.append(row)
     return rows
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     size |= {"judged_sends": int((~given.is_train).sum()), "judged_redeemed": int(given.label[~given.is_train].sum())}
     size |= {"judged_households": len(np.unique(given.household_id[~given.is_train])), "cut": format_time(given.cut_ms)}
-    contract.publish("redemption", size, judge(given, predictions, options.resamples), {})
+    contract.publish("redemption", size, evaluate(given, predictions, options.resamples), {})
 
 
 if __name__ == "__main__":

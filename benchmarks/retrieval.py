@@ -1,9 +1,9 @@
-"""Ads through similar users: the job's road beside the plain recipe (joins, groups, a window) in Spark SQL and in DuckDB.
+"""Ads through similar users: the job's method beside the plain recipe (joins, groups, a window) in Spark SQL and in DuckDB.
 
     python -m benchmarks.retrieval
 
 Users of communities with 15 neighbours each, most in their own community, who clicked on the community's ads.
-All roads read the same three Parquet files and write one row per user and candidate, at most 100 a user, with two threads; before
+All methods read the same three Parquet files and write one row per user and candidate, at most 100 a user, with two threads; before
 anything is published, all rows are asserted to be equal. The recipe is one SQL text for both engines.
 """
 
@@ -105,12 +105,12 @@ def names(of: str, number: np.ndarray) -> np.ndarray:
 
 
 def assert_equal(found: dict[str, pd.DataFrame]) -> None:
-    """All roads give the same users, ads, ranks and scores (1e-6, to which ours are rounded)."""
+    """All methods give the same users, ads, ranks and scores (1e-6, to which ours are rounded)."""
     ours = found["ours"]
-    for road, theirs in found.items():
+    for method, theirs in found.items():
         same = len(ours) == len(theirs) and (ours[["user_id", "rank", "ad_id"]].values == theirs[["user_id", "rank", "ad_id"]].values).all()
         if not same or np.abs(ours["score"].to_numpy() - theirs["score"].to_numpy()).max() > 1e-6:
-            raise AssertionError(f"{road} gives other candidates than ours: {len(theirs):,} rows beside {len(ours):,}")
+            raise AssertionError(f"{method} gives other candidates than ours: {len(theirs):,} rows beside {len(ours):,}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         since, until = F.timestamp_millis(F.lit(0)).alias("active_from"), F.lit(None).cast("timestamp").alias("active_to")
         ads = raw["ads"].select("*", since, until)
 
-        def target(road: str) -> str:
-            return str(folder / f"{road}.out")
+        def target(method: str) -> str:
+            return str(folder / f"{method}.out")
 
         def in_duckdb() -> None:
             with duckdb.connect(config={"threads": 2}) as connection:
@@ -144,23 +144,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = explode_candidates(ad_candidates(edges, events, ads, CONFIG, AS_OF_MS)).select("user_id", "ad_id", "score", "rank")
             found.write.mode("overwrite").parquet(target("ours"))
 
-        roads: dict[str, Callable[[], None]] = {
+        methods: dict[str, Callable[[], None]] = {
             "ours": ours,
             "join + window": lambda: spark.sql(RECIPE).write.mode("overwrite").parquet(target("join + window")),
             "DuckDB": in_duckdb,
         }
-        rows: dict[str, list[contract.Row]] = {road: [] for road in roads}
+        rows: dict[str, list[contract.Row]] = {method: [] for method in methods}
         for repetition in range(options.repetitions + 1):  # the first warms the JVM up and is not counted
-            for road, answer in roads.items():
-                row: contract.Row = {"road": road, "users": options.users}
+            for method, answer in methods.items():
+                row: contract.Row = {"road": method, "users": options.users}
                 with contract.measured(row):
                     answer()
                 if repetition:
-                    rows[road].append(row)
-        found = {road: pd.read_parquet(target(road)).sort_values(["user_id", "rank"]) for road in roads}
+                    rows[method].append(row)
+        found = {method: pd.read_parquet(target(method)).sort_values(["user_id", "rank"]) for method in methods}
         assert_equal(found)
-    spent = {road: np.array([row["seconds_cpu"] for row in measured]) for road, measured in rows.items()}
-    ratios = {f"vs_{key}": contract.spread((spent[road] / spent["ours"]).tolist()) for key, road in PEERS.items()}
+    spent = {method: np.array([row["seconds_cpu"] for row in measured]) for method, measured in rows.items()}
+    ratios = {f"vs_{key}": contract.spread((spent[method] / spent["ours"]).tolist()) for key, method in PEERS.items()}
     size = {"users": options.users, "cap": CONFIG.cap, "candidates": len(found["ours"]), "repetitions": options.repetitions}
     contract.publish("retrieval", size, [contract.middle(measured) for measured in rows.values()], ratios, options.results)
 

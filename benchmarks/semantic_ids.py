@@ -56,7 +56,7 @@ def decoded_by_faiss(learnt: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 def compare(name: str, seeds: Sequence[int], epochs: int, resamples: int) -> tuple[list[contract.Row], dict[str, float]]:
     """Rows of a set, and error of ours / error of FAISS over the seeds."""
     errors: dict[str, list[np.ndarray]] = {"ours": [], "faiss": []}
-    spent: dict[str, contract.Row] = {road: {} for road in errors}
+    spent: dict[str, contract.Row] = {method: {} for method in errors}
     codes, totals = None, []
     for seed in seeds:
         random = np.random.default_rng(seed)
@@ -77,7 +77,8 @@ def compare(name: str, seeds: Sequence[int], epochs: int, resamples: int) -> tup
     interval = cluster_bootstrap(lambda weights: float(weights @ mine / (weights @ other)), np.arange(len(total)), resamples)
     assert codes is not None
     found = [
-        {"set": name, "road": road, "error": float(np.concatenate(each).sum() / total.sum())} | spent[road] for road, each in errors.items()
+        {"set": name, "road": method, "error": float(np.concatenate(each).sum() / total.sum())} | spent[method]
+        for method, each in errors.items()
     ]
     levels = usage(codes, 2**BITS)
     found[0] |= {"used": min(one.used for one in levels), "perplexity": min(one.perplexity for one in levels)}

@@ -3,10 +3,10 @@
     python -m benchmarks.sequences                                  # worlds small and skewed
     python -m benchmarks.sequences --worlds small skewed large
 
-Every road reads the same files (one a day, as `events` has them) and writes one row per user with the last 100 events of three
+Every method reads the same files (one a day, as `events` has them) and writes one row per user with the last 100 events of three
 streams as parallel arrays; the contents are hashed and must be equal. `fused` is ours with the sums of dwell over labelled
 impressions in the same pass; the join that labels them is `profile label join`. `profile` rows are ours, cut short: what reading,
-the shuffle and the aggregation cost without the rest. `tried` rows, of the first world only, are roads that ours might have taken
+the shuffle and the aggregation cost without the rest. `tried` rows, of the first world only, are methods that ours might have taken
 (docs/decisions.md). incremental_day_cost is the CPU of the last day over 1.5 x (share of the users that it touches) x (a rebuild)
 + FIXED_SECONDS.
 """
@@ -99,7 +99,7 @@ def plain_spark(events: DataFrame) -> DataFrame:
     return grouped.select("user_id", "country", F.timestamp_millis(F.lit(AS_OF_MS)).alias("as_of"), *columns)
 
 
-def duckdb_road(folder: Path, target: Path) -> None:
+def duckdb_method(folder: Path, target: Path) -> None:
     """Lists of structs in order, cut, and taken apart."""
     import duckdb
 
@@ -125,7 +125,7 @@ def duckdb_road(folder: Path, target: Path) -> None:
     connection.close()
 
 
-def polars_road(folder: Path, target: Path) -> None:
+def polars_method(folder: Path, target: Path) -> None:
     """One group per user and source, sorted inside, and the sources side by side."""
     import polars as pl
 
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, tried: bool) -> dict[str, list[contract.Row]]:
-    """Road -> one row per repetition, roads alternating; contents are compared after the first."""
+    """Method -> one row per repetition, methods alternating; contents are compared after the first."""
 
     def events() -> DataFrame:
         return spark.read.parquet(str(folder))
@@ -271,12 +271,12 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, trie
         return run
 
     labels = LabelConfig(conversion_source="ad_click")
-    roads: dict[str, Callable[[], object]] = {
+    methods: dict[str, Callable[[], object]] = {
         "ours": saved(ours, "ours"),
         "fused": saved(lambda: ours(dwell_sums(F.col("converted"))), "fused"),
         "spark_sort_array": saved(lambda: plain_spark(events()), "spark_sort_array"),
-        "duckdb": lambda: duckdb_road(folder, out / "duckdb.parquet"),
-        "polars": lambda: polars_road(folder, out / "polars.parquet"),
+        "duckdb": lambda: duckdb_method(folder, out / "duckdb.parquet"),
+        "polars": lambda: polars_method(folder, out / "polars.parquet"),
         "day": saved(day, "day"),
         "profile label join": consumed(lambda: labelled_impressions(events(), labels, AS_OF_MS)),
         "profile heavy users": lambda: heavy_users(events(), AS_OF_MS),
@@ -286,7 +286,7 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, trie
         "profile all but writing": consumed(ours),
     }
     if tried:
-        roads |= {
+        methods |= {
             "tried: group by user_id": saved(lambda: user_sequences(events(), STREAMS, AS_OF_MS, Grouping(by_hash=False)), "tried"),
             "tried: sort-based aggregation": under("spark.sql.execution.useObjectHashAggregateExec", "false"),
             "tried: sort-based fallback at 100,000 keys": under("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", "100000"),
@@ -296,25 +296,25 @@ def measure(spark: SparkSession, folder: Path, out: Path, repetitions: int, trie
             "tried: cut to the last N before the shuffle": saved(lambda: cut_before_shuffle(events()), "tried"),
             "tried: arrays made in Arrow": saved(lambda: by_arrow(events()), "arrow"),
         }
-    runs: dict[str, list[contract.Row]] = {name: [] for name in roads}
+    runs: dict[str, list[contract.Row]] = {name: [] for name in methods}
     users = 0
     for repetition in range(repetitions + 1):  # the first is not counted: it compiles, and shows that outputs are equal
-        for name, road in roads.items():
+        for name, method in methods.items():
             row: contract.Row = {"road": name}
             with contract.measured(row):
-                road()
+                method()
             runs[name] += [row] if repetition else []
         if not repetition:
             users = require_equal(spark, out, ["arrow", "tried"] if tried else [])
     touched = spark.read.parquet(f"{out}/day").count()
-    for of_road in runs.values():
-        for row in of_road:
+    for of_method in runs.values():
+        for row in of_method:
             row |= {"users": touched if row["road"] == "day" else users}
     return runs
 
 
 def require_equal(spark: SparkSession, out: Path, more: Sequence[str] = ()) -> int:
-    """The rows of every road are those of ours, and a day's those of a rebuild; returns the number of users."""
+    """The rows of every method are those of ours, and a day's those of a rebuild; returns the number of users."""
     ours = spark.read.parquet(f"{out}/ours").drop("as_of")
     wanted = content_hash(ours)
     for name in ("fused", "spark_sort_array", "duckdb.parquet", "polars.parquet", *more):
@@ -329,8 +329,8 @@ def require_equal(spark: SparkSession, out: Path, more: Sequence[str] = ()) -> i
 
 
 def medians(runs: dict[str, list[contract.Row]], events: int) -> list[contract.Row]:
-    """One row per road: its median run by CPU seconds."""
-    rows = [contract.middle(of_road) for of_road in runs.values()]
+    """One row per method: its median run by CPU seconds."""
+    rows = [contract.middle(of_method) for of_method in runs.values()]
     return [row | {"events_per_core_second": events / row["seconds_cpu"]} for row in rows]
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.user_graph --online-retail /data/online_retail.parquet
 
 Quality, not speed: each set is mapped by its conf alone, the project's own jobs run from ingestion to build_graph into a
-temporary lake, and the first ten edges of each user are judged (alure_spark/analysis/protocol.py). The peers see exactly the
+temporary lake, and the first ten edges of each user are evaluated (alure_spark/analysis/protocol.py). The peers see exactly the
 same rows (the pipeline's cleaned `events`), obey the same borders (a user's country is that of the last event before the cut)
 and are recomputed in the same run. One run with stated seeds: the randomised ones are averaged over the seeds, per user.
 Intervals: paired bootstrap over users, the pipeline minus the peer.
@@ -11,7 +11,7 @@ Intervals: paired bootstrap over users, the pipeline minus the peer.
     python -m benchmarks.user_graph --curves --online-retail PATH
 
 asks what the graph owes to the shape of the model: the pipeline with one setting changed, beside the pipeline as it is, and what the
-road from training to graph costs.
+method from training to graph costs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from alure_spark.analysis import evaluation
-from alure_spark.analysis.protocol import Judgement, judge_neighbours
+from alure_spark.analysis.protocol import ListQuality, evaluate_neighbours
 from alure_spark.baselines.histories import ItemHistories
 from alure_spark.baselines.item_vectors import ItemVectors, embed, fit_item2vec, fit_svd, item_views
 from alure_spark.baselines.neighbours import embedding_neighbours, idf_cosine_neighbours, random_neighbours
@@ -73,8 +73,8 @@ class Split:
     popularity: np.ndarray  # (I,) users (eligible or not) that had it before the cut
     countries: np.ndarray  # (U,)
 
-    def judge(self, neighbours: np.ndarray) -> Judgement:
-        return judge_neighbours(self.had, self.later, neighbours, self.popularity, K)
+    def evaluate(self, neighbours: np.ndarray) -> ListQuality:
+        return evaluate_neighbours(self.had, self.later, neighbours, self.popularity, K)
 
 
 def run_pipeline(conf: str, overrides: Sequence[str], first: str, last: str) -> Context:
@@ -135,7 +135,7 @@ def weighted_svd(split: Split, seed: int) -> np.ndarray:
 
 
 def peers(split: Split) -> dict[str, tuple[bool, Callable[[int], np.ndarray]]]:
-    """Road -> (does the seed matter, seed -> (U, 10) neighbours)."""
+    """Method -> (does the seed matter, seed -> (U, 10) neighbours)."""
 
     def nearest(model: ItemVectors) -> np.ndarray:
         return embedding_neighbours(embed(split.histories.indptr, split.histories.items, model), split.countries, NEIGHBOURS)
@@ -173,16 +173,16 @@ def prepared(name: str, overrides: Sequence[str]) -> tuple[Split, int, list[str]
     return split, countries, fixed
 
 
-def judge_set(
+def evaluate_set(
     name: str, overrides: Sequence[str], seeds: Sequence[int], resamples: int
 ) -> tuple[dict, list[contract.Row], dict[str, float]]:
-    """(size, one row per road, ratio over the best peer) of one set: the pipeline once per seed, the peers, paired differences."""
+    """(size, one row per method, ratio over the best peer) of one set: the pipeline once per seed, the peers, paired differences."""
     split, countries, fixed = prepared(name, overrides)
-    roads: dict[str, tuple[bool, Callable[[int], np.ndarray]]] = {
+    methods: dict[str, tuple[bool, Callable[[int], np.ndarray]]] = {
         "pipeline": (True, lambda seed: _pipeline_of_seed(name, fixed, seed, split)),
         **peers(split),
     }
-    rows, recalls = judged_roads(name, roads, split, seeds)
+    rows, recalls = evaluated_methods(name, methods, split, seeds)
     ours = recalls["pipeline"]
     for row in rows[1:]:
         gap = paired_interval(ours.mean(axis=0), recalls[row["road"]].mean(axis=0), resamples)
@@ -200,19 +200,19 @@ def judge_set(
     return size, rows, ratio
 
 
-def judged_roads(
-    name: str, roads: dict[str, tuple[bool, Callable[[int], np.ndarray]]], split: Split, seeds: Sequence[int]
+def evaluated_methods(
+    name: str, methods: dict[str, tuple[bool, Callable[[int], np.ndarray]]], split: Split, seeds: Sequence[int]
 ) -> tuple[list[contract.Row], dict[str, np.ndarray]]:
-    """One row per road, and its recall (seeds, U)."""
+    """One row per method, and its recall (seeds, U)."""
     rows, recalls = [], {}
-    for road, (seeded, neighbours) in roads.items():
+    for method, (seeded, neighbours) in methods.items():
         used = list(seeds) if seeded else list(seeds[:1])
-        row: contract.Row = {"set": name, "road": road}
+        row: contract.Row = {"set": name, "road": method}
         with contract.measured(row):
-            judged = [split.judge(neighbours(seed)) for seed in used]
-        recalls[road] = np.asarray([one.recall for one in judged])
-        row |= {"seeds": len(used), "users": int(np.isfinite(recalls[road][0]).sum())}
-        row |= {"recall": float(np.nanmean(recalls[road])), "ndcg": float(np.nanmean([one.ndcg for one in judged]))}
+            evaluated = [split.evaluate(neighbours(seed)) for seed in used]
+        recalls[method] = np.asarray([one.recall for one in evaluated])
+        row |= {"seeds": len(used), "users": int(np.isfinite(recalls[method][0]).sum())}
+        row |= {"recall": float(np.nanmean(recalls[method])), "ndcg": float(np.nanmean([one.ndcg for one in evaluated]))}
         rows.append(row)
         print(contract.table([row]), flush=True)
     return rows, recalls
@@ -222,12 +222,12 @@ def curves_of(name: str, overrides: Sequence[str], curves: Sequence[str], seeds:
     """One row per shape of the model, minus the pipeline as it is."""
     split, _, fixed = prepared(name, overrides)
 
-    def road(shape: str) -> tuple[bool, Callable[[int], np.ndarray]]:
+    def method(shape: str) -> tuple[bool, Callable[[int], np.ndarray]]:
         # A registered model of its own: no gate may keep the champion of another shape.
         model, settings = shape.replace(" ", "_"), [*fixed, *CURVES.get(shape, [])]
         return True, lambda seed: _pipeline_of_seed(name, settings, seed, split, model)
 
-    rows, recalls = judged_roads(name, {shape: road(shape) for shape in ("as it is", *curves)}, split, seeds)
+    rows, recalls = evaluated_methods(name, {shape: method(shape) for shape in ("as it is", *curves)}, split, seeds)
     for row in rows:
         config = load(ROOT / CONFS[name], CURVES.get(row["road"], []))
         row["numbers"] = len(config.model.views) * config.embedding.dimension
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.curves is not None:
                 rows += curves_of(name, overrides, options.curves or list(CURVES), options.seeds, options.resamples)
             else:
-                size[name], more, ratios[f"{name}_over_best_peer"] = judge_set(name, overrides, options.seeds, options.resamples)
+                size[name], more, ratios[f"{name}_over_best_peer"] = evaluate_set(name, overrides, options.seeds, options.resamples)
                 rows += more
         contract.publish(result, size, rows, ratios)
 

@@ -1,6 +1,6 @@
 """training_examples, the registered model -> what each attribute of each source tells, in MLflow: which ones a policy may drop.
 
-Judged on the validation split of time.as_of, by the twin of the model that has not seen it. No table is written.
+Evaluated on the validation split of time.as_of, by the twin of the model that has not seen it. No table is written.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.running import Context, Job, Report
 
 
-def judge(context: Context, run: JobRun) -> Report:
+def evaluate(context: Context, run: JobRun) -> Report:
     artifact = validated_model(context.config, context.tracker)
     with validation_split(run, context.config, artifact, "importance") as split:
-        judged = attribute_importance(split.model, split.loader, split.moments)
-    metrics, figures, text = importance_report(judged)
+        evaluated = attribute_importance(split.model, split.loader, split.moments)
+    metrics, figures, text = importance_report(evaluated)
     return Report(metrics, figures, {"attribute_importance/table.txt": f"{artifact.model_id}\n{text}"})
 
 
@@ -26,7 +26,7 @@ JOB = Job(
     ("training_examples",),
     (),
     lambda config: as_of_scope(config.time.as_of_ms),
-    judge,
+    evaluate,
 )
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ def build(context: Context, run: JobRun) -> Report:
     content = (__version__, config.digest(), config.time.as_of, sorted(run.inputs.items()))
     with resumable_folder(workspace(config.lake), "graph", content) as folder:
         edges = write_edges(run, config, clusters, folder, engaged)
-        metrics, figures, roads = graph_report(run, config, clusters, edges)
+        metrics, figures, methods = graph_report(run, config, clusters, edges)
         edges.unpersist()
     metrics |= cluster_metrics(clusters)
     clusters.unpersist()
-    return Report(metrics, figures, {"build_graph/roads.txt": roads})
+    return Report(metrics, figures, {"build_graph/search_methods.txt": methods})
 
 
 JOB = Job(

@@ -2,7 +2,7 @@
 
 An experiment is a policy per segment (conf, `feature_policy`) and the experiment that it is compared with: removal of weak attributes,
 or addition of sources and attributes, for some segments or for all (DynamiX, Tables 2 and 3). Every experiment is trained with each of
-dynamix.compare_seeds and judged on the validation split; experiments that leave the same are trained once. The MLflow run of the job is
+dynamix.compare_seeds and evaluated on the validation split; experiments that leave the same are trained once. The MLflow run of the job is
 the parent, every training a child. No table is written and no model registered.
 """
 

@@ -1,4 +1,4 @@
-"""Everything published for as_of, judged by what happened after it -> evaluation_users, metrics and plots; --against compares runs."""
+"""Everything published for as_of, evaluated by what happened after it -> evaluation_users, metrics and plots; --against compares runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refused events are judged once more, under today's conf: what is accepted now joins `events`, the rest stays in `quarantine`.
+"""Refused events are validated once more, under today's conf: what is accepted now joins `events`, the rest stays in `quarantine`.
 
 For rows that the rules refused (an undeclared stream, a bound on lateness or time). Where the mapping read a column wrongly the row
 in quarantine is already wrong: mend the mapping and run ingest_events over those days again, which changes nothing else; a replay
@@ -30,7 +30,7 @@ def replay(context: Context, run: JobRun) -> Report:
 
 JOB = Job(
     "replay_quarantine",
-    "judge refused events again under today's conf",
+    "validate refused events again under today's conf",
     ("quarantine", "events"),
     ("events", "quarantine"),
     lambda config: ingestion.REPLAYED,

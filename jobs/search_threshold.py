@@ -1,7 +1,7 @@
 """training_examples, dwell_correlations, the registered model -> where active begins, by the largest gap in normalized entropy.
 
-Users are told apart by their correlation at the last as_of before the validation split, and judged on it by the twin of the model that has
-not seen it. No table is written: what is found goes into the conf as dynamix.threshold=given and dynamix.thresholds.
+Users are split by their correlation at the last as_of before the validation split, and evaluated on that split by the twin of the
+model that has not seen it. No table is written: what is found goes into the conf as dynamix.threshold=given and dynamix.thresholds.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def search(context: Context, run: JobRun) -> Report:
     border = config.time.as_of_ms - config.labels.validation_ms
     sizes = correlation_sizes(run.read("dwell_correlations"), border)
     with validation_split(run, config, artifact, "threshold") as split:
-        judged = user_evaluation.evaluate(split.model, split.loader, split.moments, config.training.objectives)
-    metrics, figures, texts = threshold_report(split, judged, sizes)
+        evaluated = user_evaluation.evaluate(split.model, split.loader, split.moments, config.training.objectives)
+    metrics, figures, texts = threshold_report(split, evaluated, sizes)
     title = f"{artifact.model_id}, correlations as of the last run at or before {format_time(border)}"
     return Report(metrics, figures, {"search_threshold/curves.txt": "\n\n".join([title, *texts])})
 

@@ -41,11 +41,11 @@ context.lake.read("user_edges").orderBy("src_user_id", "rank").show(5)
 
 # COMMAND ----------
 
-# MAGIC %md **Candidates and judgement.** Ads that similar users engaged with, judged by what happened after `as_of`.
+# MAGIC %md **Candidates and evaluation.** Ads that similar users engaged with, evaluated by what happened after `as_of`.
 
 # COMMAND ----------
 
 run_jobs(context, stages("retrieve_ads", "evaluate"), "notebook-evaluate")
 explode_candidates(context.lake.read("ad_candidates")).orderBy("user_id", "rank").show(5)
-judged = context.lake.read("evaluation_users").groupBy("task", "policy")
-judged.agg(F.count("*").alias("users"), F.avg("recall").alias("recall"), F.avg("ndcg").alias("ndcg")).orderBy("task", "policy").show()
+evaluated = context.lake.read("evaluation_users").groupBy("task", "policy")
+evaluated.agg(F.count("*").alias("users"), F.avg("recall").alias("recall"), F.avg("ndcg").alias("ndcg")).orderBy("task", "policy").show()

@@ -28,7 +28,7 @@ from alure_spark.clock import parse_time
 from alure_spark.config import IngestConfig, SourceConfig
 from alure_spark.errors import DataError
 from alure_spark.events import batches, reasons
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 from alure_spark.events.preflight import profile
 from alure_spark.sources import failures_named, read
 
@@ -250,32 +250,32 @@ def _json(value: object) -> object:
     return str(value) if isinstance(value, Decimal) else value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def check(judged: DataFrame, rows: int) -> Counter[str]:
+def check(evaluated: DataFrame, rows: int) -> Counter[str]:
     """What became of the rows. Raises AssertionError where one was lost, doubled, or refused without a reason of the table."""
-    judged = judged.persist()
+    evaluated = evaluated.persist()
     stays, copy = F.expr("reason IS NULL AND _n = 1"), F.expr("reason IS NULL AND _n > 1 AND _content = _kept")
-    counts = judged.agg(F.count("*"), F.count_if(stays), F.count_if(copy), F.count("reason")).collect()[0]
-    assert counts[0] == rows == sum(counts[1:]), f"{rows} rows in, {counts[0]} judged: {tuple(counts[1:])} accepted, copies, refused"
-    why = {row["reason"]: row["count"] for row in refused(judged).groupBy("reason").count().collect()}
+    counts = evaluated.agg(F.count("*"), F.count_if(stays), F.count_if(copy), F.count("reason")).collect()[0]
+    assert counts[0] == rows == sum(counts[1:]), f"{rows} rows in, {counts[0]} evaluated: {tuple(counts[1:])} accepted, copies, refused"
+    why = {row["reason"]: row["count"] for row in refused(evaluated).groupBy("reason").count().collect()}
     assert all(reasons.reason_of(text) for text in why), f"a reason outside the table: {sorted(why)}"
-    for row in refused(judged).select("row").limit(50).collect():
+    for row in refused(evaluated).select("row").limit(50).collect():
         json.loads(row["row"])
-    profile(judged)
-    found = accepted(judged)
+    profile(evaluated)
+    found = accepted(evaluated)
     assert found.count() == found.select("event_id").distinct().count() == counts[1], "an event_id twice"
     found.limit(100).toPandas()  # by Arrow, which takes no broken text
     again = batches.merge(found, found, IngestConfig())
     assert again.added.isEmpty(), "a batch that comes again adds nothing"
     assert again.refused.isEmpty(), "a batch that comes again is refused nowhere"
-    judged.unpersist()
+    evaluated.unpersist()
     return Counter(rows=rows, accepted=counts[1], copies=counts[2], refused=counts[3]) + Counter(
         {f"reason: {text}": n for text, n in why.items()}
     )
 
 
-def contents(judged: DataFrame) -> list[object]:
+def contents(evaluated: DataFrame) -> list[object]:
     """A digest of the accepted rows that does not depend on their order."""
-    found = accepted(judged)
+    found = accepted(evaluated)
     columns = [name for name in found.columns if name not in ("arrival_time", "known_at")]
     return list(found.agg(F.count("*"), F.bit_xor(F.xxhash64(*columns))).collect()[0])
 
@@ -296,11 +296,11 @@ def one_round(spark: SparkSession, seed: int, rows: int) -> Counter[str]:
         try:
             with failures_named(spark, source):
                 events = read(spark, source, attributes=KINDS).events
-                judged = judge_events(events, list(STREAMS), KINDS, EARLY, NOW, ingest, {"vector": 2})
-                found = check(judged, count)
-                once = contents(judged)
+                evaluated = validate_events(events, list(STREAMS), KINDS, EARLY, NOW, ingest, {"vector": 2})
+                found = check(evaluated, count)
+                once = contents(evaluated)
                 assert once == contents(
-                    judge_events(events.repartition(3, F.rand(1)), list(STREAMS), KINDS, EARLY, NOW, ingest, {"vector": 2})
+                    validate_events(events.repartition(3, F.rand(1)), list(STREAMS), KINDS, EARLY, NOW, ingest, {"vector": 2})
                 )
         except DataError as error:
             if not wrong or "\n" in str(error):

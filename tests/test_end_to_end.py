@@ -106,7 +106,7 @@ def test_the_registered_champion_is_what_embedded_the_table_in_plain_python_and_
     table = chain.lake.read("user_embeddings").orderBy("user_id").toPandas()
     assert set(table["model_id"]) == {artifact.model_id}
     validated = read_validated(found.folder, found.digest)
-    assert validated.digest != artifact.digest, "the champion was refitted; the gate judges what has not seen the validation split"
+    assert validated.digest != artifact.digest, "the champion was refitted; the gate evaluates what has not seen the validation split"
     assert validated.facts["validation"] == artifact.facts["validation"]
     rows = chain.lake.read("user_sequences").orderBy("user_id").limit(40).toPandas()
     model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
@@ -173,7 +173,7 @@ def test_the_next_day_only_users_with_new_events_are_embedded_again(chain, tmp_p
     assert in_graph == embeddings.select("user_id").distinct().count(), "users that were not touched keep their embedding"
 
 
-def test_every_attribute_that_the_model_reads_is_judged_by_what_it_is_worth(chain, tmp_path):
+def test_every_attribute_that_the_model_reads_is_evaluated_by_what_it_is_worth(chain, tmp_path):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     context = open_context(load(CONF, [*overrides(tmp_path), f"tracking.uri={chain.config.tracking.uri}"]))
     run_jobs(context, [attribute_importance.JOB], "importance")
@@ -378,7 +378,7 @@ def test_the_graph_of_the_next_day_goes_on_from_todays_clusters_and_says_what_ch
     assert 0 < metrics["kmeans_drift"] < 0.2
     assert metrics["connected_share"] == 1
     assert {"edges.alure", "edges.bff", "edges.ppr", "edges.blend"} <= metrics.keys()
-    assert {"lift.alure", "lift.bff", "lift.ppr"} <= metrics.keys(), "the edges of the day before are judged by what happened since"
+    assert {"lift.alure", "lift.bff", "lift.ppr"} <= metrics.keys(), "the edges of the day before are evaluated by what happened since"
     assert "build_graph.churn" not in chain.tracker.metrics, "the first day has no day before"
 
 

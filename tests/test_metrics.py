@@ -25,7 +25,7 @@ from alure_spark.metrics import (
 
 
 @st.composite
-def judged(draw):
+def evaluated(draw):
     """(labels with both classes, scores with ties, small integer weights that leave both classes)."""
     n = draw(st.integers(2, 25))
     labels = [0, 1, *draw(st.lists(st.integers(0, 1), min_size=n - 2, max_size=n - 2))]
@@ -41,7 +41,7 @@ def test_normalized_entropy_equals_a_value_computed_by_hand():
 
 
 @settings(deadline=None)
-@given(judged())
+@given(evaluated())
 def test_the_base_rate_has_a_normalized_entropy_of_one_and_a_weight_is_a_repetition(world):
     labels, scores, weights = world
     rate = np.average(labels, weights=weights)
@@ -61,7 +61,7 @@ def test_the_base_rate_has_a_normalized_entropy_of_one_and_a_weight_is_a_repetit
 
 
 @settings(deadline=None)
-@given(judged())
+@given(evaluated())
 def test_auc_is_the_share_of_well_ordered_pairs_and_only_the_order_of_scores_counts(world):
     labels, scores, weights = world
     won = pairs = 0.0
@@ -166,7 +166,7 @@ def test_the_order_of_rows_does_not_matter(order):
         (cluster_bootstrap, (lambda weights: auc([0, 1], [1, math.nan], weights), [1, 2], 100), "NaN"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_with_a_sentence(metric, arguments, says):
+def test_what_cannot_be_evaluated_is_refused_with_a_sentence(metric, arguments, says):
     with pytest.raises(DataError, match=says):
         metric(*arguments)
 

@@ -6,7 +6,7 @@ evaluation.py    candidates and user graph by the held-out future; evaluation_ta
 protocol.py      Recall@k and NDCG@k of a user graph: do the items of neighbours foretell later ones?
 funnel.py        what is shown of what was retrieved, and what it is worth
 ranking_gain.py  what a user embedding is worth to a ranking model
-validation_split.py  the registered model on impressions that it has not seen: what the next two judge by
+validation_split.py  the registered model on impressions that it has not seen: what the next two evaluate by
 importance.py    what each attribute is worth to a model; importance_report.py
 thresholds.py    where active users begin, by normalized entropy; threshold_report.py
 policies.py      what feature policies per segment gain and save; policy_comparison.py trains and times them, policy_report.py

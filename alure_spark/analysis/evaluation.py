@@ -21,7 +21,7 @@ from ..config import Config
 from ..metrics import paired_interval
 from ..retrieval.candidates import active_ads, engaged_ads
 from ..tables import GRAPH_BITS
-from .protocol import judge_neighbours
+from .protocol import evaluate_neighbours
 
 
 def population(events: DataFrame, as_of_ms: int, new_user_events: int) -> DataFrame:
@@ -73,7 +73,7 @@ def popular_ads(events: DataFrame, ads: DataFrame, sources: Sequence[str], users
     return shown.groupBy("user_id").agg(ordered.alias("ad_id"))
 
 
-def judge_lists(ranked: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequence[str]], k: int) -> pd.DataFrame:
+def evaluate_lists(ranked: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequence[str]], k: int) -> pd.DataFrame:
     """user_id, recall, ndcg of every user with a relevant ad; a user without a list scores 0.
 
     recall = hits in the first k / relevant; ndcg with gain 1 and discount 1 / log2(rank + 1), ideal of min(k, relevant) hits.
@@ -91,10 +91,10 @@ def judge_lists(ranked: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequ
 class ItemSplit:
     """Who had what before as_of and took up what after it: U users, I items that one of them had before."""
 
-    users: np.ndarray  # (U,) ids, ascending: the judged users and their neighbours
-    countries: np.ndarray  # (U,); '' for a neighbour that is not judged
+    users: np.ndarray  # (U,) ids, ascending: the evaluated users and their neighbours
+    countries: np.ndarray  # (U,); '' for a neighbour that is not evaluated
     had: sparse.csr_matrix  # (U, I)
-    later: sparse.csr_matrix  # (U, I); rows of users that are not judged are empty
+    later: sparse.csr_matrix  # (U, I); rows of users that are not evaluated are empty
     popularity: np.ndarray  # (I,) users that had it before
     links: np.ndarray  # (U, n) int64 rows of the pipeline's neighbours by rank, -1 where there is none
     everybody: bool  # whether these are all eligible users: only then are exact neighbours by items known
@@ -102,13 +102,15 @@ class ItemSplit:
 
 def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources: Sequence[str], config: Config) -> ItemSplit:
     """The items of at most evaluate.max_users users with min_items items before as_of, and of their neighbours, on the driver."""
-    judge, as_of = config.evaluate, config.time.as_of_ms
+    settings, as_of = config.evaluate, config.time.as_of_ms
     pairs = item_pairs(events, sources, config.time.horizon_end_ms).persist()
     counts = pairs.where(known_before(F.col("known_ms"), as_of)).groupBy("user_id").agg(F.count("*").alias("items"))
-    eligible = counts.where(F.col("items") >= judge.min_items).join(people, "user_id").persist()
-    chosen = sample(eligible, judge.max_users).select("user_id", "country").persist()
+    eligible = counts.where(F.col("items") >= settings.min_items).join(people, "user_id").persist()
+    chosen = sample(eligible, settings.max_users).select("user_id", "country").persist()
     near = (
-        edges.where(F.col("rank") <= judge.neighbours).join(chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id").persist()
+        edges.where(F.col("rank") <= settings.neighbours)
+        .join(chosen.select(F.col("user_id").alias("src_user_id")), "src_user_id")
+        .persist()
     )
     pool = chosen.select("user_id").union(near.select("dst_user_id")).distinct()
     rows, links = (
@@ -126,7 +128,7 @@ def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources:
     users, items = np.array(sorted(set(before["user_id"])), object), np.unique(before["item_hash"].to_numpy(np.int64))
     had = _cells(before, users, items)
     links = links[links["src_user_id"].isin(users) & links["dst_user_id"].isin(users)]
-    neighbours = np.full((len(users), judge.neighbours), -1, np.int64)
+    neighbours = np.full((len(users), settings.neighbours), -1, np.int64)
     ends = [np.searchsorted(users, links[name].to_numpy()) for name in ("src_user_id", "dst_user_id")]
     neighbours[ends[0], links["rank"].to_numpy() - 1] = ends[1]
     later = _cells(after[after["user_id"].isin(users) & after["item_hash"].isin(items)], users, items)
@@ -135,16 +137,16 @@ def split_items(events: DataFrame, edges: DataFrame, people: DataFrame, sources:
     )
 
 
-def judge_items(split: ItemSplit, policies: Mapping[str, np.ndarray], k: int) -> pd.DataFrame:
+def evaluate_items(split: ItemSplit, policies: Mapping[str, np.ndarray], k: int) -> pd.DataFrame:
     """user_id, task, policy, recall, ndcg of every policy's neighbours (U, n); NaN where the user has no later item."""
     parts = []
     for policy, neighbours in policies.items():
-        judged = judge_neighbours(split.had, split.later, neighbours, split.popularity, k)
-        parts.append(pd.DataFrame({"user_id": split.users, "task": "items", "policy": policy, **judged._asdict()}))
+        evaluated = evaluate_neighbours(split.had, split.later, neighbours, split.popularity, k)
+        parts.append(pd.DataFrame({"user_id": split.users, "task": "items", "policy": policy, **evaluated._asdict()}))
     return pd.concat(parts)
 
 
-def judge_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def evaluate_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """(user_id, task, policy, recall, ndcg of every policy's lists; the pipeline's first k per user).
 
     ranked: policy -> user_id, ad_id (list, best first); wanted: user_id, ads (list), bounded.
@@ -156,7 +158,7 @@ def judge_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> tup
         rows = frame.join(wanted.select("user_id"), "user_id").select("user_id", F.slice("ad_id", 1, k).alias("ads")).collect()
         lists = {row["user_id"]: row["ads"] for row in rows}
         shown = lists if policy == "pipeline" else shown
-        parts.append(judge_lists(lists, relevant, k).assign(task="ads", policy=policy))
+        parts.append(evaluate_lists(lists, relevant, k).assign(task="ads", policy=policy))
     return pd.concat(parts), shown
 
 
@@ -193,10 +195,10 @@ def _cells(pairs: pd.DataFrame, users: np.ndarray, items: np.ndarray) -> sparse.
     return sparse.csr_matrix((np.ones(len(pairs)), cells), shape=(len(users), len(items)))
 
 
-def summary(judged: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def summary(evaluated: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """One row per task and policy: users, recall, ndcg, and recall of the pipeline minus the policy's with its paired interval."""
     rows = []
-    for task, of_task in judged.groupby("task", sort=False):
+    for task, of_task in evaluated.groupby("task", sort=False):
         recall = of_task.pivot(index="user_id", columns="policy", values="recall")
         for policy, group in of_task.groupby("policy", sort=False):
             gap = paired_interval(recall["pipeline"].to_numpy(), recall[policy].to_numpy(), resamples, seed)

@@ -14,9 +14,9 @@ from . import evaluation
 Metrics = dict[str, float | None]
 
 
-def recall_report(rows: pd.DataFrame, judge: EvaluateConfig) -> tuple[Metrics, dict[str, Figure], str]:
+def recall_report(rows: pd.DataFrame, evaluate: EvaluateConfig) -> tuple[Metrics, dict[str, Figure], str]:
     """(metrics, figures by file name, the table). rows: those of evaluation_table.write_evaluation."""
-    table = evaluation.summary(rows, judge.bootstrap, judge.seed)
+    table = evaluation.summary(rows, evaluate.bootstrap, evaluate.seed)
     metrics: Metrics = {}
     figures = {}
     for task in ("ads", "items"):
@@ -30,18 +30,19 @@ def recall_report(rows: pd.DataFrame, judge: EvaluateConfig) -> tuple[Metrics, d
         if len(mine):
             recall = rows[rows["task"] == task].pivot(index="user_id", columns="policy", values="recall")
             spread = {
-                name: paired_interval(recall[name].to_numpy(), np.zeros(len(recall)), judge.bootstrap, judge.seed)[1:] for name in recall
+                name: paired_interval(recall[name].to_numpy(), np.zeros(len(recall)), evaluate.bootstrap, evaluate.seed)[1:]
+                for name in recall
             }
             figures[f"evaluate/{task}_recall.png"] = bars(
-                dict(zip(mine["policy"], mine["recall"], strict=True)), spread, f"{task}: Recall@{judge.k}", "pipeline"
+                dict(zip(mine["policy"], mine["recall"], strict=True)), spread, f"{task}: Recall@{evaluate.k}", "pipeline"
             )
-    text = table.to_string(index=False, float_format="%.4f") if len(table) else "nothing to judge: no later items or ads"
+    text = table.to_string(index=False, float_format="%.4f") if len(table) else "nothing to evaluate: no later items or ads"
     return metrics, figures, text
 
 
-def gain_report(ours: pd.DataFrame, theirs: pd.DataFrame, judge: EvaluateConfig) -> tuple[Metrics, str]:
+def gain_report(ours: pd.DataFrame, theirs: pd.DataFrame, evaluate: EvaluateConfig) -> tuple[Metrics, str]:
     """(metrics over all users, the table) of an evaluation minus an earlier one, paired by user."""
-    comparison = evaluation.compare(ours, theirs, judge.bootstrap, judge.seed)
+    comparison = evaluation.compare(ours, theirs, evaluate.bootstrap, evaluate.seed)
     metrics: Metrics = {}
     for row in comparison[comparison["group"] == "all users"].itertuples():
         metrics |= {

@@ -26,40 +26,40 @@ SCHEMA = "user_id string, country string, config_hash string, task string, polic
 
 def write_evaluation(run: JobRun, config: Config) -> tuple[pd.DataFrame, dict[str, float | None]]:
     """(COLUMNS of at most evaluate.max_users users per task and policy, metrics of the ads that were shown)."""
-    judge, spark = config.evaluate, run.lake.spark
+    settings, spark = config.evaluate, run.lake.spark
     as_of, scope = config.time.as_of_ms, as_of_scope(config.time.as_of_ms)
     events, ads = run.read("events"), run.read("ads")
-    people = evaluation.population(events, as_of, judge.new_user_events).persist()
+    people = evaluation.population(events, as_of, settings.new_user_events).persist()
     edges = retrieved_edges(run.read("user_edges"), config)
-    split = evaluation.split_items(events, edges, people, judge.item_sources or config.item_sources, config)
-    peers = {"random_neighbours": random_neighbours(split.countries, judge.neighbours, judge.seed)}
+    split = evaluation.split_items(events, edges, people, settings.item_sources or config.item_sources, config)
+    peers = {"random_neighbours": random_neighbours(split.countries, settings.neighbours, settings.seed)}
     if split.everybody:  # exact neighbours need everybody's items on the driver
-        peers["idf_cosine"] = idf_cosine_neighbours(split.had, split.countries, judge.neighbours)
+        peers["idf_cosine"] = idf_cosine_neighbours(split.had, split.countries, settings.neighbours)
     nobody = np.full_like(split.links, -1)
-    items = evaluation.judge_items(split, {"pipeline": split.links, **peers, "popularity": nobody}, judge.k)
+    items = evaluation.evaluate_items(split, {"pipeline": split.links, **peers, "popularity": nobody}, settings.k)
 
     sources = list(config.retrieval.event_weights)
     wanted = evaluation.later_ads(events, ads, sources, as_of, config.time.horizon_end_ms)
-    wanted = evaluation.sample(wanted.join(people, "user_id"), judge.max_users).persist()
+    wanted = evaluation.sample(wanted.join(people, "user_id"), settings.max_users).persist()
     ranked = {"pipeline": run.read("ad_candidates").where(scope)}
     for policy, neighbours in peers.items():
         links = spark.createDataFrame(evaluation.neighbour_edges(split, neighbours), EDGES)
         mine = links.join(wanted.select(F.col("user_id").alias("src_user_id")), "src_user_id")
         ranked[policy] = ad_candidates(mine, events, ads, config.retrieval, as_of)
-    ranked["popularity"] = evaluation.popular_ads(events, ads, sources, wanted, as_of, judge.k)
-    found, shown = evaluation.judge_ads(ranked, wanted, judge.k)
+    ranked["popularity"] = evaluation.popular_ads(events, ads, sources, wanted, as_of, settings.k)
+    found, shown = evaluation.evaluate_ads(ranked, wanted, settings.k)
     metrics: dict[str, float | None] = dict.fromkeys(("ads.judged_users", "ads.user_coverage", "ads.catalogue_coverage"))
     if len(found):
         users = found["user_id"].nunique()
         covered = {ad for user_ads in shown.values() for ad in user_ads}
         metrics["ads.judged_users"], metrics["ads.user_coverage"] = users, sum(map(bool, shown.values())) / users
         metrics["ads.catalogue_coverage"] = len(covered) / active_ads(ads, as_of).count()
-        for graph, (share, of_hits) in evaluation.hits_by_graph(ranked["pipeline"], wanted, judge.k).items():
+        for graph, (share, of_hits) in evaluation.hits_by_graph(ranked["pipeline"], wanted, settings.k).items():
             metrics |= {f"ads.shown.{graph}": share, f"ads.hits.{graph}": of_hits}
 
-    judged = pd.concat([found, items]).dropna(subset=["recall"])
-    ids = spark.createDataFrame(judged[["user_id"]].drop_duplicates(), "user_id string")
-    rows = judged.merge(pd.DataFrame(people.join(ids, "user_id").toPandas()), on="user_id").assign(config_hash=config.digest())
+    evaluated = pd.concat([found, items]).dropna(subset=["recall"])
+    ids = spark.createDataFrame(evaluated[["user_id"]].drop_duplicates(), "user_id string")
+    rows = evaluated.merge(pd.DataFrame(people.join(ids, "user_id").toPandas()), on="user_id").assign(config_hash=config.digest())
     frame = spark.createDataFrame(rows[COLUMNS], SCHEMA).withColumn("as_of", timestamp(as_of))
     run.write("evaluation_users", frame, f"{scope} AND config_hash = '{config.digest()}'")
     people.unpersist()

@@ -5,7 +5,7 @@
     pre-ranked -> rank                     bid * p(click) + value * p(conversion), by two logistic regressions on logged impressions
 
 For the evaluation of policies, on the driver: a `History` has a row for every user, ad, and user and category. It holds what was
-known at its time and nothing later: a ranker that is fitted with a history judges impressions after it.
+known at its time and nothing later: a ranker that is fitted with a history evaluates impressions after it.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def _without(
         states = model.encoder.states(batch)
         for (attribute, seed), parts in logits.items():
             mixed = exchanged(batch, source, attribute, seed)
-            parts.append(user_evaluation.judged(model, mixed, states | model.encoder.states(mixed, moved))[0])
+            parts.append(user_evaluation.impression_logits(model, mixed, states | model.encoder.states(mixed, moved))[0])
 
     def probabilities(parts: list[np.ndarray]) -> np.ndarray:
         return model.readout.probabilities(torch.from_numpy(np.concatenate(parts))).numpy()  # type: ignore[no-any-return]
@@ -77,7 +77,7 @@ def attribute_importance(
 
     moments: those of the validation split (user_training.Calendar.validation). Costs the read-out and one source's encoding per attribute
     and seed (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is
-    nothing to judge by.
+    nothing to evaluate by.
     """
     objectives = ObjectiveConfig(click=1.0, conversion=1.0, neighbour=0.0, next_item=0.0)
     whole = user_evaluation.evaluate(model, loader, moments, objectives)

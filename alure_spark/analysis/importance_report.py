@@ -11,9 +11,9 @@ from ..plots import bars
 from .importance import Importance
 
 
-def importance_report(judged: Sequence[Importance]) -> tuple[dict[str, float | None], dict[str, Figure], str]:
+def importance_report(evaluated: Sequence[Importance]) -> tuple[dict[str, float | None], dict[str, Figure], str]:
     """(metrics, a figure per head by file name, the table)."""
-    table = pd.DataFrame([vars(one) for one in judged])
+    table = pd.DataFrame([vars(one) for one in evaluated])
     figures = {}
     for head, rows in table.groupby("head", sort=False) if len(table) else ():
         named = [f"{row.source}.{row.attribute}" for row in rows.itertuples()]

@@ -1,4 +1,4 @@
-"""What do feature policies per segment cost and save? Models of several policies, trained and judged on the same rows (DynamiX, section 4).
+"""What do feature policies per segment cost and save? One model each, on the same rows (DynamiX, section 4).
 
 NE gain (equation 10): 1 - NE / NE of the model that it is compared with, on the same validation impressions, above 0 where it is better;
 the mean over the seeds, with an interval over users and seeds. Throughput: users per CPU second of training steps and of embedding,
@@ -64,7 +64,7 @@ class Speed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predictions:
     """One trained model on the validation split."""
 
     labels: np.ndarray  # (M, 2)
@@ -74,13 +74,13 @@ class Judged:
     segments: np.ndarray  # (M,)
 
     @classmethod
-    def of(cls, trained: user_training.Trained) -> Judged:
+    def of(cls, trained: user_training.Trained) -> Predictions:
         found = trained.validation
         return cls(found.labels, user_evaluation.probabilities(trained.model, found), found.weights, found.users, found.segments)
 
-    def of_rows(self, kept: np.ndarray) -> Judged:
+    def of_rows(self, kept: np.ndarray) -> Predictions:
         """Those of kept (M,) bool."""
-        return Judged(self.labels[kept], self.probabilities[kept], self.weights[kept], self.users[kept], self.segments[kept])
+        return Predictions(self.labels[kept], self.probabilities[kept], self.weights[kept], self.users[kept], self.segments[kept])
 
     def ne(self, column: int, drawn: np.ndarray) -> float:
         """Normalized entropy of a head under further weights (M,)."""
@@ -93,17 +93,17 @@ def reads_alike(spec: ModelSpec, one: Policies, other: Policies, segments: Itera
     return all(whole.under(one.get(name, FeaturePolicy())) == whole.under(other.get(name, FeaturePolicy())) for name in segments)
 
 
-def ne_gains(judged: Mapping[str, Sequence[Judged]], against: Mapping[str, str], resamples: int = 200) -> list[Gain]:
+def ne_gains(evaluated: Mapping[str, Sequence[Predictions]], against: Mapping[str, str], resamples: int = 200) -> list[Gain]:
     """Of every experiment with something to compare with, in total and per segment, for each head with both labels there.
 
-    judged: experiment -> a model per seed, on the same impressions in the same order.
+    evaluated: experiment -> a model per seed, on the same impressions in the same order.
     """
     found = []
     for name, other in against.items():
-        segments = judged[name][0].segments
+        segments = evaluated[name][0].segments
         for segment in (TOTAL, *np.unique(segments)):
             kept = np.ones(len(segments), bool) if segment == TOTAL else segments == segment
-            mine, theirs = ([one.of_rows(kept) for one in judged[which]] for which in (name, other))
+            mine, theirs = ([one.of_rows(kept) for one in evaluated[which]] for which in (name, other))
             for column, head in enumerate(HEADS):
                 if not 0 < mine[0].labels[:, column] @ mine[0].weights < mine[0].weights.sum():
                     continue
@@ -115,7 +115,7 @@ def ne_gains(judged: Mapping[str, Sequence[Judged]], against: Mapping[str, str],
     return found
 
 
-def _drawn_gain(mine: Sequence[Judged], theirs: Sequence[Judged], column: int) -> Callable[[np.ndarray], float]:
+def _drawn_gain(mine: Sequence[Predictions], theirs: Sequence[Predictions], column: int) -> Callable[[np.ndarray], float]:
     """The mean gain over seeds that are drawn with replacement at every call, as the users are: trainings differ, too."""
     random = np.random.default_rng(7)
 
@@ -126,7 +126,7 @@ def _drawn_gain(mine: Sequence[Judged], theirs: Sequence[Judged], column: int) -
     return gain
 
 
-def _gains(mine: Sequence[Judged], theirs: Sequence[Judged], column: int, drawn: np.ndarray) -> np.ndarray:
+def _gains(mine: Sequence[Predictions], theirs: Sequence[Predictions], column: int, drawn: np.ndarray) -> np.ndarray:
     """(seeds,) NE gains under the weights of a draw."""
     return np.array([1 - one.ne(column, drawn) / other.ne(column, drawn) for one, other in zip(mine, theirs, strict=True)])
 

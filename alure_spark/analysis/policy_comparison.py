@@ -66,7 +66,7 @@ def compare(run: JobRun, config: Config, tracker: Tracker) -> Comparison:
     with segment_loaders(examples, layout, vocabulary, config.training, workspace(config.lake), name) as packed:
         segments = policies.require_segments(packed, experiments)
         when = user_training.calendar(packed.decoding(spec, vocabulary), spec.item_sources, border, as_of)
-        judged: dict[str, list[policies.Judged]] = {}
+        evaluated: dict[str, list[policies.Predictions]] = {}
         lines: dict[str, list[list[dict[str, float]]]] = {}
         twins = {
             name: next(one for one in experiments if policies.reads_alike(spec, experiments[one], its, segments))
@@ -77,11 +77,11 @@ def compare(run: JobRun, config: Config, tracker: Tracker) -> Comparison:
             trained = [
                 _trained(config, tracker, name, seed, spec, vocabulary, packed, new_model, when) for seed in config.dynamix.compare_seeds
             ]
-            judged[name], lines[name] = [policies.Judged.of(one) for one in trained], [one.curves for one in trained]
+            evaluated[name], lines[name] = [policies.Predictions.of(one) for one in trained], [one.curves for one in trained]
             first = trained[0].model if first is None else first
         assert first is not None
-        judged, lines = ({name: found[twin] for name, twin in twins.items()} for found in (judged, lines))  # type: ignore[assignment]
-        gains = policies.ne_gains(judged, against)
+        evaluated, lines = ({name: found[twin] for name, twin in twins.items()} for found in (evaluated, lines))  # type: ignore[assignment]
+        gains = policies.ne_gains(evaluated, against)
         cells = policies.cells_of(spec, experiments, segments)
         works = policies.training_works(first, packed, experiments, set(cells.values()), when, config.training)
         seconds, users = policies.timed_rounds(works, config.dynamix.compare_rounds, config.training.seed)

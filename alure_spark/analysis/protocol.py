@@ -1,12 +1,12 @@
-"""The judge of a user graph: do the items of a user's neighbours foretell the items that the user takes up later?
+"""How good is a user graph: do the items of a user's neighbours foretell the items that the user takes up later?
 
-Why here: one pure numpy function judges the pipeline's own edges and every peer alike, in jobs/evaluate and in the benchmark,
+Why here: one pure numpy function evaluates the pipeline's own edges and every peer alike, in jobs/evaluate and in the benchmark,
 so that a difference between two numbers is a difference between two graphs. Enters: who had what before the cut, who took up
 what after it, and each user's neighbours. Leaves: Recall@k and NDCG@k per user; `metrics.paired_interval` says how certain a
 difference of two is.
 
 Protocol (fixed): score(item) = number of the user's neighbours that had it before the cut; ties by popularity, then by item
-index; the user's own earlier items are removed; the first k are judged. Without a neighbour that is the order of popularity.
+index; the user's own earlier items are removed; the first k are evaluated. Without a neighbour that is the order of popularity.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from scipy import sparse
 BLOCK_CELLS = 8_000_000  # scored (user, item) pairs held at once
 
 
-class Judgement(NamedTuple):
+class ListQuality(NamedTuple):
     """Per user, (U,) float64; NaN where the user has no later item to be found."""
 
     recall: np.ndarray
     ndcg: np.ndarray
 
 
-def judge_neighbours(
+def evaluate_neighbours(
     had: sparse.csr_matrix, later: sparse.csr_matrix, neighbours: np.ndarray, popularity: np.ndarray, k: int = 50
-) -> Judgement:
+) -> ListQuality:
     """Recall@k and NDCG@k of every user.
 
     had, later (U, I) non-zero where the user had the item before / took it up after the cut (what the user had before is no
@@ -57,7 +57,7 @@ def judge_neighbours(
         gain[block] = np.asarray(found.sum(axis=1)).ravel()
         hits[block] = np.diff(found.indptr)
     with np.errstate(invalid="ignore"):
-        return Judgement(hits / np.where(wanted, wanted, np.nan), gain / np.where(wanted, best, np.nan))
+        return ListQuality(hits / np.where(wanted, wanted, np.nan), gain / np.where(wanted, best, np.nan))
 
 
 def _binary(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

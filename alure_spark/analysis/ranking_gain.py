@@ -1,6 +1,6 @@
 """What is a user embedding worth to a ranking model? NE with it against NE without it (ALURE, the "NE gain" of its tables).
 
-Why here: the embedding is judged by two rankers of different kind, so that the answer is one about the embedding. Enters: the
+Why here: the embedding is evaluated by two rankers of different kind, so that the answer is one about the embedding. Enters: the
 features that a ranker has anyway, the embedding of each row's user at that row's time, labels. Leaves: one `RankingGain` per
 ranker. With and without are treated alike: the same folds, the same dials to choose from, on the training part alone.
 
@@ -72,9 +72,9 @@ def ranking_gain(
 ) -> list[RankingGain]:
     """One `RankingGain` per ranker of RANKERS.
 
-    base (n, F) and embeddings (n, D) float; labels (n,) 0 or 1; groups (n,) e.g. users; is_train (n,) bool, the rest is judged.
+    base (n, F) and embeddings (n, D) float; labels (n,) 0 or 1; groups (n,) e.g. users; is_train (n,) bool, the rest is evaluated.
     Per seed: 1. folds of the training part by group;  2. dial and factor with the least held-out loss, once with factor 0 only and
-    once with all;  3. both fitted on the training part, judged on the rest. Where factor 0 wins, with is without and the gain is 0.
+    once with all;  3. both fitted on the training part, evaluated on the rest. Where factor 0 wins, with is without and the gain is 0.
     A seed decides the folds, the network's start and its held-out groups. About 4 s per seed for 5,000 rows and D = 128.
     Raises DataError when a feature is not finite or a part lacks a class.
     """
@@ -98,7 +98,7 @@ def ranking_gain(
                 x = _inputs(base, embeddings, train, factor)
                 predictions.append(ranker.fit(x[train], labels[train], groups[train], dial, seed)(x[test]))
             factors.append(chosen[0])
-        results.append(_judge(name, factors, labels[test], without, with_, groups[test], resamples))
+        results.append(_evaluate(name, factors, labels[test], without, with_, groups[test], resamples))
     return results
 
 
@@ -130,7 +130,7 @@ def _inner_losses(
     return losses
 
 
-def _judge(
+def _evaluate(
     name: str,
     factors: list[float],
     labels: np.ndarray,

@@ -32,16 +32,19 @@ def correlation_sizes(dwell_correlations: DataFrame, border_ms: int) -> dict[str
 
 
 def threshold_report(
-    split: ValidationSplit, judged: user_evaluation.Evaluation, sizes: dict[str, float]
+    split: ValidationSplit, evaluated: user_evaluation.Evaluation, sizes: dict[str, float]
 ) -> tuple[dict[str, float | None], dict[str, Figure], list[str]]:
     """(metrics, figures by file name, a text per head) of the heads with labels of both classes. sizes: `correlation_sizes`."""
-    probabilities, size = user_evaluation.probabilities(split.model, judged), np.array([sizes.get(user, 0.0) for user in judged.users])
+    probabilities, size = (
+        user_evaluation.probabilities(split.model, evaluated),
+        np.array([sizes.get(user, 0.0) for user in evaluated.users]),
+    )
     metrics: dict[str, float | None] = {}
     figures, texts = {}, []
     for column, head in enumerate(HEADS):
-        if not judged.has_both(column):
+        if not evaluated.has_both(column):
             continue
-        found = ne_gap(size, judged.labels[:, column], probabilities[:, column], judged.weights, judged.users)
+        found = ne_gap(size, evaluated.labels[:, column], probabilities[:, column], evaluated.weights, evaluated.users)
         metrics |= {f"{head}.epsilon": found.epsilon, f"{head}.gap": found.gap} | {
             f"{head}.gap_{end}": getattr(found.interval, end) for end in ("low", "high")
         }

@@ -44,7 +44,7 @@ def ne_gap(size: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, weig
             continue
         rows.append((float(epsilon), share, of_active, of_passive, of_passive - of_active))
     if not rows:
-        raise DataError("no threshold leaves a tenth of the impressions, with both labels, on either side: judge on more days or users")
+        raise DataError("no threshold leaves a tenth of the impressions, with both labels, on either side: evaluate on more days or users")
     curve = pd.DataFrame(rows, columns=["epsilon", "active_share", "ne_active", "ne_passive", "gap"])
     best = curve.loc[curve["gap"].abs().idxmax()]
     active = size > best["epsilon"]

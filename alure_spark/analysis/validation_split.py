@@ -17,7 +17,7 @@ from ..tracking import Tracker
 
 
 class ValidationSplit(NamedTuple):
-    """A model, the packed rows as it reads them, and the moments of the impressions to judge by."""
+    """A model, the packed rows as it reads them, and the moments of the impressions to evaluate by."""
 
     model: UserModel
     loader: Segments

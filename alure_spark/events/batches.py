@@ -1,4 +1,4 @@
-"""A batch of judged events beside those that are there already: duplicates vanish across days, too.
+"""A batch of validated events beside those that are there already: duplicates vanish across days, too.
 
 Enters: the `events` table and the accepted rows of a batch. Leaves: what to write. Of two deliveries of one event_id the one that
 was known first stays, whichever batch it came with, so that batches in any order end in the table that the whole log gives.
@@ -34,7 +34,7 @@ class Merge:
 
 
 def merge(existing: DataFrame, batch: DataFrame, ingest: IngestConfig) -> Merge:
-    """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(judged)`.
+    """existing: rows of EVENTS among which a duplicate may be; batch: `clean.accepted(validated)`.
 
     Contents are compared but for what ingestion itself may have changed, where `ingest` says so: local time, and a dwell that only one of
     the two has, or that comes from the next event. Where one of two deliveries known at the same time says all that the other one says

@@ -38,7 +38,7 @@ def id_hash(column: Column) -> Column:
     return F.when(column.isNotNull(), F.xxhash64(column))
 
 
-def judge_events(
+def validate_events(
     frame: DataFrame,
     streams: list[str],
     attributes: Mapping[str, str],
@@ -98,15 +98,15 @@ def judge_events(
     gaps = reduce(add, (given(item).isNull().cast("int") for item in fields_that_may_miss(checked, altered)), F.lit(0))
     checked = checked.withColumn("_content", content(checked, altered))
     dwell = ("dwell_ms",) if "dwell_ms" in altered else ()
-    judged = _first_per_key(
+    validated = _first_per_key(
         checked, ("event_id",), ("known_at", gaps, "_content", "arrival_time", *dwell, FREE_TEXT), reasons.OTHER_CONTENT, "source", dwell
     )
     conflicting = F.when(F.col("reason").isNotNull(), as_row(checked.columns, ingest))
-    judged = judged.withColumn(RAW, F.coalesce(RAW, conflicting))
+    validated = validated.withColumn(RAW, F.coalesce(RAW, conflicting))
     there = None if others is None else others.withColumn("_content", content(others, altered))
-    judged = dwell_from_next(judged, ingest, there)
-    judged = judged.withColumn("_dwell_outlier", F.col("_dwell_outlier") & F.col("reason").isNull())
-    return judged.select(
+    validated = dwell_from_next(validated, ingest, there)
+    validated = validated.withColumn("_dwell_outlier", F.col("_dwell_outlier") & F.col("reason").isNull())
+    return validated.select(
         "*",
         F.concat(F.lit("events/"), F.coalesce("source", F.lit("?"))).alias("_from"),
         F.to_date("known_at").alias("known_date"),
@@ -127,7 +127,7 @@ def _without_empty(typed: DataFrame) -> DataFrame:
     return typed.withColumns({name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names})
 
 
-def judge_ads(frame: DataFrame) -> DataFrame:
+def validate_ads(frame: DataFrame) -> DataFrame:
     """Every input ad with the verdict on it: one row per (ad_id, active_from) stays, other content for that key is refused."""
     typed = _typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from"))
     start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
@@ -144,11 +144,11 @@ def judge_ads(frame: DataFrame) -> DataFrame:
     )
     checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
     checked = checked.withColumn("_content", wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
-    judged = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
-    return judged.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
+    validated = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
+    return validated.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
 
-def judge_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFrame:
+def validate_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFrame:
     """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish. It may be older than any event."""
     typed = _typed(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
     since = F.unix_millis("event_time")
@@ -164,15 +164,15 @@ def judge_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFram
     return _first_per_key(checked, FOLLOWS.key, ("event_time",), reasons.OTHER_CONTENT).withColumn("_from", F.lit(FOLLOWS.name))
 
 
-def accepted(judged: DataFrame) -> DataFrame:
+def accepted(validated: DataFrame) -> DataFrame:
     """The rows that stay, in the table's columns."""
-    helpers = [name for name in judged.columns if name.startswith("_")]
-    return judged.where("reason IS NULL AND _n = 1").drop(*helpers, "reason")
+    helpers = [name for name in validated.columns if name.startswith("_")]
+    return validated.where("reason IS NULL AND _n = 1").drop(*helpers, "reason")
 
 
-def refused(judged: DataFrame) -> DataFrame:
+def refused(validated: DataFrame) -> DataFrame:
     """The refused rows as QUARANTINE holds them, without run_id: source, reason, row."""
-    return judged.where("reason IS NOT NULL").select(F.col("_from").alias("source"), "reason", F.col(RAW).alias("row"))
+    return validated.where("reason IS NOT NULL").select(F.col("_from").alias("source"), "reason", F.col(RAW).alias("row"))
 
 
 def conflict(source: Column, other: Column) -> Column:

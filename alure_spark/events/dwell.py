@@ -1,6 +1,6 @@
 """What a log leaves to ingestion: dwell that nobody measured, dwell that cannot be true, and local time; and the sums of dwell.
 
-Enters and leaves: judged events (clean.py); each function is the identity where the conf asks for nothing.
+Enters and leaves: validated events (clean.py); each function is the identity where the conf asks for nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_DWELL_MS = 366 * DAY_MS
 MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms", "arrival_time")  # what drop_impossible looks at
 
 
-def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame | None = None) -> DataFrame:
+def dwell_from_next(validated: DataFrame, ingest: IngestConfig, others: DataFrame | None = None) -> DataFrame:
     """Dwell of the streams `ingest.dwell_from_next`, where it is null: the gap to the user's next event of the session.
 
     Next in the order of becoming known. The gap is known with the next event only, so that is when the event becomes known;
@@ -26,9 +26,9 @@ def dwell_from_next(judged: DataFrame, ingest: IngestConfig, others: DataFrame |
     one may be; they stay as they are. One shuffle by user.
     """
     if not ingest.dwell_from_next:
-        return judged
+        return validated
     takes_part = F.col("reason").isNull() & (F.col("_n") == 1)
-    known = _among(judged, ingest, others, takes_part) if others is not None else _gap_to_next(judged, ingest, takes_part)
+    known = _among(validated, ingest, others, takes_part) if others is not None else _gap_to_next(validated, ingest, takes_part)
     return bound_dwell(known, ingest)
 
 
@@ -51,19 +51,19 @@ def _gap_to_next(rows: DataFrame, ingest: IngestConfig, takes_part: Column) -> D
     )
 
 
-def _among(judged: DataFrame, ingest: IngestConfig, others: DataFrame, takes_part: Column) -> DataFrame:
-    """_gap_to_next of judged rows among others of their users.
+def _among(validated: DataFrame, ingest: IngestConfig, others: DataFrame, takes_part: Column) -> DataFrame:
+    """_gap_to_next of validated rows among others of their users.
 
-    Where both have an event_id, the one that was known first counts; a judged row that was not keeps its dwell, and is known after the
+    Where both have an event_id, the one that was known first counts; a validated row that was not keeps its dwell, and is known after the
     other one, whatever next event that waited for.
     """
     before = F.greatest("event_time", "arrival_time")  # known_at without what dwell_from_next added
     held = others.select("event_id", before.alias("_held_at"), F.unix_millis("known_at").alias("_held_ms"))
     loses = F.col("_loses")
-    mine = judged.join(held, "event_id", "left").withColumn("_loses", F.coalesce(F.col("_held_at") <= F.col("known_at"), F.lit(False)))
+    mine = validated.join(held, "event_id", "left").withColumn("_loses", F.coalesce(F.col("_held_at") <= F.col("known_at"), F.lit(False)))
     mine = mine.withColumn("known_at", F.when(loses, F.timestamp_millis(F.col("_held_ms") + 1)).otherwise(F.col("known_at")))
     displaced = mine.where(F.col("_held_at").isNotNull() & ~loses & takes_part).select("event_id")
-    theirs = others.join(displaced, "event_id", "left_anti").join(judged.select("user_id"), "user_id", "left_semi")
+    theirs = others.join(displaced, "event_id", "left_anti").join(validated.select("user_id"), "user_id", "left_semi")
     flags = (F.lit(1).alias("_n"), F.lit(False).alias("_loses"), F.lit(False).alias("_dwell_outlier"), F.lit(True).alias("_other"))
     theirs = theirs.select("user_id", "event_time", "_content", before.alias("known_at"), *flags)
     rows = mine.withColumn("_other", F.lit(False)).unionByName(theirs, allowMissingColumns=True)
@@ -88,7 +88,7 @@ def drop_impossible(checked: DataFrame, not_before_ms: int) -> DataFrame:
     return marked.withColumns({name: F.when(condition, None).otherwise(F.col(name)) for name, condition in impossible.items()})
 
 
-def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+def bound_dwell(validated: DataFrame, ingest: IngestConfig) -> DataFrame:
     """A dwell outside [dwell_min_ms, dwell_max_ms] becomes null (DynamiX, section 3: at least 250 ms, no unrealistic hours).
 
     The event stays: it was seen, only its dwell is not to be believed. `_dwell_outlier` (BOOLEAN) marks it.
@@ -97,17 +97,17 @@ def bound_dwell(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
     outside: Column = dwell < ingest.dwell_min_ms
     if ingest.dwell_max_ms:
         outside = outside | (dwell > ingest.dwell_max_ms)
-    before = F.col("_dwell_outlier") if "_dwell_outlier" in judged.columns else F.lit(False)
-    marked = judged.withColumn("_dwell_outlier", before | F.coalesce(outside & F.col("reason").isNull(), F.lit(False)))
+    before = F.col("_dwell_outlier") if "_dwell_outlier" in validated.columns else F.lit(False)
+    marked = validated.withColumn("_dwell_outlier", before | F.coalesce(outside & F.col("reason").isNull(), F.lit(False)))
     return marked.withColumn("dwell_ms", F.when(~F.col("_dwell_outlier"), dwell))
 
 
-def fill_local_time(judged: DataFrame, ingest: IngestConfig) -> DataFrame:
+def fill_local_time(validated: DataFrame, ingest: IngestConfig) -> DataFrame:
     """utc_offset_minutes of the event's country where the event has none."""
     if not ingest.utc_offset_minutes:
-        return judged
+        return validated
     offsets = F.create_map(*(F.lit(part) for pair in sorted(ingest.utc_offset_minutes.items()) for part in pair))
-    return judged.withColumn("utc_offset_minutes", F.coalesce("utc_offset_minutes", offsets[F.col("country")].cast("int")))
+    return validated.withColumn("utc_offset_minutes", F.coalesce("utc_offset_minutes", offsets[F.col("country")].cast("int")))
 
 
 def dwell_sums(converted: Column) -> list[Column]:

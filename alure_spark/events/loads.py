@@ -93,13 +93,13 @@ def validated_load(
     follows = follows if follows is not None else spark.createDataFrame([], FOLLOWS.ddl())
     follows = without_forgotten(lake, pseudonyms(follows, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
-    follows = clean.judge_follows(follows, _not_after_ms(config))
-    return Load(validated, clean.judge_ads(ads), follows, preflight.count_tables(tables), ids, batch)
+    follows = clean.validate_follows(follows, _not_after_ms(config))
+    return Load(validated, clean.validate_ads(ads), follows, preflight.count_tables(tables), ids, batch)
 
 
 def validated_events(lake: Lake, config: Config, events: DataFrame, others: DataFrame | None = None) -> DataFrame:
-    """The verdicts of `clean.judge_events` under the conf, on events whose user ids are those of the lake; forgotten users are left out."""
-    return clean.judge_events(
+    """`clean.validate_events` under the conf, of events whose user ids are those of the lake. Forgotten users are left out."""
+    return clean.validate_events(
         without_forgotten(lake, events, "user_id"),
         list(config.streams), config.attribute_kinds(), parse_time(config.time.not_before), _not_after_ms(config), config.ingest,
         config.model.embedding_dimensions, others,

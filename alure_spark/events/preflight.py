@@ -1,6 +1,6 @@
 """What a load of events looks like, and what is off about it against the last one: asked before anything is written.
 
-Enters: judged events (clean.py). Leaves: one `SourceProfile` per stream, as plain numbers that a run can carry, and sentences.
+Enters: validated events (clean.py). Leaves: one `SourceProfile` per stream, as plain numbers that a run can carry, and sentences.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class SourceProfile:
         return asdict(self)
 
 
-def profile(judged: DataFrame) -> dict[str, SourceProfile]:
+def profile(validated: DataFrame) -> dict[str, SourceProfile]:
     """Stream ('?' where a row names none) -> its profile. One pass over the rows."""
     source = F.coalesce("source", F.lit("?")).alias("source")
     counts = {"rows": F.lit(True), "refused": F.col("reason").isNotNull(), "dwell_outliers": F.col("_dwell_outlier")}
     counts |= {f"null_{name}": F.col(name).isNull() for name in OPTIONAL}
     known = F.when(F.col("reason").isNull(), F.col("known_at"))  # a refused row may say any year
     counts |= {f"nulled_{name}": F.array_contains("_nulled", name) for name in MAY_BE_IMPOSSIBLE}
-    per_country = judged.groupBy(source, "country").agg(
+    per_country = validated.groupBy(source, "country").agg(
         *(F.count_if(condition).alias(name) for name, condition in counts.items()),
         F.min(known).alias("first"),
         F.max(known).alias("last"),
@@ -69,12 +69,12 @@ def profile(judged: DataFrame) -> dict[str, SourceProfile]:
     }  # fmt: skip
 
 
-def heavy_hitters(judged: DataFrame, keys: tuple[str, ...] = ("user_id", "item_id", "account_id")) -> list[str]:
+def heavy_hitters(validated: DataFrame, keys: tuple[str, ...] = ("user_id", "item_id", "account_id")) -> list[str]:
     """Per key a sentence on the value that most events have: what would make one task wait for one key."""
-    total = judged.count()
+    total = validated.count()
     found = []
     for key in keys:
-        top = judged.where(F.col(key).isNotNull()).groupBy(key).count().orderBy(F.desc("count"), key).first()
+        top = validated.where(F.col(key).isNotNull()).groupBy(key).count().orderBy(F.desc("count"), key).first()
         if top is not None:
             found.append(f"heaviest {key}: {top[key]} with {top['count']:,} events ({top['count'] / total:.1%})")
     return found

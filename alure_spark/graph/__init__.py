@@ -5,7 +5,7 @@
     clustered users -> similarity_edges                                    edges.py    user_edges
     follows         -> follow_strengths, followee_edges, pagerank_edges    follows.py  user_edges
     edges of graphs -> blended_edges                                       blend.py    user_edges
-    edges           -> search_recall, graph_statistics                     quality.py  figures for a person to judge
+    edges           -> search_recall, graph_statistics                     quality.py  figures for a person to evaluate
     all of it       -> write_clusters, write_edges, graph_report           user_tables.py, report.py
 
 Two users are as similar as the cosine of their embeddings. Similarities that users of the tables see are dot products in

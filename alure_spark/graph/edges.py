@@ -1,7 +1,7 @@
 """The similarity graph: a directed edge from each user to the k2 nearest users of the country (ALURE, section 3).
 
 Search is cut into units (country, block of the base, block of the queries), each one group of rows in one worker and each
-of bounded size. On the exact road a block of the base is any share of the country. On the probed road it is a set of
+of bounded size. With exact search a block of the base is any share of the country. With probed search it is a set of
 whole lists (clusters), near ones together, so that the k1_probed lists of a user lie in few blocks: a query crosses the
 shuffle once per block that holds one of its lists, not once per list. The best of all blocks are then merged per user.
 The result of a unit is a file in a folder (units.py): a killed run that starts again with the same folder goes on where it stopped.
@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..tables import GRAPH_BITS
 from .arrays import FOUND, column, found_column, matrix, one_batch, unpacked, worker_threads
 from .kmeans import collect_centroids, collect_sizes
-from .search import choose_road, nearest, neighbours
+from .search import choose_method, nearest, neighbours
 from .units import keep, kept, unfinished, unit_name
 
 ROUTED = (
@@ -42,7 +42,7 @@ BASE, EXACT_QUERIES, PROBED_QUERIES = 10, 1, 5
 class Route:
     """How one country is searched."""
 
-    road: str  # exact or probed
+    method: str  # exact or probed
     centroids: np.ndarray  # (k1, d) float32
     block_of_list: np.ndarray  # (k1,) int32; probed only
     base_blocks: int
@@ -51,16 +51,16 @@ class Route:
 
 
 def plan_route(centroids: np.ndarray, sizes: np.ndarray, config: GraphConfig, unit_users: int = UNIT_USERS) -> Route:
-    """The road of choose_road, and the blocks, from the centroids (k1, d) of a country and their numbers of users (k1,)."""
+    """The method of choose_method, and the blocks, from the centroids (k1, d) of a country and their numbers of users (k1,)."""
     users = int(sizes.sum())
-    road = choose_road(users, config, centroids.shape[1])
+    method = choose_method(users, config, centroids.shape[1])
     blocks = max(1, -(-users // (BASE * unit_users)))
     order = _near_together(centroids)
     before = np.cumsum(sizes[order]) - sizes[order]
     block_of_list = np.empty(len(sizes), np.int32)
     block_of_list[order] = np.minimum(before * blocks // max(1, users), blocks - 1)  # an empty list may begin behind the last user
-    queries = unit_users * (EXACT_QUERIES if road == "exact" else PROBED_QUERIES)
-    return Route(road, centroids, block_of_list, blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
+    queries = unit_users * (EXACT_QUERIES if method == "exact" else PROBED_QUERIES)
+    return Route(method, centroids, block_of_list, blocks, -(-users // queries), min(config.k1_probed, len(sizes)))
 
 
 def _near_together(centroids: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def _near_together(centroids: np.ndarray) -> np.ndarray:
 def visits(route: Route, vectors: np.ndarray, salt: np.ndarray) -> tuple[np.ndarray, ...]:
     """Where users (N, d) go: own list (N,), lists probed (N, P), own block (N,), blocks to visit (sum of counts,), counts (N,)."""
     rows = len(vectors)
-    if route.road == "exact":
+    if route.method == "exact":
         everywhere = np.tile(np.arange(route.base_blocks, dtype=np.int32), rows)
         own = (salt // route.query_blocks) % route.base_blocks
         return np.zeros(rows, np.int32), np.zeros((rows, 1), np.int32), own, everywhere, np.full(rows, route.base_blocks)
@@ -93,9 +93,9 @@ def similarity_edges(
     """user_edges of graph 'alure': at most k2 per user, weight = cosine rounded to 1e-6, rank 1 = nearest, ties by dst_user_id.
 
     embeddings: user_id, country, as_of, embedding (unit norm), one row per user; cluster_centroids with `size`.
-    A user of a country with n users has min(k2, n - 1) edges on the exact road; on the probed road no more than the probed
+    A user of a country with n users has min(k2, n - 1) edges with exact search; with probed search no more than the probed
     lists hold. Collects the centroids and sizes, and searches at once; the frame reads the units' results in `folder`: keep it until
-    then. Cost: choose_road. Raises DataError on a country without centroids.
+    then. Cost: choose_method. Raises DataError on a country without centroids.
     """
     centroids = collect_centroids(cluster_centroids)
     sizes = collect_sizes(cluster_centroids)

@@ -48,23 +48,23 @@ def usable_embeddings(user_embeddings: DataFrame) -> tuple[DataFrame, DataFrame]
     (found,) = sizes.agg(F.max(F.struct("count", "size")).getField("size")).collect()[0]
     dimension = found or 0  # there may be no embedding at all
 
-    def judge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            reasons, vectors = _judged(batch, dimension)
+            reasons, vectors = _checked(batch, dimension)
             place = batch.schema.get_field_index("embedding")
             columns = [vectors if at == place else column for at, column in enumerate(batch.columns)]
             yield pa.RecordBatch.from_arrays([*columns, reasons], names=[*batch.schema.names, "_reason"])
 
     schema = T.StructType([*user_embeddings.schema.fields, T.StructField("_reason", T.StringType())])
-    judged = user_embeddings.mapInArrow(judge, schema)
+    checked = user_embeddings.mapInArrow(check, schema)
     names = [F.col(f"`{name}`") for name in user_embeddings.columns]
-    refused = judged.where("_reason is not null").select(
+    refused = checked.where("_reason is not null").select(
         F.lit("user_embeddings").alias("source"), F.col("_reason").alias("reason"), F.to_json(F.struct(*names)).alias("row")
     )
-    return judged.where("_reason is null").select(*names), refused
+    return checked.where("_reason is null").select(*names), refused
 
 
-def _judged(batch: pa.RecordBatch, dimension: int) -> tuple[pa.Array, pa.Array]:
+def _checked(batch: pa.RecordBatch, dimension: int) -> tuple[pa.Array, pa.Array]:
     """(why a row is refused, null where it is not; embeddings, of good rows scaled to unit norm)."""
     embeddings = batch.column("embedding")
     lengths = pc.fill_null(pc.list_value_length(embeddings), 0).to_numpy(zero_copy_only=False)

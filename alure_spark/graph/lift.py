@@ -1,4 +1,4 @@
-"""Which graph foretells what users do next? An earlier day's edges, judged by what happened since: what each counts in the blend.
+"""Which graph foretells what users do next? An earlier day's edges, evaluated by what happened since: what each counts in the blend.
 
     lift = hits / expected
     hits      pairs (edge, ad) of which the neighbour had engaged with the ad before, and the user did for the first time since

@@ -71,9 +71,11 @@ def search_recall(edges: DataFrame, sample: DataFrame, embeddings: DataFrame, ex
     products = F.zip_with("src", "dst", lambda a, b: a.cast("double") * b)
     similarity = F.aggregate(products, F.lit(0.0), lambda total, value: total + value).alias("similarity")
     ends = target.join(F.broadcast(named), ["country", "dst_user_id"])
-    judged = ends.select("country", F.col("src_user_id").alias("user_id"), similarity)
+    evaluated = ends.select("country", F.col("src_user_id").alias("user_id"), similarity)
     hit = F.coalesce(F.col("similarity") > F.col("worst") - TIE, F.lit(False)).cast("int")
-    per_user = limits.join(judged, ["country", "user_id"], "left").groupBy("country", "user_id", "expected").agg(F.sum(hit).alias("hits"))
+    per_user = (
+        limits.join(evaluated, ["country", "user_id"], "left").groupBy("country", "user_id", "expected").agg(F.sum(hit).alias("hits"))
+    )
     recall = (F.sum(F.least("hits", "expected")) / F.sum("expected")).alias("recall")
     return per_user.groupBy("country").agg(F.count(F.lit(1)).alias("queries"), recall)
 

@@ -18,7 +18,7 @@ from ..lake import JobRun, as_of_scope, scratch_folder, workspace
 from ..plots import curves, histogram, scatter
 from . import edges as search
 from . import lift, quality
-from .search import choose_road
+from .search import choose_method
 from .user_tables import Clusters, Edges
 
 COUNTRIES_SHOWN = 5  # the largest ones, in the recall curve
@@ -45,7 +45,9 @@ def graph_report(run: JobRun, config: Config, clusters: Clusters, edges: Edges) 
         metrics |= recalls
         figures["build_graph/recall_by_cost.png"] = figure
     sizes = {row["country"]: row["n"] for row in clusters.users.groupBy("country").agg(F.count("*").alias("n")).collect()}
-    lines = [f"{country}: {n:,} users -> {choose_road(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])]
+    lines = [
+        f"{country}: {n:,} users -> {choose_method(n, graph)} search" for country, n in sorted(sizes.items(), key=lambda item: -item[1])
+    ]
     lines += [f"{country}: the blend counts {_said(counts)}" for country, counts in edges.weights.items()]
     if graph.compare_roads:
         lines += _compare(clusters, config)
@@ -101,18 +103,18 @@ def _as_metrics(one_row: DataFrame) -> Metrics:
 
 
 def _compare(clusters: Clusters, config: Config) -> list[str]:
-    """Both roads on the same users: seconds, and the share of exact edges that the probed road finds."""
+    """Both methods on the same users: seconds, and the share of exact edges that the probed method finds."""
     found, lines = {}, []
     with ExitStack() as folders:
-        for road in ("exact", "probed"):
-            folder = folders.enter_context(scratch_folder(workspace(config.lake), f"road-{road}"))
+        for method in ("exact", "probed"):
+            folder = folders.enter_context(scratch_folder(workspace(config.lake), f"search-{method}"))
             started = time.monotonic()
-            graph = replace(config.graph, search=road)
-            found[road] = search.similarity_edges(clusters.good, clusters.centroids, graph, folder).persist()
-            count = found[road].count()
-            lines.append(f"road {road}: {count:,} edges in {time.monotonic() - started:.1f} s")
+            graph = replace(config.graph, search=method)
+            found[method] = search.similarity_edges(clusters.good, clusters.centroids, graph, folder).persist()
+            count = found[method].count()
+            lines.append(f"{method} search: {count:,} edges in {time.monotonic() - started:.1f} s")
         same = found["exact"].join(found["probed"], ["src_user_id", "dst_user_id"]).count()
-        lines.append(f"share of exact edges on the probed road: {same / max(1, found['exact'].count()):.4f}")
+        lines.append(f"share of the exact edges that probed search finds: {same / max(1, found['exact'].count()):.4f}")
         for frame in found.values():
             frame.unpersist()
     return lines

@@ -22,7 +22,7 @@ PRODUCTS_AT_A_TIME = 2**18  # numbers of a matrix product that are compared whil
 PENDING_PER_QUERY = 40  # rows that beat the k-th best, per query, before they are merged
 ROWS_IN_CACHE = 256  # float64 products: eight times faster than 2048, whose gathered rows leave the cache
 
-# Fitted to CPU seconds of the kernels, 20 k to 200 k vectors x 64, one core of a 2 vCPU AVX2 machine (see choose_road).
+# Fitted to CPU seconds of the kernels, 20 k to 200 k vectors x 64, one core of a 2 vCPU AVX2 machine (see choose_method).
 EXACT_RATE = 38e9  # multiply-adds per second of faiss.knn on a whole country
 CENTROID_RATE = 2.5e9  # the same while choosing the nearest 50 of 400 centroids
 LIST_RATE = 26e9  # the same inside lists, without
@@ -42,7 +42,7 @@ def cluster_count(users: int, config: GraphConfig) -> int:
     return max(1, min(config.k1, users // config.users_per_cluster))
 
 
-def choose_road(users: int, config: GraphConfig, dimension: int = 64) -> str:
+def choose_method(users: int, config: GraphConfig, dimension: int = 64) -> str:
     """'exact' or 'probed': the cheaper way to the neighbours of all n users of a country, unless config.search forces one.
 
     Seconds of one core, p = k1_probed lists of k1, d numbers:

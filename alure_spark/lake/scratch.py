@@ -24,7 +24,7 @@ MARK = "alure_spark: what lies in this folder is deleted by jobs and by forget_u
 LAKE = "lake: "  # the next line of the marker says whose folder it is
 # What earlier releases left directly in lake.scratch when they were killed.
 EARLIER = re.compile(
-    r".+-v\d+-[0-9a-f]{16}(-\w+)?(\.refit)?(\.checkpoint|\.model|\.part)?|graph-[0-9a-f]{16}|road-(exact|probed)"
+    r".+-v\d+-[0-9a-f]{16}(-\w+)?(\.refit)?(\.checkpoint|\.model|\.part)?|graph-[0-9a-f]{16}|(search|road)-(exact|probed)"
     r"|(importance|policies|sequences|threshold)-.+|.+_semantic_ids-[0-9a-f]{16}"
 )
 

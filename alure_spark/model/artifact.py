@@ -133,7 +133,7 @@ class Artifact:
 
 
 def read_validated(folder: str | Path, digest: str) -> Artifact:
-    """The model of that digest in the folder, as it was before it was refitted: what a gate may judge on its validation split.
+    """The model of that digest in the folder, as it was before it was refitted: what a gate may evaluate on its validation split.
 
     Raises DataError as Artifact.read does.
     """

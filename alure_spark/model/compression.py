@@ -1,6 +1,6 @@
 """From hundreds of states (sources x read layers x positions) to the few vectors of a user (ALURE, section 2.3).
 
-Three roads, chosen by model.compression, each a module from (R, n, d) to (R, views * item_dimension):
+Three methods, chosen by model.compression, each a module from (R, n, d) to (R, views * item_dimension):
 linear       two layers on all states side by side;
 dot_product  linearly compressed states, and what their dot products with all states tell, joined by a skip (the paper's 1);
 attention    one learned query per view, which attends to the states (the paper's 2).

@@ -50,7 +50,7 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
 
     With a_uv = softmax over the other users v of u's country of cos(u, v) / 0.1, an item's score for u is the share of a_u that had
     it, plus a tenth of its popularity; u's own items are out. A later item counts sigmoid((score - the 51st score) / 0.05), so that
-    the gradient is about the border of the list, as the judged Recall is (analysis/protocol.py). The 2,000 most popular items
+    the gradient is about the border of the list, as the evaluated Recall is (analysis/protocol.py). The 2,000 most popular items
     are scored. embeddings (B, D) unit rows as of one moment, country (B,), had and later (2, n) as item_pairs gives.
     """
     sizes = processes.gathered(torch.tensor([len(embeddings)]))

@@ -1,1 +1,1 @@
-"""User edges, engagements and ads in; ad candidates and their judgement out (ALURE, sections 4 and 5)."""
+"""User edges, engagements and ads in; ad candidates and their evaluation out (ALURE, sections 4 and 5)."""

@@ -5,7 +5,7 @@ Semi-real: its package calls it simulated from real shopping. The mapping:
 - `purchase`: a product bought. `promoted_purchase`: the same where the product was on display or in the mailer of that
   store and week. Item = product, account = manufacturer, category = product category. `coupon_used` says whether a
   coupon was handed in with it: history of later campaigns, but not of one that runs already, because a redemption shows
-  in the purchase before the redemption log has it; what is judged at a send looks back from the send's time only.
+  in the purchase before the redemption log has it; what is evaluated at a send looks back from the send's time only.
 - `ad_impression`: a campaign sent to a household, at the start of the campaign. What arrives is a booklet, so the item is
   `campaign:ID`; the impression_id is `household/campaign`. `campaign_type`, `campaign_days` (its length) and
   `campaign_products` (products under its coupons) are known then.

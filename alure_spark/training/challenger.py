@@ -107,7 +107,7 @@ def _anew(
     when = user_training.calendar(loader, spec.item_sources, border, as_of)
     processes = config.training.processes
     trained = parallel.together(processes, user_training.train, new_model(border), loader, when, config.training, checkpoints[0])
-    verdict = gate.judge(champion, trained.validation, spec.layout(impressions=True), loader.decoding, when, config.training)
+    verdict = gate.decide(champion, trained.validation, spec.layout(impressions=True), loader.decoding, when, config.training)
     if not config.training.refit:
         return Challenger(trained.model, trained, verdict, {}, {})
     everything = user_training.calendar(loader, spec.item_sources, as_of, as_of)
@@ -132,7 +132,7 @@ def _continued(config: Config, spec: ModelSpec, champion: Artifact, today: UserM
     mine = recurring.NewImpressions(loader, since, share, as_of)
     model, processes = recurring.grown(before, today), config.training.processes
     trained = parallel.together(processes, user_training.train, model, mine, when, config.training, checkpoint, warm=True)
-    verdict = gate.judge(champion, trained.validation, spec.layout(impressions=True), new(share), when, config.training)
+    verdict = gate.decide(champion, trained.validation, spec.layout(impressions=True), new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}
     return Challenger(trained.model, trained, verdict, metrics, {"continues": champion.model_id})

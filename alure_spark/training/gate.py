@@ -1,4 +1,4 @@
-"""May a new model take the champion's place? Both are judged on the same validation split, each with its own vocabulary."""
+"""May a new model take the champion's place? Both are evaluated on the same validation split, each with its own vocabulary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
     reason: str  # one sentence for MLflow and the terminal
 
 
-def judge(
+def decide(
     champion: Artifact | None, found: Evaluation, packed: Layout, decoding: Decoding, when: Calendar, config: TrainingConfig
 ) -> Verdict:
     """Passed unless the champion's weighted validation loss is lower by more than config.gate of it.

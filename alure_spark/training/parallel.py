@@ -74,7 +74,7 @@ class Share(ChangedBatches):
         return select_users(batch, torch.arange(self.rank, len(batch), self.size))
 
     def in_order(self) -> Iterator[JaggedBatch]:
-        """All users, whole batches: what is judged is judged by each process alike."""
+        """All users, whole batches: what is evaluated is evaluated by each process alike."""
         return self.loader.in_order()
 
 

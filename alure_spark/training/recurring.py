@@ -2,7 +2,7 @@
 
 Enters: the champion, a model as it would start today, packed rows. Leaves: the champion's weights in today's shapes, and batches in
 which only new impressions count. What a row of a table has learnt stays that row's: a user whose items were all known before has the
-same embedding in the grown model. Some users' new impressions are held back to judge by; others the next time.
+same embedding in the grown model. Some users' new impressions are held back to evaluate by; others the next time.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: ObjectiveConfig) -> Evaluation:
-    """Losses on the validation split, and the logits of its impressions. Raises DataError when there is nothing to judge by."""
+    """Losses on the validation split, and the logits of its impressions. Raises DataError when there is nothing to evaluate by."""
     model.eval()
     contrastive = replace(objectives, click=0.0, conversion=0.0)
     labelled = bool(objectives.click or objectives.conversion)
@@ -53,7 +53,7 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
             mean[0] += float(loss) * len(batch)
             mean[1] += len(batch)
         if labelled and batch.impressions is not None:
-            parts.append(judged(model, batch, states))
+            parts.append(impression_logits(model, batch, states))
     losses = {name: value / count for name, (value, count) in sums.items()}
     joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions()
     logits, labels, weights, users, segments = joined
@@ -112,7 +112,7 @@ def flops_per_user(model: UserModel, batch: JaggedBatch) -> float:
     return counter.get_total_flops() / len(batch)
 
 
-def judged(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
+def impression_logits(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
     """(logits, labels, weights, users, segments) of the batch's validation impressions."""
     assert batch.impressions is not None
     shown = batch.impressions.select(batch.impressions.validation)

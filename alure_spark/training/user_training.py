@@ -193,7 +193,7 @@ def refit(
     observe: Observer | None = None,
     processes: Alone = ALONE,
 ) -> UserModel:
-    """Train a new model on everything before as_of, for as many epochs as `validated` found best; no split is left to judge it by.
+    """Train a new model on everything before as_of, for as many epochs as `validated` found best; no split is left to evaluate it by.
 
     when: the calendar of a border at as_of. The slope of the calibration is the validated model's, whose logits were of impressions
     that it had not seen; the offset lets the mean probability of the last days be their mean label. Raises as `train` does.

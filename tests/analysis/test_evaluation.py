@@ -13,14 +13,14 @@ ads = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=8)
 
 
 @given(ads, ads.filter(bool), st.integers(1, 6))
-def test_lists_are_judged_as_the_oracle_does(ranked, wanted, k):
-    (row,) = evaluation.judge_lists({"u": ranked}, {"u": wanted}, k).itertuples()
+def test_lists_are_evaluated_as_the_oracle_does(ranked, wanted, k):
+    (row,) = evaluation.evaluate_lists({"u": ranked}, {"u": wanted}, k).itertuples()
     assert row.recall == pytest.approx(len(set(ranked[:k]) & set(wanted)) / len(wanted))
     assert row.ndcg == pytest.approx(oracle.ndcg(ranked, set(wanted), k))
 
 
 def test_a_user_without_a_list_scores_zero():
-    assert evaluation.judge_lists({}, {"u": ["a"]}, 3)["recall"].tolist() == [0.0]
+    assert evaluation.evaluate_lists({}, {"u": ["a"]}, 3)["recall"].tolist() == [0.0]
 
 
 def rows(recall, policy="pipeline", **more):
@@ -52,7 +52,7 @@ def test_the_summary_compares_the_pipeline_with_every_policy():
 
 def test_hits_are_credited_to_every_graph_that_led_to_them(spark):
     candidates = spark.createDataFrame(
-        [("u", ["a", "b", "c"], [1, 3, 4]), ("v", ["a"], [2]), ("unjudged", ["a"], [1])],
+        [("u", ["a", "b", "c"], [1, 3, 4]), ("v", ["a"], [2]), ("unevaluated", ["a"], [1])],
         "user_id string, ad_id array<string>, graphs array<int>",
     )
     wanted = spark.createDataFrame([("u", ["b", "c"]), ("v", ["z"]), ("w", ["a"])], "user_id string, ads array<string>")

@@ -97,7 +97,7 @@ def test_what_is_lost_is_that_of_a_model_run_on_the_exchanged_batches(exchange):
             model.encoder.states(next(loader.in_order()), ["view"])
 
 
-def test_without_a_validation_split_there_is_nothing_to_judge_by(learnt):
+def test_without_a_validation_split_there_is_nothing_to_evaluate_by(learnt):
     model, loader, _ = learnt
     batch = next(iter(loader.in_order()))
     nothing = replace(batch, impressions=replace(batch.impressions, validation=torch.zeros_like(batch.impressions.validation)))

@@ -1,4 +1,4 @@
-"""What an experiment gains and saves, on judgements and times that are known."""
+"""What an experiment gains and saves, on evaluations and times that are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alure_spark.analysis import policies
-from alure_spark.analysis.policies import Cell, Judged
+from alure_spark.analysis.policies import Cell, Predictions
 from alure_spark.config import FeaturePolicy
 from alure_spark.metrics import normalized_entropy
 from tests.training import small_world as small
@@ -17,21 +17,21 @@ SPEC = replace(small.SPEC, sources={"view": {"taste": "categorical", "price": "n
 WEAK = {"passive": FeaturePolicy(drop_attributes={"view": ("price",)})}
 
 
-def judged(noise, seed, users=200):
+def evaluated(noise, seed, users=200):
     random = np.random.default_rng(seed)
     n = users * 8
     truth = np.random.default_rng(0).uniform(0.05, 0.95, n)
     labels = np.stack([np.random.default_rng(1).random(n) < truth, np.zeros(n)], axis=1).astype(float)
     probability = np.clip(truth + noise * random.normal(size=n), 0.01, 0.99)
     segments = np.where(np.arange(n) % 3 == 0, "passive", "active").astype(object)
-    return Judged(labels, np.stack([probability, probability], axis=1), np.ones(n), np.repeat(np.arange(users), 8), segments)
+    return Predictions(labels, np.stack([probability, probability], axis=1), np.ones(n), np.repeat(np.arange(users), 8), segments)
 
 
 def test_gains_are_means_over_seeds_in_total_and_per_segment_and_their_intervals_are_paired():
     models = {
-        "base": [judged(0.3, 1), judged(0.3, 2)],
-        "better": [judged(0.1, 3), judged(0.1, 4)],
-        "same": [judged(0.3, 1), judged(0.3, 2)],
+        "base": [evaluated(0.3, 1), evaluated(0.3, 2)],
+        "better": [evaluated(0.1, 3), evaluated(0.1, 4)],
+        "same": [evaluated(0.3, 1), evaluated(0.3, 2)],
     }
     found = policies.ne_gains(models, {"better": "base", "same": "base"})
     assert {(one.experiment, one.segment, one.head) for one in found} == {

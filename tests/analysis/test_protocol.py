@@ -1,4 +1,4 @@
-"""The judge of a user graph against a literal reading of the protocol in plain Python."""
+"""The evaluation of a user graph against a literal reading of the protocol in plain Python."""
 
 import math
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from alure_spark.analysis import protocol
-from alure_spark.analysis.protocol import judge_neighbours
+from alure_spark.analysis.protocol import evaluate_neighbours
 
 
-def judge(had, later, neighbours, popularity, k=50):
-    return judge_neighbours(
+def evaluate(had, later, neighbours, popularity, k=50):
+    return evaluate_neighbours(
         sparse.csr_matrix(np.asarray(had, float)),
         sparse.csr_matrix(np.asarray(later, float)),
         np.asarray(neighbours),
@@ -52,18 +52,18 @@ def worlds(draw):
 @given(worlds())
 def test_recall_and_ndcg_equal_a_literal_reading_of_the_protocol(world):
     recall, ndcg = naive(*world)
-    judged = judge(*world)
-    np.testing.assert_allclose(judged.recall, recall)
-    np.testing.assert_allclose(judged.ndcg, ndcg)
+    evaluated = evaluate(*world)
+    np.testing.assert_allclose(evaluated.recall, recall)
+    np.testing.assert_allclose(evaluated.ndcg, ndcg)
 
 
 @settings(deadline=None)
 @given(worlds())
 def test_the_size_of_a_block_changes_nothing(world):
-    whole, cells = judge(*world), protocol.BLOCK_CELLS
+    whole, cells = evaluate(*world), protocol.BLOCK_CELLS
     try:
         protocol.BLOCK_CELLS = 3
-        blocked = judge(*world)
+        blocked = evaluate(*world)
     finally:
         protocol.BLOCK_CELLS = cells
     np.testing.assert_array_equal(blocked.recall, whole.recall)
@@ -76,24 +76,24 @@ def test_votes_come_before_popularity_and_popularity_before_the_item_index():
     for k, wanted in ((1, 0), (2, 2), (3, 1), (4, 3)):
         later = np.zeros((3, 4))
         later[0, wanted] = 1
-        assert judge(had, later, [[1, 2], [-1, -1], [-1, -1]], [0, 5, 9, 5], k).recall[0] == 1
+        assert evaluate(had, later, [[1, 2], [-1, -1], [-1, -1]], [0, 5, 9, 5], k).recall[0] == 1
         if k > 1:
-            assert judge(had, later, [[1, 2], [-1, -1], [-1, -1]], [0, 5, 9, 5], k - 1).recall[0] == 0
+            assert evaluate(had, later, [[1, 2], [-1, -1], [-1, -1]], [0, 5, 9, 5], k - 1).recall[0] == 0
 
 
 def test_a_users_own_earlier_items_make_room_and_are_no_later_items():
     had = [[1, 0, 0], [1, 1, 0]]
-    judged = judge(had, [[1, 1, 0], [0, 0, 0]], [[1], [0]], [9, 1, 5], k=1)
-    assert judged.recall[0] == 1  # only item 1 is new to user 0, and item 0 does not take its place
-    assert np.isnan(judged.recall[1])
-    assert np.isnan(judged.ndcg[1])
+    evaluated = evaluate(had, [[1, 1, 0], [0, 0, 0]], [[1], [0]], [9, 1, 5], k=1)
+    assert evaluated.recall[0] == 1  # only item 1 is new to user 0, and item 0 does not take its place
+    assert np.isnan(evaluated.recall[1])
+    assert np.isnan(evaluated.ndcg[1])
 
 
 def test_a_user_without_neighbours_gets_the_order_of_popularity():
     later = np.eye(5)[[0, 1, 2, 3, 4]]
-    judged = judge(np.zeros((5, 5)), later, np.full((5, 3), -1), [1, 5, 3, 4, 2], k=3)
-    np.testing.assert_array_equal(judged.recall, [0, 1, 1, 1, 0])
-    np.testing.assert_allclose(judged.ndcg, [0, 1, 1 / math.log2(4), 1 / math.log2(3), 0])
+    evaluated = evaluate(np.zeros((5, 5)), later, np.full((5, 3), -1), [1, 5, 3, 4, 2], k=3)
+    np.testing.assert_array_equal(evaluated.recall, [0, 1, 1, 1, 0])
+    np.testing.assert_allclose(evaluated.ndcg, [0, 1, 1 / math.log2(4), 1 / math.log2(3), 0])
 
 
 def test_the_planted_neighbour_foretells_everything():
@@ -102,11 +102,11 @@ def test_the_planted_neighbour_foretells_everything():
     neighbours = random.permutation(50)[:, None]
     for user, other in enumerate(neighbours[:, 0]):
         later[user] = had[other] * (1 - had[user])
-    judged = judge(had, later, neighbours, had.sum(axis=0))
-    assert np.nanmin(judged.recall) == 1
-    assert np.nanmin(judged.ndcg) == pytest.approx(1)
+    evaluated = evaluate(had, later, neighbours, had.sum(axis=0))
+    assert np.nanmin(evaluated.recall) == 1
+    assert np.nanmin(evaluated.ndcg) == pytest.approx(1)
 
 
-def test_nobody_to_judge_is_no_error():
-    empty = judge_neighbours(sparse.csr_matrix((0, 4)), sparse.csr_matrix((0, 4)), np.zeros((0, 10), int), np.zeros(4))
+def test_nobody_to_evaluate_is_no_error():
+    empty = evaluate_neighbours(sparse.csr_matrix((0, 4)), sparse.csr_matrix((0, 4)), np.zeros((0, 10), int), np.zeros(4))
     assert empty.recall.shape == (0,)

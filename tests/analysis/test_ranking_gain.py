@@ -69,7 +69,7 @@ def test_an_embedding_that_says_nothing_changes_nothing():
     assert all(isinstance(value, float) for value in (dataclasses.asdict(one)["low"], one.gain[0], one.factor[0]))
 
 
-def test_what_cannot_be_judged_is_refused_with_a_sentence():
+def test_what_cannot_be_evaluated_is_refused_with_a_sentence():
     base, embeddings, labels, users, is_train = world("random")
     with pytest.raises(DataError, match="zeros where"):
         ranking_gain(base, np.where(embeddings > 0.2, np.nan, embeddings), labels, users, is_train)

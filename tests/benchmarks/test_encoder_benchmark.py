@@ -33,7 +33,7 @@ def test_the_benchmark_writes_its_ratios(tmp_path, capsys):
     assert "encode_once_vs_per_impression" in capsys.readouterr().out
 
 
-def test_without_onnx_runtime_its_roads_are_left_out(tmp_path, capsys, monkeypatch):
+def test_without_onnx_runtime_its_methods_are_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(encoder, "onnxruntime", None)
     encoder.main(["--users", "8", "--training-users", "4", "--impressions", "1", "--repetitions", "1", "--results", str(tmp_path)])
     assert set(json.loads((tmp_path / "encoder.json").read_text())["ratios"]) == KEYS
@@ -58,7 +58,7 @@ def test_unequal_outputs_stop_the_benchmark():
         encoder.require_equal("other", torch.ones(3), torch.tensor([1.0, 1.0, 1.01]))
 
 
-def test_the_padded_roads_see_every_user_once():
+def test_the_padded_methods_see_every_user_once():
     batch = encoder.load_of(10)
     for by_length in (False, True):
         parts = encoder.batches_of(batch, 4, by_length)

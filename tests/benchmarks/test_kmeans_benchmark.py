@@ -11,7 +11,7 @@ from benchmarks import kmeans, knn_graph
 
 
 @pytest.mark.slow
-def test_the_roads_run_on_a_small_table(tmp_path):
+def test_the_methods_run_on_a_small_table(tmp_path):
     kmeans.main(["--users", "3000", "--repetitions", "1", "--results", str(tmp_path)])
     result = json.loads((tmp_path / "kmeans.json").read_text())
     assert set(result["ratios"]) == {"assign_vs_mllib", "fit_vs_mllib", "cost_vs_faiss", "cost_vs_mllib"}

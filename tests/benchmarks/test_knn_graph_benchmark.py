@@ -1,4 +1,4 @@
-"""The benchmark of the nearest users holds its roads to each other, and counts what Spark shuffles."""
+"""The benchmark of the nearest users holds its methods to each other, and counts what Spark shuffles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from benchmarks import contract, knn_graph
 
 
-def test_every_road_finds_what_it_should():
+def test_every_method_finds_what_it_should():
     vectors, _ = knn_graph.community_vectors(3000, 1.0, 7)
     ids, everybody = knn_graph.user_ids(3000), np.arange(3000)
     centroids = vectors[::75]

@@ -11,7 +11,7 @@ from alure_spark.graph.pagerank import Ranks
 from benchmarks import pagerank
 
 
-def test_the_roads_agree_on_a_small_graph(tmp_path):
+def test_the_methods_agree_on_a_small_graph(tmp_path):
     pagerank.main(
         ["--users", "3000", "--sources", "64", "--spark-users", "0", "--repetitions", "1", "--results", str(tmp_path)]
     )  # fmt: skip

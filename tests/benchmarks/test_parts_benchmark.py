@@ -14,7 +14,7 @@ from benchmarks import parts
 @pytest.mark.parametrize("name", parts.WORLDS)
 def test_a_world_is_made_as_the_model_reads_it(name):
     world = parts.WORLDS[name]
-    made = [parts.batch_of(world, 50, np.random.default_rng(1), null, judged=False) for null in (False, False, True)]
+    made = [parts.batch_of(world, 50, np.random.default_rng(1), null, evaluated=False) for null in (False, False, True)]
     spec = parts.spec_of(world, True, 7)
     for batch in made:
         for source, tokens in batch.sources.items():

@@ -107,7 +107,7 @@ def test_aggregates_equal_a_literal_reading_for_single_sends(few):
 
 
 def test_one_feature_orders_the_later_sends_as_data_says_and_the_peers_do_better(sends, features):
-    rows = {row["road"]: row for row in redemption.judge(sends, redemption.peers(sends, features), 60)}
+    rows = {row["road"]: row for row in redemption.evaluate(sends, redemption.peers(sends, features), 60)}
     assert rows["one_feature"]["auc"] == pytest.approx(0.749, abs=0.003)
     assert redemption.auc(sends.label[~sends.is_train], features[~sends.is_train, 0]) == pytest.approx(rows["one_feature"]["auc"])
     assert rows["logistic_regression"]["auc"] == pytest.approx(0.857, abs=0.005)
@@ -118,15 +118,15 @@ def test_one_feature_orders_the_later_sends_as_data_says_and_the_peers_do_better
         assert row["ne_low"] < row["ne"] < row["ne_high"]
 
 
-def test_the_difference_to_our_road_is_paired(sends):
+def test_the_difference_to_our_method_is_paired(sends):
     labels = sends.label[~sends.is_train]
     random = np.random.default_rng(2)
     peer = np.clip(0.13 + 0.1 * labels + random.normal(0, 0.04, len(labels)), 0.01, 0.99)
     ours = np.clip(peer + 0.01 * (2 * labels - 1), 0.001, 0.999)  # everywhere a little better
-    by_road = {row["road"]: row for row in redemption.judge(sends, {"alure": ours, "peer": peer, "same": ours}, 60)}
-    peer_row, same = by_road["peer"], by_road["same"]
-    assert not [name for name in by_road["alure"] if "minus" in name]
-    assert peer_row["alure_minus_ne"] == pytest.approx(by_road["alure"]["ne"] - peer_row["ne"])
+    by_method = {row["road"]: row for row in redemption.evaluate(sends, {"alure": ours, "peer": peer, "same": ours}, 60)}
+    peer_row, same = by_method["peer"], by_method["same"]
+    assert not [name for name in by_method["alure"] if "minus" in name]
+    assert peer_row["alure_minus_ne"] == pytest.approx(by_method["alure"]["ne"] - peer_row["ne"])
     assert peer_row["alure_minus_auc_low"] > 0 > peer_row["alure_minus_ne_high"]
     assert peer_row["alure_minus_ne_high"] - peer_row["alure_minus_ne_low"] < 0.5 * (peer_row["ne_high"] - peer_row["ne_low"])
     assert same["alure_minus_auc"] == same["alure_minus_auc_high"] == same["alure_minus_ne_low"] == 0

@@ -1,4 +1,4 @@
-"""The benchmark of retrieval holds all roads to equal candidates."""
+"""The benchmark of retrieval holds all methods to equal candidates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from benchmarks import retrieval
 
 
-def test_all_roads_give_the_same_candidates(tmp_path):
+def test_all_methods_give_the_same_candidates(tmp_path):
     retrieval.main(["--users", "1000", "--repetitions", "1", "--results", str(tmp_path)])
     result = json.loads((tmp_path / "retrieval.json").read_text())
     assert set(result["ratios"]) == {"vs_join_window", "vs_duckdb"}

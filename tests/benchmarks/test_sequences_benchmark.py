@@ -1,4 +1,4 @@
-"""The benchmark of the sequences runs, finds all roads equal, and says so when one is not."""
+"""The benchmark of the sequences runs, finds all methods equal, and says so when one is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks import sequences
 
 
 @pytest.mark.slow
-def test_the_benchmark_writes_its_ratios_and_every_road_gives_our_rows(spark, tmp_path):
+def test_the_benchmark_writes_its_ratios_and_every_method_gives_our_rows(spark, tmp_path):
     sequences.main(["--scale", "0.002", "--repetitions", "1", "--results", str(tmp_path)])
     written = json.loads((tmp_path / "sequences.json").read_text())
     keys = {"vs_spark_sort_array", "vs_duckdb", "vs_polars", "fused_dwell_cost", "incremental_day_cost"}
@@ -20,7 +20,7 @@ def test_the_benchmark_writes_its_ratios_and_every_road_gives_our_rows(spark, tm
     assert 0 < written["size"]["small"]["touched_share"] < 1
 
 
-def test_a_road_with_other_rows_stops_the_benchmark(spark, tmp_path):
+def test_a_method_with_other_rows_stops_the_benchmark(spark, tmp_path):
     rows = spark.range(3).select(F.col("id").cast("string").alias("user_id"), F.lit(1).alias("x"), F.lit(2).alias("as_of"))
     for name in ("ours", "fused", "spark_sort_array", "duckdb.parquet", "polars.parquet", "day"):
         rows.write.parquet(f"{tmp_path}/{name}")

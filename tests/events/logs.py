@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hypothesis import strategies as st
 
 from alure_spark.config import LabelConfig, StreamConfig
-from alure_spark.events.clean import accepted, judge_events
+from alure_spark.events.clean import accepted, validate_events
 
 DAY = 86_400_000
 START = 1_500_000_000_000
@@ -64,7 +64,7 @@ def frame(spark, events):
     """The events as ingestion accepts them; fills in the hashes that the oracle orders by."""
     names = [part.split()[0] for part in SCHEMA.split(", ")]
     rows = [tuple(moment(row[name]) if name.endswith("_time") else row[name] for name in names) for row in events]
-    clean = accepted(judge_events(spark.createDataFrame(rows, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY))
+    clean = accepted(validate_events(spark.createDataFrame(rows, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY))
     hashes = {row["event_id"]: row for row in clean.select("event_id", "event_hash", "item_hash").collect()}
     for row in events:
         row["hash"], row["item_hash"] = hashes[row["event_id"]]["event_hash"], hashes[row["event_id"]]["item_hash"]

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from alure_spark.clock import parse_time
 from alure_spark.config import IngestConfig
 from alure_spark.events import reasons
-from alure_spark.events.clean import accepted, judge_ads, judge_events, judge_follows, refused
+from alure_spark.events.clean import accepted, refused, validate_ads, validate_events, validate_follows
 from alure_spark.events.preflight import describe, profile
 from tests.conftest import ROOT
 
@@ -66,8 +66,8 @@ def rows(spark, given, schema=SCHEMA, good=GOOD):
     return spark.createDataFrame([tuple((good | one).get(name) for name in schema) for one in given], ddl)
 
 
-def judged(frame, ingest=None, **more):
-    return judge_events(frame, ["view", "click"], KINDS, EARLY, NOW, ingest or IngestConfig(late_days=2), {"vector": 2} | more)
+def validated(frame, ingest=None, **more):
+    return validate_events(frame, ["view", "click"], KINDS, EARLY, NOW, ingest or IngestConfig(late_days=2), {"vector": 2} | more)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def bad(spark):
     frame = rows(spark, [*given, {"event_id": "twice", "text": "first"}, *({"text": f"broken {name}"} for name in BROKEN)])
     for name in BROKEN:
         frame = frame.withColumn(name, F.when(F.col("text") == f"broken {name}", F.lit(b"a\xff\xfe").cast("string")).otherwise(F.col(name)))
-    result = judged(frame).persist()
+    result = validated(frame).persist()
     assert [row["text"] for row in accepted(result).collect()] == ["first"]
     return {json.loads(row["row"])["text"]: row for row in refused(result).collect()}
 
@@ -97,7 +97,7 @@ def test_a_value_that_cannot_be_taken_is_a_reason_and_the_row_is_kept_as_it_was(
 def test_bytes_that_are_no_text_are_refused_where_they_name_something_and_mended_elsewhere(spark, bad):
     assert {row["reason"] for text, row in bad.items() if text.startswith("broken")} == {f"{name} is not valid UTF-8" for name in BROKEN}
     frame = rows(spark, [{}]).withColumns({name: F.lit(b"a\xff").cast("string") for name in ("text", "surface", "topic")})
-    (row,) = accepted(judged(frame)).collect()
+    (row,) = accepted(validated(frame)).collect()
     assert (row["text"], row["surface"], row["topic"]) == ("a\ufffd",) * 3
 
 
@@ -105,7 +105,7 @@ def test_white_space_alone_is_missing_in_every_column_that_names_something(spark
     names = ("event_id", "account_id", "category_id", "surface", "impression_id", "media_type", "topic", "country")
     blanks = ["", "   ", "\t\r\n", "\u00a0"]
     frame = rows(spark, [dict.fromkeys(names, blank) | {"item_id": f"i{n}", "text": ""} for n, blank in enumerate(blanks)])
-    found = accepted(judged(frame)).collect()
+    found = accepted(validated(frame)).collect()
     assert len({row["event_id"] for row in found}) == len(blanks)
     for row in found:
         assert len(row["event_id"]) == 32
@@ -116,7 +116,7 @@ def test_white_space_alone_is_missing_in_every_column_that_names_something(spark
 def test_the_id_of_an_event_without_one_is_what_it_was_before_blanks_were_missing(spark):
     """A day that is ingested again after an upgrade must not be doubled."""
     frame = rows(spark, [{"category_id": ""}, {"category_id": None}]).select(*(list(SCHEMA)[:12]))
-    ids = {row["event_id"] for row in accepted(judge_events(frame, ["view"], {}, EARLY, NOW)).collect()}
+    ids = {row["event_id"] for row in accepted(validate_events(frame, ["view"], {}, EARLY, NOW)).collect()}
     assert len(ids) == 2
 
 
@@ -128,7 +128,7 @@ def test_numbers_that_cannot_be_true_become_null_and_are_counted_and_nan_is_miss
         {"arrival_time": "0001-01-01", "item_id": "h"},
         {"position": 0, "utc_offset_minutes": Decimal(840), "dwell_ms": 10.0, "item_id": "g", "vector": [1.0, 2.0]},
     ]  # fmt: skip
-    result = judged(rows(spark, given), IngestConfig(utc_offset_minutes={"GB": 60})).persist()
+    result = validated(rows(spark, given), IngestConfig(utc_offset_minutes={"GB": 60})).persist()
     found = {row["item_id"]: row for row in accepted(result).collect()}
     numbers = ("position", "utc_offset_minutes", "dwell_ms", "vector")
     assert {name: tuple(row[one] for one in numbers) for name, row in found.items()} == {
@@ -147,7 +147,7 @@ def test_dwell_and_local_time_are_filled_on_a_log_that_lacks_the_columns(spark):
     given = [{"item_id": "a"}, {"item_id": "b", "event_time": "2019-05-01 10:00:09"}]
     frame = rows(spark, given).drop("dwell_ms", "utc_offset_minutes")
     ingest = IngestConfig(dwell_from_next=("view",), utc_offset_minutes={"GB": 60})
-    found = {row["item_id"]: row for row in accepted(judge_events(frame, ["view"], kinds, EARLY, NOW, ingest)).collect()}
+    found = {row["item_id"]: row for row in accepted(validate_events(frame, ["view"], kinds, EARLY, NOW, ingest)).collect()}
     assert [(found[name]["dwell_ms"], found[name]["utc_offset_minutes"]) for name in "ab"] == [(9000, 60), (None, 60)]
 
 
@@ -176,7 +176,7 @@ def test_ads_with_times_that_are_none_or_from_no_year_are_refused(spark):
     ]
     frame = rows(spark, [*(one | {"title": str(n)} for n, (one, _) in enumerate(cases)), *fine], schema, good)
     frame = frame.union(rows(spark, [{"title": "broken"}], schema, good).withColumn("ad_id", F.lit(b"\xff").cast("string")))
-    result = judge_ads(frame)
+    result = validate_ads(frame)
     found = refused(result).collect()
     # Of two flights that differ, which one stays is the order of their hashes.
     assert sorted(row["reason"] for row in found) == sorted([reason for _, reason in cases] + ["ad_id is not valid UTF-8"])
@@ -195,10 +195,10 @@ def test_follows_outside_the_bounds_of_events_are_refused(spark):
         ({"dst_user_id": "u"}, "a user follows itself"),
     ]
     frame = rows(spark, [*(one for one, _ in cases), {}], schema, {"src_user_id": "u", "dst_user_id": "v", "event_time": "2019-01-01"})
-    result = judge_follows(frame, NOW)
+    result = validate_follows(frame, NOW)
     assert sorted(row["reason"] for row in refused(result).collect()) == sorted(reason for _, reason in cases)
     assert accepted(result).count() == 1
-    assert accepted(judge_follows(frame)).count() == 1, "pairs collapse: the earliest"
+    assert accepted(validate_follows(frame)).count() == 1, "pairs collapse: the earliest"
 
 
 def test_every_reason_has_a_row_here_and_none_is_outside_the_table(bad):

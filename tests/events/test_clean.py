@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.clock import parse_time
 from alure_spark.errors import DataError
-from alure_spark.events.clean import accepted, judge_ads, judge_events, judge_follows, refused
+from alure_spark.events.clean import accepted, refused, validate_ads, validate_events, validate_follows
 
 EARLY, NOW = parse_time("2000-01-01"), parse_time("2020-01-01")
 SCHEMA = (
@@ -18,8 +18,8 @@ GOOD = ("e1", "u1", "GB", "2019-05-01 10:00:00", None, "purchase", "i1", 10, 1.0
 STRANGE = "it's \"an\" id/with\\all,\n\tof {it}\u0000? \u00e9\U0001f600 ' OR 1=1 --"
 
 
-def judged(spark, rows, schema=SCHEMA, attributes=None):
-    return judge_events(spark.createDataFrame(rows, schema), ["purchase", "ad_click"], attributes or {}, EARLY, NOW)
+def validated(spark, rows, schema=SCHEMA, attributes=None):
+    return validate_events(spark.createDataFrame(rows, schema), ["purchase", "ad_click"], attributes or {}, EARLY, NOW)
 
 
 def but(**changes):
@@ -47,7 +47,7 @@ def but(**changes):
     ],
 )
 def test_a_bad_row_is_refused_with_its_reason_and_whole(spark, change, reason):
-    result = judged(spark, [GOOD, but(event_id="bad", **change)])
+    result = validated(spark, [GOOD, but(event_id="bad", **change)])
     assert [row["event_id"] for row in accepted(result).collect()] == ["e1"]
     (row,) = refused(result).collect()
     assert row["reason"] == reason
@@ -66,7 +66,7 @@ def test_equal_events_collapse_and_one_id_with_two_contents_goes_to_quarantine(s
         but(event_id=None),
         but(event_id=None, item_id="i2"),
     ]
-    result = judged(spark, rows)
+    result = validated(spark, rows)
     kept = accepted(result).select("event_id", "value", "item_id").collect()
     assert len(kept) == 3, "e1 once, and one row for each content without an id"
     assert len({row["event_id"] for row in kept}) == 3
@@ -76,7 +76,7 @@ def test_equal_events_collapse_and_one_id_with_two_contents_goes_to_quarantine(s
 def test_of_two_contents_the_one_that_was_known_first_stays(spark):
     late = but(arrival_time="2019-06-01 00:00:00", value=9.0)
     for rows in ([GOOD, late], [late, GOOD]):
-        assert [row["value"] for row in accepted(judged(spark, rows)).collect()] == [1.0]
+        assert [row["value"] for row in accepted(validated(spark, rows)).collect()] == [1.0]
 
 
 def test_a_strange_id_survives_and_a_long_log_of_one_user_too(spark):
@@ -88,7 +88,7 @@ def test_a_strange_id_survives_and_a_long_log_of_one_user_too(spark):
         F.col("id").cast("string").alias("item_id"), F.lit(1).alias("dwell_ms"), F.lit(1.0).alias("value"),
     )  # fmt: skip
     rows = spark.createDataFrame([but(user_id=STRANGE, item_id=STRANGE)], SCHEMA).union(many)
-    result = accepted(judge_events(rows, ["purchase"], {}, EARLY, NOW))
+    result = accepted(validate_events(rows, ["purchase"], {}, EARLY, NOW))
     assert result.count() == 100_001
     assert result.where(F.col("user_id") == STRANGE).select("item_id").first()[0] == STRANGE
     assert result.where("user_id = 'busy'").select("country").distinct().collect()[0][0] == "unknown"
@@ -103,7 +103,7 @@ def test_nothing_is_lost_every_row_is_accepted_refused_or_a_copy(spark):
         but(event_id="e2", value=3.0, arrival_time="2019-05-02 00:00:00"),
         but(event_id="e3", event_time="x"),
     ]
-    result = judged(spark, rows)
+    result = validated(spark, rows)
     copies = 1
     assert accepted(result).count() + refused(result).count() + copies == result.count() == len(rows)
 
@@ -124,29 +124,29 @@ def test_a_missing_column_or_wrong_type_is_an_error_that_says_what_to_do(spark, 
     if add:
         frame = frame.withColumn(add[0], F.expr(add[1]))
     with pytest.raises(DataError, match=message):
-        judge_events(frame, ["purchase"], {}, EARLY, NOW)
+        validate_events(frame, ["purchase"], {}, EARLY, NOW)
 
 
 def test_a_declared_attribute_must_be_there_and_is_typed(spark):
     frame = spark.createDataFrame([GOOD], SCHEMA).withColumn("brand", F.lit("b"))
-    result = accepted(judge_events(frame, ["purchase"], {"brand": "categorical"}, EARLY, NOW))
+    result = accepted(validate_events(frame, ["purchase"], {"brand": "categorical"}, EARLY, NOW))
     assert result.select("brand").first()[0] == "b"
     with pytest.raises(DataError, match="lacks the column 'brnd'; did you mean 'brand'"):
-        judge_events(frame, ["purchase"], {"brnd": "categorical"}, EARLY, NOW)
+        validate_events(frame, ["purchase"], {"brnd": "categorical"}, EARLY, NOW)
 
 
 def test_an_empty_frame_is_no_error_here(spark):
-    result = judged(spark, [])
+    result = validated(spark, [])
     assert accepted(result).count() == refused(result).count() == 0
 
 
-def test_ads_and_follows_are_judged_too(spark):
+def test_ads_and_follows_are_validated_too(spark):
     ads = spark.createDataFrame(
         [("a", "x", "2019-01-01", "2019-02-01"), ("a", "x", "2019-03-01", None), ("b", "x", "2019-02-01", "2019-01-01"),
          (None, "x", "2019-01-01", None), ("a", "y", "2019-01-01", "2019-02-01")],
         "ad_id string, account_id string, active_from string, active_to string",
     )  # fmt: skip
-    result = judge_ads(ads)
+    result = validate_ads(ads)
     assert accepted(result).count() == 2, "two flights of one ad"
     assert sorted(row["reason"] for row in refused(result).collect()) == [
         "active_to is not after active_from", "ad_id and active_from have other content already", "ad_id is null or empty",
@@ -155,6 +155,6 @@ def test_ads_and_follows_are_judged_too(spark):
         [("u", "v", "2019-01-02"), ("u", "v", "2019-01-01"), ("u", "u", "2019-01-01")],
         "src_user_id string, dst_user_id string, event_time string",
     )
-    result = judge_follows(follows)
+    result = validate_follows(follows)
     assert [str(row["event_time"]) for row in accepted(result).collect()] == ["2019-01-01 00:00:00"]
     assert [row["reason"] for row in refused(result).collect()] == ["a user follows itself"]

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import IngestConfig
 from alure_spark.events import batches
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 from alure_spark.events.sequences import select_features, touched_sequences, user_sequences
 from alure_spark.lake import content_hash, latest_rows
 from tests import oracle
@@ -67,9 +67,9 @@ SCHEMA = SCHEMA + ", dwell_ms int"
 RAW = [part.split()[0] for part in SCHEMA.split(", ")]
 
 
-def judged(spark, rows, ingest=IngestConfig(), others=None):  # noqa: B008
+def validated(spark, rows, ingest=IngestConfig(), others=None):  # noqa: B008
     given = [tuple(moment(row.get(name)) if name.endswith("_time") else row.get(name) for name in RAW) for row in rows]
-    return judge_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, others)
+    return validate_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, others)
 
 
 def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spark):
@@ -78,13 +78,13 @@ def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spa
     again = [dict(row, arrival_time=oracle.known_at(row) + draw.randint(0, 25)) for row in draw.sample(rows, 80)]  # delivered twice
     other = [dict(row, value=99.0, arrival_time=oracle.known_at(row) + draw.randint(0, 25)) for row in draw.sample(rows, 40)]
     every = rows + again + other
-    whole = judged(spark, every)
+    whole = validated(spark, every)
     wanted = content_hash(accepted(whole))
     parts = [[row for row in every if low <= oracle.known_at(row) - START < high] for low, high in pairwise((0, 22, 44, 66, 999))]
     for order in ([0, 1, 2, 3], [2, 0, 1, 0, 3]):
         table, refused = None, 0
         for part in order:
-            batch = accepted(judged(spark, parts[part]))
+            batch = accepted(validated(spark, parts[part]))
             if table is None:
                 table = batch.localCheckpoint()
                 continue
@@ -94,7 +94,7 @@ def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spa
             table = kept.unionByName(change.added).localCheckpoint()
         assert content_hash(table) == wanted, order
         assert refused > 0
-    change = batches.merge(table, accepted(judged(spark, parts[1])), IngestConfig())
+    change = batches.merge(table, accepted(validated(spark, parts[1])), IngestConfig())
     assert change.added.count() == change.displaced.count() == 0, "a batch that comes again changes nothing"
 
 
@@ -102,16 +102,16 @@ def test_two_contents_known_at_one_moment_end_alike_in_one_load_in_two_and_from_
     """Else which of the two stays depends on how they came."""
     first = [impression(f"u{n}", n, value=1.0) for n in range(40)]
     second = [dict(row, value=2.0, item_id="b") for row in first]
-    whole = judged(spark, first + second).localCheckpoint()
+    whole = validated(spark, first + second).localCheckpoint()
     wanted = content_hash(accepted(whole))
-    table = accepted(judged(spark, first)).localCheckpoint()
-    change = batches.merge(table, accepted(judged(spark, second)), IngestConfig())
+    table = accepted(validated(spark, first)).localCheckpoint()
+    change = batches.merge(table, accepted(validated(spark, second)), IngestConfig())
     assert 0 < change.added.count() < 40, "the planted ties fall either way"
     kept = table.join(change.displaced.select("event_id"), "event_id", "left_anti")
     assert content_hash(kept.unionByName(change.added)) == wanted
     held = refused(whole).localCheckpoint()
     assert sorted(change.refused.collect()) == sorted(held.collect()), "quarantine has one text for them"
-    again = judge_events(batches.from_quarantine(held, whole.select(*RAW)), list(STREAMS), {}, 0, START + 10 * DAY)
+    again = validate_events(batches.from_quarantine(held, whole.select(*RAW)), list(STREAMS), {}, 0, START + 10 * DAY)
     replayed = batches.merge(accepted(whole), accepted(again), IngestConfig())
     assert replayed.added.isEmpty()
     assert sorted(replayed.refused.collect()) == sorted(held.collect())
@@ -125,9 +125,9 @@ def test_dwell_and_local_time_that_ingestion_changes_end_alike_too(spark, swappe
     second = [dict(row, dwell_ms=pair[1]) for row, pair in zip(first, dwells, strict=True)]
     if swapped:
         first, second = second, first
-    whole = judged(spark, first + second, ingest).localCheckpoint()
-    table = accepted(judged(spark, first, ingest)).localCheckpoint()
-    change = batches.merge(table, accepted(judged(spark, second, ingest)), ingest)
+    whole = validated(spark, first + second, ingest).localCheckpoint()
+    table = accepted(validated(spark, first, ingest)).localCheckpoint()
+    change = batches.merge(table, accepted(validated(spark, second, ingest)), ingest)
     kept = table.join(change.displaced.select("event_id"), "event_id", "left_anti").unionByName(change.added)
     assert content_hash(kept) == content_hash(accepted(whole))
     assert [json.loads(row["row"])["event_id"] for row in change.refused.collect()] == ["u0/0"]
@@ -139,10 +139,10 @@ def test_the_next_event_is_that_of_the_delivery_that_stays(spark):
     ingest = IngestConfig(dwell_from_next=("organic",), session_gap_minutes=1 / 60)
     rows = [impression("u", 0), impression("u", 100, event_id="twice"), impression("u", 900)]
     other = impression("u", 500, event_id="twice", item_id="b")
-    whole = judged(spark, [*rows, other], ingest).localCheckpoint()
+    whole = validated(spark, [*rows, other], ingest).localCheckpoint()
     wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(whole).collect()}
-    table = accepted(judged(spark, rows[1:], ingest))
-    replayed = judged(spark, [rows[0], other], ingest, table)
+    table = accepted(validated(spark, rows[1:], ingest))
+    replayed = validated(spark, [rows[0], other], ingest, table)
     change = batches.merge(table, accepted(replayed), ingest)
     assert [(row["event_id"], row["dwell_ms"], row["known_at"]) for row in change.added.collect()] == [("u/0", *wanted["u/0"])]
     assert wanted["u/0"][0] == 100
@@ -152,9 +152,9 @@ def test_the_next_event_is_that_of_the_delivery_that_stays(spark):
 def test_an_event_that_is_replayed_finds_its_next_one_in_the_table(spark):
     ingest = IngestConfig(dwell_from_next=("organic",), session_gap_minutes=1 / 60)
     rows = [impression("u", 0), impression("v", 100), impression("u", 400), impression("u", 900)]
-    wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(judged(spark, rows, ingest)).collect()}
-    table = accepted(judged(spark, rows[2:], ingest))
-    replayed = judged(spark, rows[:2], ingest, table)
+    wanted = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(validated(spark, rows, ingest)).collect()}
+    table = accepted(validated(spark, rows[2:], ingest))
+    replayed = validated(spark, rows[:2], ingest, table)
     assert replayed.count() == 2
     found = {row["event_id"]: (row["dwell_ms"], row["known_at"]) for row in accepted(replayed).collect()}
     assert found == {name: wanted[name] for name in ("u/0", "v/100")}
@@ -172,7 +172,7 @@ def test_dwell_is_the_gap_to_the_next_event_of_the_session_and_known_only_then(s
     rows = [impression("u", 0), impression("u", 400), impression("u", 900, source="ad_click"), impression("u", 5000), impression("v", 100)]
     found = {
         (row["user_id"], row["at"]): (row["dwell_ms"], row["known"])
-        for row in accepted(judged(spark, rows, ingest)).select(
+        for row in accepted(validated(spark, rows, ingest)).select(
             "user_id", (F.unix_millis("event_time") - START).alias("at"), "dwell_ms", (F.unix_millis("known_at") - START).alias("known")
         ).collect()
     }  # fmt: skip
@@ -186,19 +186,19 @@ def test_a_dwell_out_of_bounds_becomes_null_and_is_marked_and_late_rows_are_refu
     given = spark.createDataFrame(
         [("a", 249), ("b", 250), ("c", 1000), ("d", 1001), ("e", None), ("f", -5)], "event_id string, dwell_ms int"
     ).selectExpr("*", "'u' AS user_id", f"timestamp_millis({START}) AS event_time", "'organic' AS source", "'i' AS item_id")  # fmt: skip
-    found = judge_events(given, list(STREAMS), {}, 0, START + 10 * DAY, ingest)
+    found = validate_events(given, list(STREAMS), {}, 0, START + 10 * DAY, ingest)
     rows = {row["event_id"]: row for row in found.collect()}
     assert {name: row["dwell_ms"] for name, row in rows.items() if row["reason"] is None} == {
         "a": None, "b": 250, "c": 1000, "d": None, "e": None,
     }  # fmt: skip
     assert [name for name, row in sorted(rows.items()) if row["_dwell_outlier"]] == ["a", "d"]
     assert rows["f"]["reason"] == "dwell_ms is negative"
-    late = judged(spark, [impression("u", 0, arrival_time=START + DAY), impression("u", 1, arrival_time=START + DAY + 2)], ingest)
+    late = validated(spark, [impression("u", 0, arrival_time=START + DAY), impression("u", 1, arrival_time=START + DAY + 2)], ingest)
     assert sorted(row["reason"] or "" for row in late.collect()) == ["", "arrived more than 1 days late"]
 
 
 def test_local_time_comes_from_the_country_where_the_event_has_none(spark):
     ingest = IngestConfig(utc_offset_minutes={"X": 60, "Y": -300})
     rows = [impression("u", 0), impression("u", 1, country="Y"), impression("u", 2, country="Z")]
-    found = accepted(judged(spark, rows, ingest)).orderBy("event_time").select("utc_offset_minutes").collect()
+    found = accepted(validated(spark, rows, ingest)).orderBy("event_time").select("utc_offset_minutes").collect()
     assert [row[0] for row in found] == [60, -300, None]

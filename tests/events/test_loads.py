@@ -8,7 +8,7 @@ import pytest
 
 from alure_spark.clock import DAY_MS, parse_time
 from alure_spark.config import IngestConfig
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 from alure_spark.events.ingestion import add_batch
 
 FIRST = parse_time("2019-05-01")
@@ -43,11 +43,11 @@ def ingested(spark, loads, ingest=IngestConfig()):  # noqa: B008
     """The events after loads of (frame, day, attributes), and all refused rows as (reason, event_id, item_id)."""
     run, all_refused = Run(None), []
     for frame, day, attributes in loads:
-        judged = judge_events(frame, ["view"], attributes, EARLY, NOW, ingest)
-        run.events = accepted(judged).where("false") if run.events is None else run.events
+        validated = validate_events(frame, ["view"], attributes, EARLY, NOW, ingest)
+        run.events = accepted(validated).where("false") if run.events is None else run.events
         start = FIRST + day * DAY_MS
-        _, more = add_batch(run, judged, (start, start + DAY_MS), ingest)
-        all_refused += [(row["reason"], json.loads(row["row"])) for row in refused(judged).drop("run_id").union(more).collect()]
+        _, more = add_batch(run, validated, (start, start + DAY_MS), ingest)
+        all_refused += [(row["reason"], json.loads(row["row"])) for row in refused(validated).drop("run_id").union(more).collect()]
     return run.events, sorted((reason, row["event_id"], row["item_id"]) for reason, row in all_refused)
 
 

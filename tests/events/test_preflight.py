@@ -9,7 +9,7 @@ import pytest
 from alure_spark.clock import format_time, parse_time
 from alure_spark.config import IngestConfig
 from alure_spark.events import preflight
-from alure_spark.events.clean import judge_events
+from alure_spark.events.clean import validate_events
 from alure_spark.events.preflight import SourceProfile, TableCounts, what_is_empty, what_is_off
 
 SCHEMA = "user_id string, event_time timestamp, source string, item_id string"
@@ -17,18 +17,18 @@ NOW = parse_time("2025-06-01")
 VIEWS = SourceProfile(rows=10, refused=0, dwell_outliers=0, first_ms=NOW - 5, last_ms=NOW - 1, nulls={}, countries={"ALL": 10})
 
 
-def judged(spark, rows):
-    """(user, epoch ms, stream) -> judged events."""
+def validated(spark, rows):
+    """(user, epoch ms, stream) -> validated events."""
     made = spark.createDataFrame(rows, "user_id string, ms bigint, source string")
     frame = made.selectExpr("user_id", "timestamp_millis(ms) AS event_time", "source", "'item' AS item_id")
-    return judge_events(frame, ["views", "clicks"], {}, 0, NOW)
+    return validate_events(frame, ["views", "clicks"], {}, 0, NOW)
 
 
 def test_the_span_is_of_accepted_rows_and_no_year_of_a_refused_one_ends_the_report(spark):
     micro, nano = NOW * 1000, 9_000_000_000_000_000  # microseconds and more taken for milliseconds: years 57,000 and 287,000
     rows = [("u", NOW - 9, "views"), ("v", NOW - 5, "views"), ("u", micro, "views"), ("u", nano, "views"), ("u", -nano, "views"),
             ("u", None, "views"), (None, NOW - 20, "views"), ("u", micro, "clicks"), ("u", NOW - 1, None)]  # fmt: skip
-    events = judged(spark, rows).persist()
+    events = validated(spark, rows).persist()
     found = preflight.profile(events)
     assert (found["views"].rows, found["views"].refused) == (7, 5)
     assert (found["views"].first_ms, found["views"].last_ms) == (NOW - 9, NOW - 5)
@@ -41,7 +41,7 @@ def test_the_span_is_of_accepted_rows_and_no_year_of_a_refused_one_ends_the_repo
 
 
 def test_a_load_without_a_row_is_described_and_compared_like_any_other(spark):
-    events = judged(spark, [("u", NOW - 9, "views")]).where("false").persist()
+    events = validated(spark, [("u", NOW - 9, "views")]).where("false").persist()
     found = preflight.profile(events)
     assert (found, preflight.heavy_hitters(events), preflight.describe(found)) == ({}, [], [])
     events.unpersist()

@@ -8,19 +8,19 @@ from pyspark.sql import functions as F
 from alure_spark.clock import parse_time
 from alure_spark.config import IngestConfig
 from alure_spark.events import batches
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 
 EARLY, NOW = parse_time("2000-01-01"), parse_time("2020-01-01")
 PLAIN = "event_id string, user_id string, event_time string, source string, item_id string, position int, media_embedding array<double>"
 GOOD = ("e1", "u1", "2019-05-01T10:00:00Z", "view", "i1", None, None)
 
 
-def judged(frame):
-    return judge_events(frame, ["view"], {}, EARLY, NOW)
+def validated(frame):
+    return validate_events(frame, ["view"], {}, EARLY, NOW)
 
 
 def quarantined(frame):
-    return refused(judged(frame)).withColumn("run_id", F.lit("r"))
+    return refused(validated(frame)).withColumn("run_id", F.lit("r"))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_ids_in_quarantine_stay_what_they_are_whatever_type_the_source_has(spark
     shape = spark.createDataFrame([], f"user_id {kind}, event_time timestamp_ntz, source string, item_id string")
     held = quarantined(bad)
     assert "dTE=" not in held.first()["row"]
-    again = judge_events(batches.from_quarantine(held, shape), ["other"], {}, EARLY, NOW)
+    again = validate_events(batches.from_quarantine(held, shape), ["other"], {}, EARLY, NOW)
     (row,) = accepted(again).collect()
     assert row["user_id"] == (expected or spark.sql(f"SELECT {to_id}").first()[0])
     assert row["event_time"].isoformat() == "2019-05-01T10:00:00"
@@ -58,10 +58,10 @@ def test_a_row_that_stays_refused_stays_as_it_is_so_that_a_batch_that_brings_it_
 def test_a_blank_and_nothing_are_one_content_in_one_load_as_in_two(spark, name):
     kind = PLAIN + f", {name} string"
     blank, nothing = ((*GOOD, value) for value in ("", None))
-    one = judged(spark.createDataFrame([blank, nothing], kind))
+    one = validated(spark.createDataFrame([blank, nothing], kind))
     assert (accepted(one).count(), refused(one).count()) == (1, 0)
     assert accepted(one).first()[name] == ("unknown" if name == "country" else None)
-    first, second = (accepted(judged(spark.createDataFrame([row], kind))).localCheckpoint() for row in (blank, nothing))
+    first, second = (accepted(validated(spark.createDataFrame([row], kind))).localCheckpoint() for row in (blank, nothing))
     for table, batch in ((first, second), (second, first)):
         assert batches.merge(table, batch, IngestConfig()).refused.isEmpty()
 
@@ -81,26 +81,26 @@ def test_no_time_of_any_table_ends_a_load(spark):
     frame = spark.range(1).selectExpr(
         "'u' AS user_id", "'view' AS source", "'i' AS item_id", "timestamp_micros(-9223372036854775807L) AS event_time"
     )
-    assert accepted(judged(frame)).count() == 0
-    assert refused(judged(frame)).count() == 1
+    assert accepted(validated(frame)).count() == 0
+    assert refused(validated(frame)).count() == 1
 
 
 def test_an_empty_text_for_a_time_is_a_missing_time(spark):
     frame = spark.createDataFrame([GOOD], PLAIN).withColumn("arrival_time", F.lit(" "))
-    assert [row["arrival_time"] for row in accepted(judged(frame)).collect()] == [None]
+    assert [row["arrival_time"] for row in accepted(validated(frame)).collect()] == [None]
 
 
 def test_an_event_without_an_id_has_the_id_of_earlier_releases_also_with_an_empty_embedding(spark):
     """Else a day that is ingested again after an upgrade is there twice."""
     rows = [(None, *GOOD[1:6], []), (None, *GOOD[1:6], None)]
-    found = accepted(judged(spark.createDataFrame(rows, PLAIN))).collect()
+    found = accepted(validated(spark.createDataFrame(rows, PLAIN))).collect()
     assert len({row["event_id"] for row in found}) == 2, "as before: [] is other content than null"
     assert [row["media_embedding"] for row in found] == [None, None]
 
 
 def test_a_row_of_an_earlier_release_is_no_conflict_when_it_comes_again(spark):
     """It holds what ingestion makes null today."""
-    batch = accepted(judged(spark.createDataFrame([(*GOOD[:5], -1, [])], PLAIN))).localCheckpoint()
+    batch = accepted(validated(spark.createDataFrame([(*GOOD[:5], -1, [])], PLAIN))).localCheckpoint()
     table = batch.withColumns({"position": F.lit(-1), "media_embedding": F.array().cast("array<float>")}).localCheckpoint()
     change = batches.merge(table, batch, IngestConfig())
     assert (change.added.count(), change.refused.count()) == (0, 0)

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from alure_spark.clock import known_before
 from alure_spark.config import FeaturePolicy, VocabularyConfig
 from alure_spark.events import sequences
-from alure_spark.events.clean import accepted, judge_events
+from alure_spark.events.clean import accepted, validate_events
 from alure_spark.events.dwell import dwell_sums
 from alure_spark.events.examples import training_examples
 from alure_spark.events.sequences import Grouping, heavy_users, select_features, user_sequences
@@ -189,7 +189,7 @@ def test_a_user_with_100_000_events_keeps_the_last_n(spark):
         F.lit("organic").alias("source"), F.col("id").cast("string").alias("item_id"),
         F.lit(None).cast("string").alias("category_id"), F.lit(0.5).alias("value"),
     )  # fmt: skip
-    clean = accepted(judge_events(busy, list(STREAMS), {"category_id": "categorical", "value": "numeric"}, 0, START + 10 * DAY))
+    clean = accepted(validate_events(busy, list(STREAMS), {"category_id": "categorical", "value": "numeric"}, 0, START + 10 * DAY))
     row = user_sequences(clean, STREAMS, AS_OF).first()
     assert row["organic__event_time_ms"] == [START + 29] * 3
     assert row["ad_click__item_id"] == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alure_spark.config import GraphConfig
 from alure_spark.graph import search
-from alure_spark.graph.search import ROWS_AT_A_TIME, choose_road, cluster_count, neighbours
+from alure_spark.graph.search import ROWS_AT_A_TIME, choose_method, cluster_count, neighbours
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +130,8 @@ def test_small_countries_are_searched_exactly_and_large_ones_by_probing():
     assert cluster_count(10, config) == 1
     assert cluster_count(1_000, config) == 20
     assert cluster_count(10**6, config) == 400
-    roads = [choose_road(users, config) for users in (1, 1_000, 20_000, 30_000, 60_000, 10**6)]
-    assert roads == ["exact"] * 4 + ["probed"] * 2
-    assert choose_road(10**6, GraphConfig(k1_probed=400)) == "exact"  # probing everything is a detour
-    assert choose_road(10, GraphConfig(search="probed")) == "probed"
-    assert choose_road(10**7, GraphConfig(search="exact")) == "exact"
+    methods = [choose_method(users, config) for users in (1, 1_000, 20_000, 30_000, 60_000, 10**6)]
+    assert methods == ["exact"] * 4 + ["probed"] * 2
+    assert choose_method(10**6, GraphConfig(k1_probed=400)) == "exact"  # probing everything is a detour
+    assert choose_method(10, GraphConfig(search="probed")) == "probed"
+    assert choose_method(10**7, GraphConfig(search="exact")) == "exact"

@@ -1,4 +1,4 @@
-"""The whole road on Spark: embeddings -> clusters -> edges -> recall, against plain loops over all pairs."""
+"""The whole method on Spark: embeddings -> clusters -> edges -> recall, against plain loops over all pairs."""
 
 import json
 import re

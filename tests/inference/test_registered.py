@@ -52,7 +52,7 @@ def test_a_day_that_is_run_again_has_its_own_champion_and_the_alias_stays_at_the
     assert registered(of(5), tracker).version == "6"
 
 
-def test_before_the_first_model_no_champion_is_judged_against_and_the_one_of_the_future_is_named(train):
+def test_before_the_first_model_no_champion_is_evaluated_against_and_the_one_of_the_future_is_named(train):
     """embed_users refuses it by its as_of."""
     train(5)
     assert champion_at(of(1), train.tracker) is None

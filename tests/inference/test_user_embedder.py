@@ -225,7 +225,7 @@ def test_the_compiled_model_equals_the_eager_one(artifact, rows, precision):
 
 
 @pytest.mark.slow
-def test_auto_keeps_the_faster_road(artifact, monkeypatch):
+def test_auto_keeps_the_faster_method(artifact, monkeypatch):
     compiled = []
     monkeypatch.setattr(export_module, "compiled", lambda *_: compiled.append(1) or package)
     package = export_module.Package(b"", machine())

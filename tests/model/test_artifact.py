@@ -247,7 +247,7 @@ def test_a_model_that_does_not_say_up_to_when_it_was_trained_is_not_asked_about_
     assert replace(artifact, facts={"as_of_ms": 5}).as_of_ms == 5
 
 
-def test_a_model_that_lost_its_validated_twin_is_not_judged_by_itself(tmp_path, artifact):
+def test_a_model_that_lost_its_validated_twin_is_not_evaluated_by_itself(tmp_path, artifact):
     twin = Artifact.of(shaken(UserModel(spec_of()), seed=4).float(), vocabulary_of(ROWS), FACTS)
     place = replace(artifact, facts=FACTS | {"validated": twin.digest}).write(tmp_path / "model")
     with pytest.raises(DataError, match="validated is not a user model"):

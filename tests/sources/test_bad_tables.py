@@ -16,7 +16,7 @@ from alure_spark.clock import parse_time
 from alure_spark.config import SourceConfig
 from alure_spark.errors import DataError
 from alure_spark.events import batches
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 from alure_spark.session import PARTITION_TEXTS, session_settings
 from alure_spark.sources import failures_named, parquet_times, read
 
@@ -61,7 +61,7 @@ def test_tables_that_give_a_column_in_different_types_keep_what_each_says(spark,
     more = {"dwell_ms": "d", "flag": "f", "brand": "b"}
     given = config(tmp_path, *(table(name, more) for name in ("none.parquet", "a.parquet", "b.parquet", "c.parquet", "e.json")))
     kinds = {"flag": "numeric", "brand": "categorical"}
-    result = judge_events(read(spark, given, attributes=kinds).events, ["view"], kinds, 0, NOW)
+    result = validate_events(read(spark, given, attributes=kinds).events, ["view"], kinds, 0, NOW)
     found = {row["user_id"]: row for row in accepted(result).collect()}
     names = ("item_id", "dwell_ms", "flag", "brand")
     assert {user: tuple(row[name] for name in names) for user, row in found.items()} == {
@@ -106,7 +106,7 @@ def test_an_expression_that_fails_on_a_row_is_one_sentence(spark, tmp_path, chan
     given = table("log.csv", change.get("columns"), read_options=options, where=change.get("where", ""))
     given = config(tmp_path, given)
     with pytest.raises(DataError, match=message) as caught, failures_named(spark, given):
-        judge_events(read(spark, given).events, ["view"], {}, 0, NOW).collect()
+        validate_events(read(spark, given).events, ["view"], {}, 0, NOW).collect()
     assert "n/a" not in str(caught.value), "Spark's text quotes the row"
     assert "\n" not in str(caught.value)
 
@@ -240,20 +240,20 @@ def test_lines_that_are_no_json_are_refused_one_by_one_and_name_no_user(spark, t
     (tmp_path / "log.json").write_text(good.format("u1", "true") + "\n".join(cut) + "\n" + good.format("u2", "false"))
     given = config(tmp_path, table("log.json", where=where))
     with failures_named(spark, given):
-        judged = judge_events(read(spark, given).events, ["view"], {}, 0, NOW).persist()
-        assert [row["user_id"] for row in accepted(judged).orderBy("user_id").collect()] == (["u1"] if where == "f" else ["u1", "u2"])
-        held = refused(judged).collect()
+        evaluated = validate_events(read(spark, given).events, ["view"], {}, 0, NOW).persist()
+        assert [row["user_id"] for row in accepted(evaluated).orderBy("user_id").collect()] == (["u1"] if where == "f" else ["u1", "u2"])
+        held = refused(evaluated).collect()
     assert [(row["source"], row["reason"]) for row in held] == [("events/view", "the line is no JSON")] * 3
     found = [json.loads(row["row"]) for row in held]
     assert sorted((one["file"], one["characters"], one["sha256"]) for one in found) == sorted(
         ("log.json", len(line), hashlib.sha256(line.encode()).hexdigest()) for line in cut
     )
-    assert refused(judged).where(batches.is_broken()).count() == 3, "a replay leaves them"
+    assert refused(evaluated).where(batches.is_broken()).count() == 3, "a replay leaves them"
     (counts,) = read(spark, given).tables.collect()
     assert (counts["read"], counts["unknown"]) == (2, 0)
     # Who says how Spark is to read them has it so.
     dropped = config(tmp_path, table("log.json", where=where, read_options={"mode": "DROPMALFORMED"}))
-    assert refused(judge_events(read(spark, dropped).events, ["view"], {}, 0, NOW)).isEmpty()
+    assert refused(validate_events(read(spark, dropped).events, ["view"], {}, 0, NOW)).isEmpty()
     own = config(tmp_path, table("log.json", where="_corrupt_record IS NULL"))
     assert read(spark, own).tables.collect()[0]["taken"] == 2
     assert read(spark, own).events.count() == 2

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import SourceConfig, load
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.events.clean import accepted, judge_events, refused
+from alure_spark.events.clean import accepted, refused, validate_events
 from alure_spark.sources import read
 from tests.conftest import ROOT
 
@@ -27,9 +27,9 @@ def test_completejourney_is_mapped_as_the_tutorial_says(spark):
     chosen = set(sorted(data["campaigns"]["household_id"].unique())[:households])
     mine = {name: data[name][data[name]["household_id"].isin(chosen)] for name in ("transactions", "campaigns", "coupon_redemptions")}
     config = load(ROOT / "conf" / "demo.yml")
-    judged = judge_events(given.events, list(config.streams), config.attribute_kinds(), 0, 2**45).persist()
-    assert refused(judged).count() == 0
-    events = accepted(judged).persist()
+    evaluated = validate_events(given.events, list(config.streams), config.attribute_kinds(), 0, 2**45).persist()
+    assert refused(evaluated).count() == 0
+    events = accepted(evaluated).persist()
     counts = {row["source"]: row["count"] for row in events.groupBy("source").count().collect()}
     assert counts["purchase"] + counts["promoted_purchase"] == len(mine["transactions"])
     assert 0.1 < counts["promoted_purchase"] / len(mine["transactions"]) < 0.4
@@ -44,25 +44,25 @@ def test_completejourney_is_mapped_as_the_tutorial_says(spark):
     in_flight = clicks.join(ads, clicks["item_id"] == ads["ad_id"]).where("event_time >= active_from AND event_time < active_to")
     assert in_flight.select("event_id").distinct().count() == counts["ad_click"]
     assert ads.count() == len(data["coupons"][["coupon_upc", "campaign_id"]].drop_duplicates())
-    for frame in (judged, events, ads):
+    for frame in (evaluated, events, ads):
         frame.unpersist()
 
 
 @pytest.mark.skipif(not ONLINE_RETAIL.exists(), reason="online_retail.parquet is not here: set ALURE_ONLINE_RETAIL to its path")
 def test_online_retail_is_mapped_by_conf_alone_and_its_dirt_is_counted(spark):
     config = load(ROOT / "conf" / "online_retail.yml", [f"source.options.root={ONLINE_RETAIL.parent}"])
-    judged = judge_events(read(spark, config.source).events, list(config.streams), config.attribute_kinds(), 0, 2**45).persist()
+    evaluated = validate_events(read(spark, config.source).events, list(config.streams), config.attribute_kinds(), 0, 2**45).persist()
     raw = pd.read_parquet(ONLINE_RETAIL)
     sold = raw[raw["Quantity"] > 0]
-    reasons = {row["reason"]: row["count"] for row in refused(judged).groupBy("reason").count().collect()}
+    reasons = {row["reason"]: row["count"] for row in refused(evaluated).groupBy("reason").count().collect()}
     assert reasons == {"user_id is null or empty": int(sold["CustomerID"].isna().sum())}
-    events = accepted(judged)
+    events = accepted(evaluated)
     assert events.select("country").distinct().count() == 37, "no customer in Hong Kong"
     assert events.select("user_id").distinct().count() == sold["CustomerID"].nunique()
     known = sold.dropna(subset=["CustomerID"])
     lines = known.drop_duplicates(["CustomerID", "StockCode", "InvoiceDate", "Country", "Description", "Quantity", "UnitPrice"])
     assert 0 <= len(lines) - events.count() <= 0.001 * len(lines), "exact copies collapse (value = quantity x price may merge a few more)"
-    judged.unpersist()
+    evaluated.unpersist()
 
 
 def mapping(folder, **more):

@@ -176,17 +176,17 @@ def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     vocabulary = Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
     champion = Artifact.of(good.model, vocabulary, {"as_of_ms": END})
 
-    def judge(champion, found):
-        return gate.judge(champion, found, layout, lambda layout, vocabulary: loader, when, TRAINING)
+    def evaluate(champion, found):
+        return gate.decide(champion, found, layout, lambda layout, vocabulary: loader, when, TRAINING)
 
-    assert judge(None, found).passed
-    assert judge(champion, found).passed
-    stopped = judge(champion, worse)
+    assert evaluate(None, found).passed
+    assert evaluate(champion, found).passed
+    stopped = evaluate(champion, worse)
     assert not stopped.passed
     assert "not champion: validation loss" in stopped.reason
-    assert "later time" in judge(replace(champion, facts={"as_of_ms": END + 1}), found).reason
+    assert "later time" in evaluate(replace(champion, facts={"as_of_ms": END + 1}), found).reason
     other = Artifact.of(UserModel(replace(SPEC, sources={**SPEC.sources, "bought": {}})), vocabulary, {"as_of_ms": END})
-    assert "cannot be compared" in judge(other, found).reason
+    assert "cannot be compared" in evaluate(other, found).reason
 
 
 def test_a_model_that_promises_too_much_does_not_become_champion():

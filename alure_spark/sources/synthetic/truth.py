@@ -1,6 +1,6 @@
 """The truth of the synthetic world: why anybody clicks and converts. It lies beside the world and no stage reads it.
 
-It answers p(click), p(conversion) and value for any user, ad and time, so that a retrieval policy can be judged by ads
+It answers p(click), p(conversion) and value for any user, ad and time, so that a retrieval policy can be evaluated by ads
 that were never shown. The generator draws its clicks and conversions from `probabilities`, the function that `respond`
 integrates: there is one law. For impression-level terms e (placement) and z (standardised log dwell):
 
