@@ -66,7 +66,7 @@ class Lake(Store):
         """Forget what is known of the tables; the next read looks again."""
         self._published = None
         self._readable = {}
-        self._details = {}
+        self._properties = {}
 
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""

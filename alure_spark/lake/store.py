@@ -22,6 +22,7 @@ from ..session import session_settings
 from ..tables import RUNS, Table, table
 
 VERSION_PROPERTY = "alure.schema_version"
+DELTA_PROPERTY = "delta.minReaderVersion"  # shown of every Delta table and of nothing else
 SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 ABSENT = re.compile(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table")
 NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTED_OPERATION|UNSUPPORTED_VIEW")
@@ -44,7 +45,8 @@ class Store:
         # Delta's SQL names folders by absolute path only.
         self.root = os.path.abspath(config.root) if self.is_folder and not is_url(config.root) else config.root.rstrip("/")
         self.config = config
-        self._details: dict[str, Row | None] = {}  # as looked up since the last refresh; None: there is no such table
+        # Table -> its properties as looked up since the last refresh; None: there is no such table.
+        self._properties: dict[str, dict[str, str] | None] = {}
 
     def location(self, name: str) -> str:
         """The table as SQL names it."""
@@ -56,12 +58,12 @@ class Store:
         Raises LakeError where something else stands in its place (a table, view, or files that no release of ours made), or a table of
         a newer release. A table of an older one is ours: a version only adds columns, which are null there.
         """
-        if again or name not in self._details:
-            self._details[name] = self._detail(name)
-        detail = self._details[name]
-        if detail is None:
+        if again or name not in self._properties:
+            self._properties[name] = self._look_up(name)
+        properties = self._properties[name]
+        if properties is None:
             return False
-        found, expected = detail["properties"].get(VERSION_PROPERTY), table(name).version
+        found, expected = properties.get(VERSION_PROPERTY), table(name).version
         if found is None:
             raise self._foreign(name, f"a table without the property {VERSION_PROPERTY}")
         if not found.isdigit() or not 1 <= int(found) <= expected:
@@ -71,11 +73,14 @@ class Store:
             )
         return True
 
-    def _detail(self, name: str) -> Row | None:
-        """What Delta says of the table; None where there is nothing. Raises LakeError where something else is."""
+    def _look_up(self, name: str) -> dict[str, str] | None:
+        """The table's properties; None where there is nothing. Raises LakeError where something else is.
+
+        They stand in the last commits that changed them: unlike DESCRIBE DETAIL, this puts no list of the table's files together.
+        """
         try:
             with self.reading(name):
-                row = self.spark.sql(f"DESCRIBE DETAIL {self.location(name)}").first()
+                rows = self.spark.sql(f"SHOW TBLPROPERTIES {self.location(name)}").collect()
         except AlureError:
             raise
         except Exception as error:
@@ -86,10 +91,10 @@ class Store:
             if self.is_folder and self._holds_files(f"{self.root}/{name}"):
                 raise self._foreign(name, "files that are no Delta table") from error
             return None
-        assert row is not None
-        if row["format"].lower() != "delta":
-            raise self._foreign(name, f"a table in {row['format'].lower()}")
-        return row
+        properties = {row["key"]: row["value"] for row in rows}
+        if DELTA_PROPERTY not in properties:
+            raise self._foreign(name, "a view, or a table that is not Delta's")
+        return properties
 
     def _holds_files(self, path: str) -> bool:
         reader = self.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
@@ -195,11 +200,8 @@ class Store:
 
     def _purge(self, name: str) -> None:
         """Write files anew of which rows are only marked as deleted, so that the version that is published needs none of the old ones."""
-        detail = self._details[name] if self.is_ours(name, again=False) else None
-        if detail is not None and (
-            "deletionVectors" in (detail.asDict().get("tableFeatures") or ())
-            or detail["properties"].get("delta.enableDeletionVectors") == "true"
-        ):
+        properties = (self._properties[name] if self.is_ours(name, again=False) else None) or {}
+        if "delta.feature.deletionVectors" in properties or properties.get("delta.enableDeletionVectors") == "true":
             self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
 
     def vacuum(self, name: str, hours: float) -> None:
@@ -224,7 +226,7 @@ class Store:
         """Make the table's current content that of the version; None empties it (it was never published)."""
         if not self.is_ours(name):
             return
-        self._details.pop(name, None)  # the properties go back, too
+        self._properties.pop(name, None)  # they go back, too
         if version is None:  # not only its rows: a column of the wrong type would stay for ever
             self._make(table(name), "REPLACE TABLE")
         else:
@@ -251,7 +253,7 @@ class Store:
             f"{verb} {self.location(of.name)} ({columns}) USING DELTA{parts}"
             f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)})"
         )
-        self._details.pop(of.name, None)
+        self._properties.pop(of.name, None)
 
     def commits_since(self, name: str, version: int) -> list[Row]:
         """What COMMIT names of the commits after the version, the newest first.
@@ -285,14 +287,14 @@ class Store:
     def _migrate(self, of: Table) -> None:
         """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
         self.is_ours(of.name, again=False)
-        detail = self._details[of.name]
-        if detail is None:
+        properties = self._properties[of.name]
+        if properties is None:
             return
-        lacks = bool(_statistics(of)) and "delta.dataSkippingStatsColumns" not in detail["properties"]  # of `runs` in an earlier release
-        if lacks or detail["properties"][VERSION_PROPERTY] != str(of.version):
-            properties = f"'{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)}"
-            self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ({properties})")
-            self._details.pop(of.name)
+        lacks = bool(_statistics(of)) and "delta.dataSkippingStatsColumns" not in properties  # of `runs` in an earlier release
+        if lacks or properties[VERSION_PROPERTY] != str(of.version):
+            wanted = f"'{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)}"
+            self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ({wanted})")
+            self._properties.pop(of.name)
 
 
 def completed(frame: DataFrame, of: Table) -> DataFrame:
