@@ -66,7 +66,7 @@ def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> Im
                 facts = model.readout.facts(batch)
             users = np.array(batch.user_ids, object)[shown.users().numpy()]
             ids = np.array([name for user in batch.user_ids for name in names[user]], object)
-            tensors = (shown.time_ms, shown.rows["account_id"], shown.click.double(), shown.conversion.double())
+            tensors = (shown.time_ms, shown.rows["account_id"], shown.labels["click"].double(), shown.labels["conversion"].double())
             parts.append((users, ids, *(one.numpy() for one in (*tensors, probabilities.double(), embeddings, facts.double()))))
     examples.unpersist()
     return ImpressionReads(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -268,8 +268,7 @@ def batch_of(world: World, users: int, random: Random, null: bool, evaluated: bo
         rows={name: torch.from_numpy(values.ravel()) for name, values in ads.items()}
         | {name: torch.zeros(count, dtype=torch.int64) for name in (ITEM, ACCOUNT)},
         numbers={},
-        click=torch.from_numpy(click.ravel()).float(),
-        conversion=torch.zeros(count),
+        labels={"click": torch.from_numpy(click.ravel()).float(), "conversion": torch.zeros(count)},
         weight=torch.ones(count),
         label_age_ms=torch.zeros(count, dtype=torch.int64),
         validation=torch.from_numpy(np.repeat(validation, world.impressions)),
@@ -334,7 +333,7 @@ def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int],
         shown = evaluated.impressions
         assert shown is not None
         without, with_ = (predicted(world, part, trained, evaluated, seed) for part in (False, True))
-        results.append((shown.click.double().numpy(), without, with_, shown.users().numpy() + sizes[1] * len(results)))
+        results.append((shown.labels["click"].double().numpy(), without, with_, shown.users().numpy() + sizes[1] * len(results)))
     borders = np.cumsum([len(labels) for labels, *_ in results])[:-1]
 
     def gains(weights: np.ndarray) -> list[float]:

@@ -25,9 +25,8 @@ from pyspark.sql import functions as F
 
 from alure_spark.analysis.ranking_gain import ranking_gain
 from alure_spark.clock import DAY_MS, format_time
-from alure_spark.config import load
+from alure_spark.config import DEFAULT_TASKS, load
 from alure_spark.lake import timestamp
-from alure_spark.model.readout import HEADS
 from alure_spark.running import Context, open_context, run_jobs
 from benchmarks import contract, redemption
 from benchmarks.impressions import ImpressionReads, read_impressions
@@ -115,7 +114,7 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
         accounts = np.unique(kept.account, return_inverse=True)[1]
         base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
         named = name if days == 1 else f"{name}, every {days} days"
-        for label in HEADS:
+        for label in DEFAULT_TASKS:
             found = gains(named, label, base, kept, getattr(kept, label), is_train, options)
             rows += [row | {"embedded_a_day": embedded[days]} for row in found]
     return rows

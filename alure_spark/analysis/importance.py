@@ -16,7 +16,6 @@ from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
 from ..metrics import cluster_bootstrap, normalized_entropy
-from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from ..training import user_evaluation
 
@@ -25,11 +24,11 @@ KINDS = ("categorical", "numeric", "text", "embedding")
 
 @dataclass(frozen=True)
 class Importance:
-    """One attribute and head; ne_loss above 0: without it predictions are worse."""
+    """One attribute and task; ne_loss above 0: without it predictions are worse."""
 
     source: str
     attribute: str
-    head: str
+    task: str
     ne: float  # of the model as it is, on the validation split
     ne_loss: float  # mean over the seeds of NE with the attribute exchanged minus NE
     low: float  # 95 % interval over users
@@ -55,7 +54,7 @@ def exchanged(batch: JaggedBatch, source: str, attribute: str, seed: int) -> Jag
 def _without(
     model: UserModel, loader: Batches, source: str, attributes: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, list[np.ndarray]]:
-    """Attribute -> per seed (M, 2) probabilities at the validation impressions. The other sources are encoded once per batch."""
+    """Attribute -> per seed (M, tasks) probabilities at the validation impressions. The other sources are encoded once per batch."""
     moved = model.spec.sources if model.spec.config.exchange else (source,)
     logits: dict[tuple[str, int], list[np.ndarray]] = {(attribute, seed): [] for attribute in attributes for seed in seeds}
     for batch in loader.in_order():
@@ -73,27 +72,27 @@ def _without(
 def attribute_importance(
     model: UserModel, loader: Batches, moments: Moments, seeds: Sequence[int] = (7, 8, 9), resamples: int = 200
 ) -> list[Importance]:
-    """Of every attribute that the model reads, for each head with labels of both classes; the attribute that tells most first.
+    """Of every attribute that the model reads, for each task with labels of both classes; the attribute that tells most first.
 
     moments: those of the validation split (user_training.Calendar.validation). Costs the read-out and one source's encoding per attribute
     and seed (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is
     nothing to evaluate by.
     """
-    objectives = ObjectiveConfig(click=1.0, conversion=1.0, neighbour=0.0, next_item=0.0)
+    objectives = ObjectiveConfig(neighbour=0.0, next_item=0.0)
     whole = user_evaluation.evaluate(model, loader, moments, objectives)
     plain = user_evaluation.probabilities(model, whole)
     found = []
     for source in model.spec.sources:
         attributes = [name for kind in KINDS for name in model.spec.of_kind(source, kind)]
         for attribute, mixed in (_without(model, loader, source, attributes, seeds) if attributes else {}).items():
-            for column, head in enumerate(HEADS):
+            for column, task in enumerate(whole.tasks):
                 if not whole.has_both(column):
                     continue
                 lost = _ne_lost(whole, column, plain, mixed)
                 interval = cluster_bootstrap(lost, whole.users, resamples)
                 ne = normalized_entropy(whole.labels[:, column], plain[:, column], whole.weights)
-                found.append(Importance(source, attribute, head, ne, lost(np.ones(len(plain))), interval.low, interval.high))
-    return sorted(found, key=lambda one: (HEADS.index(one.head), -one.ne_loss, one.source, one.attribute))
+                found.append(Importance(source, attribute, task, ne, lost(np.ones(len(plain))), interval.low, interval.high))
+    return sorted(found, key=lambda one: (whole.tasks.index(one.task), -one.ne_loss, one.source, one.attribute))
 
 
 def _ne_lost(

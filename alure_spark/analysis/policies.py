@@ -24,7 +24,6 @@ from scipy import stats
 from ..config import EVERYBODY, FeaturePolicy, TrainingConfig
 from ..errors import DataError
 from ..metrics import cluster_bootstrap, normalized_entropy
-from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..packed.segments import Segments
@@ -41,7 +40,7 @@ class Gain(NamedTuple):
     experiment: str
     against: str
     segment: str
-    head: str
+    task: str
     ne: float  # mean over the seeds
     gain: float
     low: float  # 95 % interval over users and seeds
@@ -67,8 +66,9 @@ class Speed(NamedTuple):
 class Predictions:
     """One trained model on the validation split."""
 
-    labels: np.ndarray  # (M, 2)
-    probabilities: np.ndarray  # (M, 2)
+    tasks: tuple[str, ...]  # what the columns below are of
+    labels: np.ndarray  # (M, tasks)
+    probabilities: np.ndarray  # (M, tasks)
     weights: np.ndarray  # (M,)
     users: np.ndarray  # (M,)
     segments: np.ndarray  # (M,)
@@ -76,14 +76,16 @@ class Predictions:
     @classmethod
     def of(cls, trained: user_training.Trained) -> Predictions:
         found = trained.validation
-        return cls(found.labels, user_evaluation.probabilities(trained.model, found), found.weights, found.users, found.segments)
+        probabilities = user_evaluation.probabilities(trained.model, found)
+        return cls(found.tasks, found.labels, probabilities, found.weights, found.users, found.segments)
 
     def of_rows(self, kept: np.ndarray) -> Predictions:
         """Those of kept (M,) bool."""
-        return Predictions(self.labels[kept], self.probabilities[kept], self.weights[kept], self.users[kept], self.segments[kept])
+        rows = (self.labels, self.probabilities, self.weights, self.users, self.segments)
+        return Predictions(self.tasks, *(part[kept] for part in rows))
 
     def ne(self, column: int, drawn: np.ndarray) -> float:
-        """Normalized entropy of a head under further weights (M,)."""
+        """Normalized entropy of a task under further weights (M,)."""
         return normalized_entropy(self.labels[:, column], self.probabilities[:, column], self.weights * drawn)
 
 
@@ -94,7 +96,7 @@ def reads_alike(spec: ModelSpec, one: Policies, other: Policies, segments: Itera
 
 
 def ne_gains(evaluated: Mapping[str, Sequence[Predictions]], against: Mapping[str, str], resamples: int = 200) -> list[Gain]:
-    """Of every experiment with something to compare with, in total and per segment, for each head with both labels there.
+    """Of every experiment with something to compare with, in total and per segment, for each task with both labels there.
 
     evaluated: experiment -> a model per seed, on the same impressions in the same order.
     """
@@ -104,14 +106,14 @@ def ne_gains(evaluated: Mapping[str, Sequence[Predictions]], against: Mapping[st
         for segment in (TOTAL, *np.unique(segments)):
             kept = np.ones(len(segments), bool) if segment == TOTAL else segments == segment
             mine, theirs = ([one.of_rows(kept) for one in evaluated[which]] for which in (name, other))
-            for column, head in enumerate(HEADS):
+            for column, task in enumerate(mine[0].tasks):
                 if not 0 < mine[0].labels[:, column] @ mine[0].weights < mine[0].weights.sum():
                     continue
                 everyone = np.ones(len(mine[0].users))
                 each = _gains(mine, theirs, column, everyone)
                 interval = cluster_bootstrap(_drawn_gain(mine, theirs, column), mine[0].users, resamples)
                 ne = float(np.mean([one.ne(column, everyone) for one in mine]))
-                found.append(Gain(name, other, segment, head, ne, float(each.mean()), *interval, float(each.min()), float(each.max())))
+                found.append(Gain(name, other, segment, task, ne, float(each.mean()), *interval, float(each.min()), float(each.max())))
     return found
 
 
@@ -211,7 +213,7 @@ def training_works(
 
 
 def _epoch_of(model: UserModel, loader: Segments, when: user_training.Calendar, config: TrainingConfig) -> Callable[[], int]:
-    optimizers = Optimizers(model.parameter_groups(), user_training.plan_of(config, loader.steps))
+    optimizers = Optimizers(model.parameter_groups(), user_training.plan_of(config, model.spec.tasks, loader.steps))
 
     def work() -> int:
         model.train()
@@ -242,9 +244,9 @@ def reading_works(
     return {cell: of(cell, *reader) for cell, reader in readers.items()}
 
 
-def convergence(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], against: Mapping[str, str], head: str) -> pd.DataFrame:
+def convergence(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], against: Mapping[str, str], task: str) -> pd.DataFrame:
     """experiment, epoch, gain: NE gain after each epoch that all seeds of both reached, mean over the seeds (DynamiX, Figure 5)."""
-    name = f"validation.{head}"
+    name = f"validation.{task}"
     rows = []
     for experiment, other in against.items():
         epochs = min(len(one) for one in (*curves[experiment], *curves[other]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..model.readout import HEADS
 from ..plots import bars, curves
 from . import policies
 from .policy_comparison import Comparison
@@ -16,21 +15,19 @@ def policy_report(found: Comparison) -> tuple[dict[str, float | None], dict[str,
     gains, speeds, lines, against = found
     metrics: dict[str, float | None] = {}
     for gain in gains:
-        metrics |= {f"{gain.experiment}.{gain.segment}.{gain.head}.{key}": getattr(gain, key) for key in ("ne", "gain", "low", "high")}
+        metrics |= {f"{gain.experiment}.{gain.segment}.{gain.task}.{key}": getattr(gain, key) for key in ("ne", "gain", "low", "high")}
     for speed in speeds:
         name = f"{speed.experiment}.{speed.segment}.{speed.stage}"
         metrics |= {f"{name}.{key}": getattr(speed, key) for key in ("users_per_second", "gain", "low", "high")}
     figures = {}
-    for head in HEADS:
-        total = [gain for gain in gains if gain.segment == policies.TOTAL and gain.head == head]
-        if not total:
-            continue
-        gained = policies.convergence(lines, against, head)
+    for task in dict.fromkeys(gain.task for gain in gains):
+        total = [gain for gain in gains if gain.segment == policies.TOTAL and gain.task == task]
+        gained = policies.convergence(lines, against, task)
         series = {name: (part["epoch"].to_numpy(), part["gain"].to_numpy()) for name, part in gained.groupby("experiment", sort=False)}
-        figures[f"compare_policies/convergence_{head}.png"] = curves(series, "epoch", f"{head}: NE gain on validation")
+        figures[f"compare_policies/convergence_{task}.png"] = curves(series, "epoch", f"{task}: NE gain on validation")
         heights = {gain.experiment: gain.gain for gain in total}
         spread = {gain.experiment: (gain.low, gain.high) for gain in total}
-        figures[f"compare_policies/gain_{head}.png"] = bars(heights, spread, f"{head}: NE gain", total[0].experiment)
+        figures[f"compare_policies/gain_{task}.png"] = bars(heights, spread, f"{task}: NE gain", total[0].experiment)
     for stage in dict.fromkeys(speed.stage for speed in speeds):
         total = [speed for speed in speeds if speed.segment == policies.TOTAL and speed.stage == stage]  # type: ignore[misc]
         heights = {speed.experiment: speed.gain for speed in total}

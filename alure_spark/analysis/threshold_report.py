@@ -1,4 +1,4 @@
-"""Where active begins, for each head of a model, as a person reads it."""
+"""Where active begins, for each task of a model, as a person reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ..clock import format_time
 from ..config import ALL_SURFACES
 from ..errors import DataError
 from ..lake import timestamp
-from ..model.readout import HEADS
 from ..plots import curves
 from ..training import user_evaluation
 from .thresholds import ne_gap
@@ -34,25 +33,25 @@ def correlation_sizes(dwell_correlations: DataFrame, border_ms: int) -> dict[str
 def threshold_report(
     split: ValidationSplit, evaluated: user_evaluation.Evaluation, sizes: dict[str, float]
 ) -> tuple[dict[str, float | None], dict[str, Figure], list[str]]:
-    """(metrics, figures by file name, a text per head) of the heads with labels of both classes. sizes: `correlation_sizes`."""
+    """(metrics, figures by file name, a text per task) of the tasks with labels of both classes. sizes: `correlation_sizes`."""
     probabilities, size = (
         user_evaluation.probabilities(split.model, evaluated),
         np.array([sizes.get(user, 0.0) for user in evaluated.users]),
     )
     metrics: dict[str, float | None] = {}
     figures, texts = {}, []
-    for column, head in enumerate(HEADS):
+    for column, task in enumerate(evaluated.tasks):
         if not evaluated.has_both(column):
             continue
         found = ne_gap(size, evaluated.labels[:, column], probabilities[:, column], evaluated.weights, evaluated.users)
-        metrics |= {f"{head}.epsilon": found.epsilon, f"{head}.gap": found.gap} | {
-            f"{head}.gap_{end}": getattr(found.interval, end) for end in ("low", "high")
+        metrics |= {f"{task}.epsilon": found.epsilon, f"{task}.gap": found.gap} | {
+            f"{task}.gap_{end}": getattr(found.interval, end) for end in ("low", "high")
         }
         epsilon = found.curve["epsilon"].to_numpy()
         lines = {name: (epsilon, found.curve[name].to_numpy()) for name in ("ne_active", "ne_passive")}
-        figures[f"search_threshold/{head}.png"] = curves(lines, "epsilon, of |corr|", f"{head}: normalized entropy")
+        figures[f"search_threshold/{task}.png"] = curves(lines, "epsilon, of |corr|", f"{task}: normalized entropy")
         texts.append(
-            f"{head}: --set dynamix.threshold=given --set dynamix.thresholds=[{found.epsilon:.4f}]   gap {found.gap:+.4f} "
+            f"{task}: --set dynamix.threshold=given --set dynamix.thresholds=[{found.epsilon:.4f}]   gap {found.gap:+.4f} "
             f"({found.interval.low:+.4f} to {found.interval.high:+.4f})\n{found.curve.to_string(index=False, float_format='%.4f')}"
         )
     return metrics, figures, texts

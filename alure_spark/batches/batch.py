@@ -6,7 +6,7 @@ source, M impressions. Rows of embedding tables are what the vocabulary gave an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -56,8 +56,7 @@ class Impressions:
     time_ms: Tensor  # (M,) int64: the read time; history is known_at_ms < time_ms
     rows: Mapping[str, Tensor]  # 'item_id' (the ad), 'account_id' and categorical impression attributes -> (M,) int64
     numbers: Mapping[str, Tensor]  # numeric impression attribute -> (M,) float32, NaN where missing
-    click: Tensor  # (M,) float32, 0 or 1
-    conversion: Tensor  # (M,) float32, 0 or 1
+    labels: Mapping[str, Tensor]  # task -> (M,) float32, 0 or 1
     weight: Tensor  # (M,) float32 sample weight
     label_age_ms: Tensor  # (M,) int64
     validation: Tensor  # (M,) bool: of the validation split
@@ -65,6 +64,10 @@ class Impressions:
     def users(self) -> Tensor:
         """(M,) int64: to whom it was shown."""
         return torch.repeat_interleave(torch.arange(len(self.offsets) - 1), self.offsets[1:] - self.offsets[:-1])
+
+    def labels_of(self, tasks: Sequence[str]) -> Tensor:
+        """(M, tasks) float32, in their order."""
+        return torch.stack([self.labels[task] for task in tasks], dim=-1)
 
     def select(self, kept: Tensor) -> Impressions:
         """Those of kept (M,) bool, of as many users as before."""

@@ -123,8 +123,7 @@ def _impressions(columns: Mapping[str, Jagged], layout: Layout, vocabulary: Voca
         time_ms=_tensor(part["time_ms"].values, np.int64),
         rows=rows,
         numbers=numbers,
-        click=_tensor(part["click"].values, np.float32),
-        conversion=_tensor(part["conversion"].values, np.float32),
+        labels={task: _tensor(part[task].values, np.float32) for task in layout.tasks},
         weight=_tensor(part["weight"].values, np.float32),
         label_age_ms=_tensor(part["label_age_ms"].values, np.int64),
         # Packed rows hold the flag, lists of the table the word.

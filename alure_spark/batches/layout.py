@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ..config import EVERYBODY, FeaturePolicy
+from ..config import DEFAULT_TASKS, EVERYBODY, FeaturePolicy
 from .vocabulary import ITEM
 
 TIMES = ("known_at_ms", "event_time_ms")
-# Column of the impressions -> kind. An attribute's column is impression__<name>.
-IMPRESSIONS = {
-    "time_ms": "integer", "ad_id": "categorical", "account_id": "categorical", "click": "flag", "conversion": "flag",
-    "label_age_ms": "integer", "weight": "weight", "split": "flag",
-}  # fmt: skip
+# Columns of the impressions -> kind. A task's column of labels is called as the task, an attribute's impression__<name>.
+SHOWN = {"time_ms": "integer", "ad_id": "categorical", "account_id": "categorical"}
+EXAMPLES = {"label_age_ms": "integer", "weight": "weight", "split": "flag"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Layout:
     widths: Mapping[str, int] = field(default_factory=dict)  # text -> words that are read; embedding -> its dimension
     withheld: tuple[str, ...] = ()  # sources that a policy withholds: a batch has them without tokens
     last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
+    tasks: tuple[str, ...] = DEFAULT_TASKS
 
     def under(self, policy: FeaturePolicy) -> Layout:
         """What the policy leaves of it."""
@@ -49,7 +48,8 @@ class Layout:
 
     def impression_columns(self) -> dict[str, str]:
         """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
-        return IMPRESSIONS | {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
+        attributes = {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
+        return SHOWN | dict.fromkeys(self.tasks, "flag") | EXAMPLES | attributes
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes of a source that are decoded -> kind."""

@@ -10,7 +10,7 @@ from .evaluate import EvaluateConfig
 from .graph import GRAPHS, FollowConfig, GraphConfig, PageRankConfig
 from .inference import InferenceConfig
 from .ingest import IngestConfig
-from .labels import LabelConfig
+from .labels import DEFAULT_TASKS, LabelConfig
 from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
@@ -29,7 +29,7 @@ from .training import ObjectiveConfig, TrainingConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
+    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "FeaturePolicy", "FollowConfig", "GraphConfig",
     "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RetrievalConfig",
     "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TimeConfig", "TrackingConfig", "TrainingConfig",

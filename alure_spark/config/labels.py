@@ -9,6 +9,8 @@ from ..clock import DAY_MS, EARLIEST_MS, HOUR_MS
 from .rules import ABOVE_ZERO, PositiveFloat, Range, require
 from .section import Section, Since
 
+DEFAULT_TASKS = ("click", "conversion")  # what a conf without tasks trains for, and every model of before 2026-11-29
+
 
 @dataclass(frozen=True)
 class LabelConfig(Section, prefix="labels."):

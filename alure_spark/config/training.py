@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from .rules import Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, ShareBelowOne, require
-from .section import Section
+from .section import Section, Since
+
+CONTRASTIVE = ("neighbour", "next_item")  # objectives that need no labels
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,21 @@ class ObjectiveConfig(Section, prefix="training.objectives."):
     neighbour: NonNegativeFloat = 1.0  # contrastive across users: similar users must foretell a user's next engagements
     # Contrastive over items: the state must foretell the next item (sampled softmax, logQ corrected).
     next_item: NonNegativeFloat = 0.2
+    # Task -> weight of its head, for tasks other than click and conversion; 1 where it is not named.
+    tasks: Annotated[Mapping[str, NonNegativeFloat], Since("2026-11-29")] = field(default_factory=dict)
+
+    def weight(self, name: str) -> float:
+        """Of an objective: a task's head, neighbour or next_item."""
+        own = {"click": self.click, "conversion": self.conversion, "neighbour": self.neighbour, "next_item": self.next_item}
+        return float((own | dict(self.tasks)).get(name, 1.0))
+
+    def weights(self, tasks: Iterable[str]) -> dict[str, float]:
+        """Objective -> weight, of a model with heads for these tasks."""
+        return {name: self.weight(name) for name in (*tasks, *CONTRASTIVE)}
+
+    def without(self, tasks: Iterable[str]) -> ObjectiveConfig:
+        """The contrastive objectives alone, of a model with heads for these tasks."""
+        return replace(self, click=0.0, conversion=0.0, tasks=dict.fromkeys(tasks, 0.0))
 
 
 @dataclass(frozen=True)

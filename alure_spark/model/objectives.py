@@ -1,6 +1,6 @@
 """What the user model is trained for; each objective is a function of a batch and of what the model computed for it.
 
-Click and conversion: weighted cross entropy at the impressions. Neighbour: similar users must foretell a user's next
+Tasks: weighted cross entropy at the impressions. Neighbour: similar users must foretell a user's next
 engagements, so that the cosine of two embeddings means something (ALURE, section 3, searches by it). Next item: the state must
 foretell the next item, by sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019), or by the whole one.
 """

@@ -1,4 +1,4 @@
-"""From states to click and conversion: one read-out per impression, on what was known strictly before it (house rule 5).
+"""From states to the labels of the tasks: one read-out per impression, on what was known strictly before it (house rule 5).
 
 History is encoded once per user; an impression picks the state of the last event of each source before it and adds what is
 relative to the request: elapsed time, causal engagement counts and sums (the engagement frequencies of CFEE, ALURE section
@@ -25,15 +25,14 @@ from .user_encoder import UserEncoder
 
 RECENT_DAYS = 28
 AD_CHUNK = 1024  # impressions whose attended states are gathered at once
-HEADS = ("click", "conversion")
 
 
 class Readout(nn.Module):
-    """Logits of click and conversion: a linear part on counts, and a network on states, ad and their products."""
+    """Logits of the tasks: a linear part on counts, and a network on states, ad and their products."""
 
     fact_mean: Tensor  # (facts,)
     fact_scale: Tensor  # (facts,)
-    calibration: Tensor  # (heads, 2)
+    calibration: Tensor  # (tasks, 2)
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -46,8 +45,8 @@ class Readout(nn.Module):
         self.keys = Modules({source: nn.Linear(width, d) for source in spec.sources})
         self.attention = Modules({source: AdAttention(spec, source) for source in spec.sources if spec.config.ad_attention})
         facts = sum(len(fact_names(spec, source)) for source in spec.sources) + len(shared_names(spec)) + context
-        self.wide = nn.Linear(facts, len(HEADS))
-        last = nn.Linear(d, len(HEADS))
+        self.wide = nn.Linear(facts, len(spec.tasks))
+        last = nn.Linear(d, len(spec.tasks))
         self.deep = nn.Sequential(
             nn.Linear(len(spec.sources) * (width + 1) + len(self.attention) * d + d + facts, d),
             nn.GELU(),
@@ -59,11 +58,11 @@ class Readout(nn.Module):
             nn.init.zeros_(part.bias)
         self.register_buffer("fact_mean", torch.zeros(facts))
         self.register_buffer("fact_scale", torch.ones(facts))
-        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per head.
-        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(HEADS)))
+        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
 
     def forward(self, batch: JaggedBatch, states: Mapping[str, Tensor], encoder: UserEncoder) -> Tensor:
-        """(M, 2) uncalibrated logits of click and conversion."""
+        """(M, tasks) uncalibrated logits."""
         shown = batch.impressions
         assert shown is not None
         users = shown.users()
@@ -110,7 +109,7 @@ class Readout(nn.Module):
         return torch.where(facts.isnan(), 0, (facts - self.fact_mean) / self.fact_scale)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(M, 2) calibrated probabilities."""
+        """(M, tasks) calibrated probabilities."""
         return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
 
 

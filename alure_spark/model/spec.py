@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from ..batches.layout import Layout
-from ..config import EVERYBODY, FeaturePolicy, ModelConfig, Since
+from ..config import DEFAULT_TASKS, EVERYBODY, FeaturePolicy, ModelConfig, Since
 from ..errors import ConfigError
 
 COUNTED_EVENTS = 64  # the frequency encoding counts no further back
@@ -32,6 +32,7 @@ class ModelSpec:
     config: ModelConfig = field(default_factory=ModelConfig)
     # Segment -> what is read of its users; not named: everything.
     policies: Annotated[Mapping[str, FeaturePolicy], Since("2026-11-26")] = field(default_factory=dict)
+    tasks: Annotated[tuple[str, ...], Since("2026-11-29")] = DEFAULT_TASKS  # what the heads of the read-out predict, in their order
 
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
@@ -55,7 +56,7 @@ class ModelSpec:
 
     def layout(self, impressions: bool = False, segment: str = EVERYBODY) -> Layout:
         """The arrays that the model reads of a segment's users: for embedding, or with the impressions too."""
-        whole = Layout(self.sources, self.impression_attributes if impressions else {}, self.widths)
+        whole = Layout(self.sources, self.impression_attributes if impressions else {}, self.widths, tasks=self.tasks)
         return whole.under(self.policies.get(segment, FeaturePolicy()))
 
     def of_kind(self, source: str, kind: str) -> list[str]:

@@ -16,7 +16,7 @@ from ..batches.vocabulary import ITEM
 from ..config import ObjectiveConfig
 from .objectives import item_pairs, label_loss, neighbour_loss, next_item_loss
 from .parallel import ALONE, Alone
-from .readout import HEADS, Readout
+from .readout import Readout
 from .spec import ModelSpec
 from .trainable import ParameterGroup
 from .user_encoder import UserEncoder
@@ -59,18 +59,18 @@ class UserModel(nn.Module):
         encoder.states(batch) gave, where it is known already: history is encoded once per user.
         """
         encoder, found = self.encoder, {}
+        heads = {task: column for column, task in enumerate(self.spec.tasks) if weights.weight(task)}
         if states is None:
-            needed = weights.click or weights.conversion or weights.next_item or self.spec.config.residual
+            needed = heads or weights.next_item or self.spec.config.residual
             states = encoder.states(batch) if needed else {}
         shown = batch.impressions
-        if shown is not None and (weights.click or weights.conversion):
+        if shown is not None and heads:
             wanted = shown.validation == moments.validation if moments.validation is not None else torch.ones_like(shown.validation)
             weight = torch.where(wanted, shown.weight, 0.0)
             if processes.total(weight.sum()) > 0:
                 logits = self.readout(batch, states, encoder)
-                for column, head in enumerate(HEADS):
-                    if getattr(weights, head):
-                        found[head] = label_loss(logits[:, column], getattr(shown, head), weight.to(logits.dtype), processes)
+                for task, column in heads.items():
+                    found[task] = label_loss(logits[:, column], shown.labels[task], weight.to(logits.dtype), processes)
         item_tokens = [batch.sources[source] for source in self.spec.item_sources]
         until, since = (torch.full((len(batch),), moment) for moment in (moments.until_ms, moments.from_ms))
         if weights.next_item:
@@ -121,6 +121,6 @@ class UserModel(nn.Module):
         return scores
 
     def probabilities(self, batch: JaggedBatch) -> Tensor:
-        """(M, 2) calibrated probabilities of click and conversion at the batch's impressions."""
+        """(M, tasks) calibrated probabilities at the batch's impressions."""
         logits = self.readout(batch, self.encoder.states(batch), self.encoder)
         return self.readout.probabilities(logits)

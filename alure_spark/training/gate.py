@@ -10,7 +10,6 @@ from ..batches.layout import Layout
 from ..batches.vocabulary import Vocabulary
 from ..config import TrainingConfig
 from ..model.artifact import Artifact
-from ..model.readout import HEADS
 from ..model.spec import ModelSpec
 from .user_evaluation import Evaluation, evaluate
 from .user_training import Calendar
@@ -39,6 +38,8 @@ def decide(
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")
+    if set(champion.spec.tasks) != set(found.tasks):
+        return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     model, vocabulary = champion.model()
     old = evaluate(model, decoding(champion.spec, vocabulary), when.validation(), config.objectives)
     ours, before = found.total(config.objectives), old.total(config.objectives)
@@ -47,10 +48,10 @@ def decide(
 
 
 def calibrated(verdict: Verdict, carried: Mapping[str, float | None], config: TrainingConfig) -> Verdict:
-    """The verdict, but not passed where a head's expected over observed positives leave config.calibration_range."""
+    """The verdict, but not passed where a task's expected over observed positives leave config.calibration_range."""
     low, high = config.calibration_range
-    for head in HEADS:
-        found = carried[f"{head}.calibration"]
-        if verdict.passed and found is not None and not low <= found <= high:
-            return Verdict(False, f"not champion: {head} expects {found:.2f} times the observed positives, allowed {low:g} to {high:g}")
+    for name, found in carried.items():
+        task, _, metric = name.rpartition(".")
+        if metric == "calibration" and verdict.passed and found is not None and not low <= found <= high:
+            return Verdict(False, f"not champion: {task} expects {found:.2f} times the observed positives, allowed {low:g} to {high:g}")
     return verdict

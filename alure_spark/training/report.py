@@ -6,24 +6,23 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import metrics
-from ..model.readout import HEADS
 from ..plots import curves
 from . import user_evaluation, user_training
 from .challenger import Challenger
 
 
 def figures(trained: user_training.Trained) -> dict[str, Figure]:
-    """Loss per epoch and objective; calibration of the heads that have both labels among what is weighed."""
+    """Loss per epoch and objective; calibration of the tasks that have both labels among what is weighed."""
     epochs = np.arange(1, len(trained.curves) + 1)
     names = sorted({key for row in trained.curves for key in row if "." in key})
     lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
     drawn = {"train_model/losses.png": curves(lines, "epoch", "nats")}
     found, bins = trained.validation, {}
     predicted = user_evaluation.probabilities(trained.model, found)
-    for column, head in enumerate(HEADS):
+    for column, task in enumerate(found.tasks):
         if found.has_both(column):
             curve = metrics.calibration_curve(found.labels[:, column], predicted[:, column], weights=found.weights)
-            bins[head] = (curve.probability, curve.label)
+            bins[task] = (curve.probability, curve.label)
     return drawn | ({"train_model/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
 
 

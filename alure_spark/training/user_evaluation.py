@@ -1,4 +1,4 @@
-"""What a user model is worth on the validation split: losses, logits of its impressions, calibration, and metrics of its heads."""
+"""What a user model is worth on the validation split: losses, logits of its impressions, calibration, and metrics of its tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
 from ..errors import DataError
-from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 
 
@@ -24,17 +23,18 @@ class Evaluation:
     """A model on the validation split."""
 
     losses: dict[str, float]  # objective -> nats
-    logits: np.ndarray  # (M, 2) float64 uncalibrated
-    labels: np.ndarray  # (M, 2) float64
+    tasks: tuple[str, ...]  # what the columns below are of
+    logits: np.ndarray  # (M, tasks) float64 uncalibrated
+    labels: np.ndarray  # (M, tasks) float64
     weights: np.ndarray  # (M,) float64
     users: np.ndarray  # (M,) object
     segments: np.ndarray  # (M,) object: the user's when it was shown
 
     def total(self, objectives: ObjectiveConfig) -> float:
-        return sum(getattr(objectives, name) * loss for name, loss in self.losses.items())
+        return sum(objectives.weight(name) * loss for name, loss in self.losses.items())
 
     def has_both(self, column: int) -> bool:
-        """Whether the head of that column has labels of both classes among what is weighed."""
+        """Whether the task of that column has labels of both classes among what is weighed."""
         return bool(0 < self.labels[:, column] @ self.weights < self.weights.sum())
 
 
@@ -42,8 +42,8 @@ class Evaluation:
 def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: ObjectiveConfig) -> Evaluation:
     """Losses on the validation split, and the logits of its impressions. Raises DataError when there is nothing to evaluate by."""
     model.eval()
-    contrastive = replace(objectives, click=0.0, conversion=0.0)
-    labelled = bool(objectives.click or objectives.conversion)
+    tasks = model.spec.tasks
+    contrastive, labelled = objectives.without(tasks), any(map(objectives.weight, tasks))
     sums: dict[str, list[float]] = {}
     parts: list[tuple[np.ndarray, ...]] = []
     for batch in loader.in_order():
@@ -55,42 +55,42 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
         if labelled and batch.impressions is not None:
             parts.append(impression_logits(model, batch, states))
     losses = {name: value / count for name, (value, count) in sums.items()}
-    joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions()
+    joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions(len(tasks))
     logits, labels, weights, users, segments = joined
     if weights.sum() > 0:
-        for column, head in enumerate(HEADS):
-            if getattr(objectives, head):
+        for column, task in enumerate(tasks):
+            if objectives.weight(task):
                 each = np.logaddexp(0, logits[:, column]) - labels[:, column] * logits[:, column]
-                losses[head] = float(np.average(each, weights=weights))
+                losses[task] = float(np.average(each, weights=weights))
     if not losses:
         raise DataError(
             "the validation split is empty: no impression and no later item in the last labels.validation_days before as_of; "
             "raise labels.validation_days"
         )
-    return Evaluation(losses, logits, labels, weights, users, segments)
+    return Evaluation(losses, tasks, logits, labels, weights, users, segments)
 
 
 def calibrate(model: UserModel, found: Evaluation) -> None:
-    """Fit scale and offset of each head on the validation split, so that the mean probability is the mean label."""
-    for column in range(len(HEADS)):
+    """Fit scale and offset of each task on the validation split, so that the mean probability is the mean label."""
+    for column in range(len(found.tasks)):
         if found.has_both(column):
             scale, offset = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights)
             model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
 
 
 def probabilities(model: UserModel, found: Evaluation) -> np.ndarray:
-    """(M, 2) float64 calibrated probabilities of what was evaluated."""
+    """(M, tasks) float64 calibrated probabilities of what was evaluated."""
     result: np.ndarray = model.readout.probabilities(torch.from_numpy(found.logits)).numpy()
     return result
 
 
 def label_metrics(model: UserModel, found: Evaluation) -> dict[str, float | None]:
-    """<head>.ne, .auc, .gauc and .calibration of the calibrated probabilities; None where a head has labels of one class only."""
+    """<task>.ne, .auc, .gauc and .calibration of the calibrated probabilities; None where a task has labels of one class only."""
     result: dict[str, float | None] = {}
     predicted = probabilities(model, found)
-    for column, head in enumerate(HEADS):
+    for column, task in enumerate(found.tasks):
         labels, weights, p = found.labels[:, column], found.weights, predicted[:, column]
-        names = [f"{head}.{name}" for name in ("ne", "auc", "gauc", "calibration")]
+        names = [f"{task}.{name}" for name in ("ne", "auc", "gauc", "calibration")]
         if not found.has_both(column):
             result |= dict.fromkeys(names)
             continue
@@ -117,10 +117,10 @@ def impression_logits(model: UserModel, batch: JaggedBatch, states: Mapping[str,
     assert batch.impressions is not None
     shown = batch.impressions.select(batch.impressions.validation)
     logits = model.readout(replace(batch, impressions=shown), states, model.encoder).double().numpy()
-    labels = torch.stack([shown.click, shown.conversion], dim=-1).double().numpy()
+    labels = shown.labels_of(model.spec.tasks).double().numpy()
     users = np.array(batch.user_ids, object)[shown.users().numpy()]
     return logits, labels, shown.weight.double().numpy(), users, np.full(len(users), batch.segment, object)
 
 
-def _no_impressions() -> list[np.ndarray]:
-    return [np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, object), np.zeros(0, object)]
+def _no_impressions(tasks: int) -> list[np.ndarray]:
+    return [np.zeros((0, tasks)), np.zeros((0, tasks)), np.zeros(0), np.zeros(0, object), np.zeros(0, object)]

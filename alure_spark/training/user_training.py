@@ -9,7 +9,7 @@ for as many epochs as validation found best: the last days are what tomorrow loo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from ..batches.epochs import Batches
 from ..config import ObjectiveConfig, TrainingConfig
 from ..errors import DataError
 from ..model.parallel import ALONE, Alone
-from ..model.readout import HEADS
 from ..model.user_model import Moments, UserModel
 from .logistic import fit_logistic
 from .loop import Observer, fit
@@ -96,7 +95,7 @@ def fit_readout(model: UserModel, loader: Batches, everything: bool = False) -> 
         if batch.impressions is not None:
             shown = batch.impressions.select(~batch.impressions.validation | everything)
             rows.append(model.readout.facts(replace(batch, impressions=shown)))
-            labels.append(torch.stack([shown.click, shown.conversion], dim=-1))
+            labels.append(shown.labels_of(model.spec.tasks))
             weights.append(shown.weight)
             users.append(shown.users() + known)
         known += len(batch.user_ids)
@@ -110,21 +109,21 @@ def fit_readout(model: UserModel, loader: Batches, everything: bool = False) -> 
     x, y, weight, user = x[usable], y[usable], weight[usable], user[usable]
     linear = model.readout.wide
     with torch.no_grad():
-        for head in range(len(HEADS)):
-            coefficients, bias = fit_logistic(x, y[:, head], weight, user)
-            linear.weight[head] = torch.as_tensor(coefficients)
-            linear.bias[head] = bias
+        for column in range(len(model.spec.tasks)):
+            coefficients, bias = fit_logistic(x, y[:, column], weight, user)
+            linear.weight[column] = torch.as_tensor(coefficients)
+            linear.bias[column] = bias
 
 
-def plan_of(config: TrainingConfig, steps: int) -> Plan:
-    """The plan of a training of so many steps per epoch: item tables learn slower or not at all, what weighs events faster."""
+def plan_of(config: TrainingConfig, tasks: Sequence[str], steps: int) -> Plan:
+    """The plan of a training for the tasks, of so many steps per epoch: item tables learn slower, what weighs events faster."""
     return Plan(
         epochs=config.epochs,
         learning_rate=config.learning_rate,
         seed=config.seed,
         weight_decay=config.weight_decay,
         learning_rate_shares={"items": config.item_learning_rate_share, "pooling": config.pooling_learning_rate_share},
-        loss_weights=asdict(config.objectives),
+        loss_weights=config.objectives.weights(tasks),
         schedule=warmup_cosine(config.epochs * steps),
         clip_norm=config.clip_norm,
         patience=config.patience,
@@ -175,7 +174,7 @@ def train(
     def end_epoch() -> dict[str, float]:
         return evaluate(model, loader, when.validation(), config.objectives).losses
 
-    batches, plan = _TimedBatches(loader, when, config, processes), plan_of(config, loader.steps)
+    batches, plan = _TimedBatches(loader, when, config, processes), plan_of(config, model.spec.tasks, loader.steps)
     fitted = fit(model, batches, plan, end_epoch, checkpoint, observe, processes)
     found = evaluate(model, loader, when.validation(), config.objectives)
     carried = label_metrics(model, found)
@@ -201,7 +200,8 @@ def refit(
     _use_threads(config)
     fit_readout(model, loader, everything=not when.holds_back)
     batches = _TimedBatches(loader, when, config, processes)
-    plan = replace(plan_of(config, loader.steps), epochs=validated.best_epoch + 1)  # at the learning rates of config.epochs
+    plan = plan_of(config, model.spec.tasks, loader.steps)  # at the learning rates of config.epochs
+    plan = replace(plan, epochs=validated.best_epoch + 1)
     fit(model, batches, plan, checkpoint=checkpoint, observe=observe, processes=processes)
     pairs = validated.model.readout.calibration.tolist()
     calibrated = [column for column, pair in enumerate(pairs) if pair != [1.0, 0.0]]

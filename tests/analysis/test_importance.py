@@ -45,7 +45,7 @@ def learnt():
 def test_the_attribute_that_tells_is_worth_most_and_the_others_nothing(learnt):
     found = {one.attribute: one for one in attribute_importance(*learnt, seeds=(7, 8), resamples=100)}
     assert list(found) == ["taste", *sorted(set(found) - {"taste"}, key=lambda name: -found[name].ne_loss)]
-    assert {one.head for one in found.values()} == {"click"}, "there is no conversion"
+    assert {one.task for one in found.values()} == {"click"}, "there is no conversion"
     assert found["taste"].ne < 0.95
     assert found["taste"].ne_loss > 0.03
     assert found["taste"].low > 0

@@ -24,7 +24,9 @@ def evaluated(noise, seed, users=200):
     labels = np.stack([np.random.default_rng(1).random(n) < truth, np.zeros(n)], axis=1).astype(float)
     probability = np.clip(truth + noise * random.normal(size=n), 0.01, 0.99)
     segments = np.where(np.arange(n) % 3 == 0, "passive", "active").astype(object)
-    return Predictions(labels, np.stack([probability, probability], axis=1), np.ones(n), np.repeat(np.arange(users), 8), segments)
+    return Predictions(
+        ("click", "conversion"), labels, np.stack([probability, probability], axis=1), np.ones(n), np.repeat(np.arange(users), 8), segments
+    )
 
 
 def test_gains_are_means_over_seeds_in_total_and_per_segment_and_their_intervals_are_paired():
@@ -34,7 +36,7 @@ def test_gains_are_means_over_seeds_in_total_and_per_segment_and_their_intervals
         "same": [evaluated(0.3, 1), evaluated(0.3, 2)],
     }
     found = policies.ne_gains(models, {"better": "base", "same": "base"})
-    assert {(one.experiment, one.segment, one.head) for one in found} == {
+    assert {(one.experiment, one.segment, one.task) for one in found} == {
         (name, segment, "click") for name in ("better", "same") for segment in ("total", "active", "passive")
     }, "conversion has one class"
     for one in found:

@@ -69,12 +69,18 @@ def test_every_array_becomes_the_tensor_that_the_batch_promises():
         "item_id": [2, 0, 0], "account_id": [1, 1, 0], "media_type": [1, 0, 0],
     }  # fmt: skip
     torch.testing.assert_close(shown.numbers["position"], torch.tensor([0.0, torch.nan, 3.0]), rtol=0, atol=0, equal_nan=True)
-    assert (shown.click.tolist(), shown.conversion.tolist(), shown.weight.tolist()) == ([1, 0, 0], [0, 0, 1], [1, 0.25, 1])
+    assert (shown.labels["click"].tolist(), shown.labels["conversion"].tolist(), shown.weight.tolist()) == (
+        [1, 0, 0],
+        [0, 0, 1],
+        [1, 0.25, 1],
+    )
     assert (shown.label_age_ms.tolist(), shown.validation.tolist()) == ([4, 4, 7], [False, True, True])
     assert {view.offsets.dtype, view.known_at_ms.dtype, view.rows["item_id"].dtype, batch.country.dtype, shown.offsets.dtype} == {
         torch.int64
     }
-    assert {view.numbers["value"].dtype, shown.click.dtype, shown.conversion.dtype, shown.weight.dtype} == {torch.float32}
+    assert {view.numbers["value"].dtype, shown.labels["click"].dtype, shown.labels["conversion"].dtype, shown.weight.dtype} == {
+        torch.float32
+    }
     assert shown.validation.dtype == torch.bool
 
 

@@ -26,8 +26,8 @@ def test_a_world_is_made_as_the_model_reads_it(name):
     same, null = (made[at].sources["view"].known_at_ms.tolist() == made[0].sources["view"].known_at_ms.tolist() for at in (1, 2))
     assert same
     assert null, "the null world has the same histories"
-    assert not (made[2].impressions.click == made[0].impressions.click).all()
-    assert 0.3 < made[0].impressions.click.mean() < 0.7
+    assert not (made[2].impressions.labels["click"] == made[0].impressions.labels["click"]).all()
+    assert 0.3 < made[0].impressions.labels["click"].mean() < 0.7
 
 
 def test_the_part_gains_where_it_must_and_nowhere_else(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_history_encoded_once_gives_what_one_pass_per_impression_gives(layers, m
     for one in (batch, copies):
         logits = model.readout(one, model.encoder.states(one), model.encoder)
         loss = sum(
-            label_loss(logits[:, column], getattr(one.impressions, head), one.impressions.weight.double())
+            label_loss(logits[:, column], one.impressions.labels[head], one.impressions.weight.double())
             for column, head in enumerate(("click", "conversion"))
         )
         results.append((logits, loss, gradients(model, loss)))
@@ -92,7 +92,7 @@ def test_losses_of_the_model_are_those_of_its_parts():
     assert set(found) == {"click", "conversion", "neighbour", "next_item"}
     shown, training = batch.impressions, ~batch.impressions.validation
     probability = model.probabilities(batch)[:, 0][training]
-    label, weight = shown.click[training].double(), shown.weight[training].double()
+    label, weight = shown.labels["click"][training].double(), shown.weight[training].double()
     entropy = -(label * probability.log() + (1 - label) * (1 - probability).log())
     assert_close(found["click"], (entropy * weight).sum() / weight.sum())
     assert_close(
@@ -205,7 +205,8 @@ def test_engagement_facts_are_those_of_a_loop(users, max_hours):
         time_ms=BEGIN_MS + 3_600_000 * tensor(one[0] for one in shown),
         rows={name: tensor(one[place] for one in shown) for place, name in ((1, ITEM), (2, ACCOUNT), (3, "category_id"))},
         numbers={},
-        **{name: torch.zeros(len(shown)) for name in ("click", "conversion", "weight", "label_age_ms", "validation")},
+        labels={},
+        **{name: torch.zeros(len(shown)) for name in ("weight", "label_age_ms", "validation")},
     )
     counts = engagements(spec, "purchase", tokens, impressions)
     names = fact_names(spec, "purchase")
@@ -349,7 +350,7 @@ def test_some_impressions_are_read_out_as_all_are(wanted, more):
     kept = {"some": drawn, "those of one user": shown.users() == shown.users()[-1], "none": torch.zeros_like(drawn)}[wanted]
     some = shown.select(kept)
     assert some.users().tolist() == shown.users()[kept].tolist()
-    assert some.click.tolist() == shown.click[kept].tolist()
+    assert some.labels["click"].tolist() == shown.labels["click"][kept].tolist()
     assert len(some.offsets) == len(shown.offsets)
     whole = model.readout(batch, states, model.encoder)
     assert_close(model.readout(replace(batch, impressions=some), states, model.encoder), whole[kept], 1e-8)

@@ -133,7 +133,7 @@ def as_rows(batches):
         ]  # fmt: skip
         shown = batch.impressions
         if shown is not None:
-            own = {name: getattr(shown, name) for name in ("time_ms", "click", "conversion", "weight", "label_age_ms", "validation")}
+            own = {name: getattr(shown, name) for name in ("time_ms", "weight", "label_age_ms", "validation")} | dict(shown.labels)
             own |= {f"impression__{name}": tensor for name, tensor in (*shown.rows.items(), *shown.numbers.items())}
             parts.append(jagged(shown.offsets, own))
         for at, user in enumerate(batch.user_ids):

@@ -47,13 +47,19 @@ def world(seed: int = 0, informative: bool = True) -> JaggedBatch:
     impressions = Impressions(
         offsets_of(torch.full((USERS,), 6)), torch.from_numpy(at.ravel()),
         {"item_id": torch.from_numpy(ITEMS + 1 + ad.ravel()), "account_id": torch.from_numpy(1 + ad.ravel())}, {},
-        torch.from_numpy(click.ravel()).float(), torch.zeros(USERS * 6), torch.ones(USERS * 6), torch.zeros(USERS * 6, dtype=torch.int64),
-        torch.from_numpy(at.ravel() >= BORDER),
+        {"click": torch.from_numpy(click.ravel()).float(), "conversion": torch.zeros(USERS * 6)},
+        torch.ones(USERS * 6), torch.zeros(USERS * 6, dtype=torch.int64), torch.from_numpy(at.ravel() >= BORDER),
     )  # fmt: skip
     return JaggedBatch(
         "all", tuple(f"u{n}" for n in range(USERS)), torch.zeros(USERS, dtype=torch.int64), torch.full((USERS,), END),
         {"view": view, "shown": shown}, impressions,
     )  # fmt: skip
+
+
+def with_clicks(shown: Impressions, which: torch.Tensor, click) -> Impressions:
+    """The impressions, those of which (M,) bool with another label of click: click(what it was)."""
+    before = shown.labels["click"]
+    return replace(shown, labels={**shown.labels, "click": torch.where(which, click(before), before)})
 
 
 def trained(

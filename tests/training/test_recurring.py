@@ -91,7 +91,10 @@ def test_a_warm_training_goes_on_from_the_champion_and_looks_at_no_old_label():
     first, _, _ = small.trained(batch)
     shown = batch.impressions
     old = shown.time_ms < small.BORDER
-    turned = replace(batch, impressions=replace(shown, click=torch.where(old, 1 - shown.click, shown.click)))
+    turned = replace(
+        batch,
+        impressions=small.with_clicks(shown, old, lambda click: 1 - click),
+    )
     config, results = replace(small.TRAINING, epochs=1), []
     for given in (batch, turned):
         loader = recurring.NewImpressions(MemoryLoader(given, 32, 3), small.BORDER, 0.2, small.END)

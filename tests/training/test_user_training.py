@@ -16,7 +16,7 @@ from alure_spark.errors import DataError, TrainingError
 from alure_spark.model.artifact import Artifact
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import gate, user_evaluation, user_training
-from tests.training.small_world import BORDER, END, ITEMS, LONG, SPEC, START, TRAINING, USERS, trained, world
+from tests.training.small_world import BORDER, END, ITEMS, LONG, SPEC, START, TRAINING, USERS, trained, with_clicks, world
 
 
 def test_it_learns_whose_ads_a_community_clicks_and_that_neighbours_are_of_one_community():
@@ -79,7 +79,7 @@ def test_a_refit_learns_from_the_last_days_too_for_the_epochs_that_validation_fo
     shown = batch.impressions
     late = shown.validation & (torch.arange(len(shown.time_ms)) % 2 == 0)
     rows = {"item_id": torch.where(late, 0, shown.rows["item_id"]), "account_id": torch.where(late, 0, shown.rows["account_id"])}
-    batch = replace(batch, impressions=replace(shown, rows=rows, click=torch.where(late, 1.0, shown.click)))
+    batch = replace(batch, impressions=with_clicks(replace(shown, rows=rows), late, torch.ones_like))
     result, loader, when = trained(batch, config)
     steps = []
     model = refitted(batch, result, config, observe=lambda epoch, step, losses: steps.append((epoch, step)))
@@ -89,7 +89,7 @@ def test_a_refit_learns_from_the_last_days_too_for_the_epochs_that_validation_fo
     )
     assert after < before - 0.02
     p = user_evaluation.probabilities(model, user_evaluation.evaluate(model, loader, when.validation(), config.objectives))[:, 0]
-    click = batch.impressions.click[shown.validation].numpy()
+    click = batch.impressions.labels["click"][shown.validation].numpy()
     assert p.mean() == pytest.approx(click.mean(), abs=0.01), "the offset is that of the last days"
     assert float(model.readout.calibration[0, 0]) == float(result.model.readout.calibration[0, 0]), "the slope is the validated model's"
 
@@ -120,7 +120,7 @@ def test_training_looks_at_nothing_after_the_border():
     planted = replace(
         batch,
         sources={**batch.sources, "view": replace(view, rows={"item_id": rows})},
-        impressions=replace(shown, click=torch.where(shown.validation, 1 - shown.click, shown.click)),
+        impressions=with_clicks(shown, shown.validation, lambda click: 1 - click),
     )
     curves: list[list] = [[], []]
     for which, given in enumerate((batch, planted)):
