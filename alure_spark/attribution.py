@@ -6,13 +6,16 @@ Enters: impressions and responses. Leaves: one row per response, with at most on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from .clock import HOUR_MS
-from .config import LabelConfig
+from .config import LabelConfig, TaskConfig
 
 HINT_MS = 60_000  # a response that is earlier than its impression by at most so much is taken for one of a clock that is behind
 
@@ -68,12 +71,13 @@ def matched(shown: DataFrame, responses: DataFrame, skew_ms: int = 0) -> DataFra
     )  # fmt: skip
 
 
-def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | None = None) -> Column:
-    """Aggregate over rows of `matched` with their source: a struct of the fields of ResponseCounts for one label."""
-    mine, none = F.col("source") == source, F.col("event_hash").isNull() & ~F.col("ambiguous")
-    hit = mine & answers(source, window_hours, skew_ms)
+def counts(task: TaskConfig, skew_ms: int = 0, first_ms: int | None = None) -> Column:
+    """Aggregate over rows of `matched` with what `answers` reads: a struct of the fields of ResponseCounts for one task."""
+    mine, none = _counts_for(task), F.col("event_hash").isNull() & ~F.col("ambiguous")
+    hit = answers(task, skew_ms)
     early, just_early = (none & F.coalesce(test, F.lit(False)) for test in (F.col("early_ms") > 0, F.col("early_ms") <= HINT_MS))
-    older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + round(window_hours * HOUR_MS))
+    window_ms = round(task.window_hours * HOUR_MS)
+    older = F.lit(False) if first_ms is None else none & ~just_early & (F.col("response_ms") < first_ms + window_ms)
     conditions = {
         "responses": mine,
         "matched": hit,
@@ -88,15 +92,29 @@ def counts(source: str, window_hours: float, skew_ms: int = 0, first_ms: int | N
     return F.struct(*(F.count_if(condition).alias(name) for name, condition in conditions.items()))
 
 
-def answers(source: str, window_hours: float, skew_ms: int = 0) -> Column:
-    """Whether a row of `matched` is a response of that stream within the window after its impression (both ends included)."""
+def answers(task: TaskConfig, skew_ms: int = 0) -> Column:
+    """Whether a row of `matched` is a response that counts for the task, within the window after its impression (both ends included).
+
+    Reads source, and number__<column> of task.numbers.
+    """
     delay = F.col("response_ms") - F.col("time_ms")
-    return F.coalesce((F.col("source") == source) & delay.between(-skew_ms, round(window_hours * HOUR_MS)), F.lit(False))
+    return _counts_for(task) & F.coalesce(delay.between(-skew_ms, round(task.window_hours * HOUR_MS)), F.lit(False))
+
+
+def number(name: str) -> Column:
+    """number__<name> of an event, for `answers`: DOUBLE."""
+    return F.col(name).cast("double").alias(f"number__{name}")
+
+
+def _counts_for(task: TaskConfig) -> Column:
+    """Whether a response is of the task's stream and not below its bounds."""
+    bounds = (F.coalesce(F.col(f"number__{name}") >= least, F.lit(False)) for name, least in sorted(task.at_least.items()))
+    return reduce(and_, bounds, F.col("source") == task.source)
 
 
 @dataclass(frozen=True)
 class ResponseCounts:
-    """Of the responses of one label: how many belong to an impression, and why the others do not."""
+    """Of the responses of one task: how many belong to an impression, and why the others do not."""
 
     responses: int
     matched: int
@@ -108,12 +126,13 @@ class ResponseCounts:
     early: int  # of those: earlier than the impression that they name
     just_early: int  # of those: by at most a minute
 
-    def sentence(self, label: str, source: str) -> str:
+    def sentence(self, label: str, source: str, window: str = "") -> str:
+        """label: the task; window: the setting that says how long a response counts, where it is not that of click or conversion."""
         parts = [f"{self.matched:,} of {self.responses:,} responses label an impression as {label}"]
         if self.several:
             parts.append(f"{self.several:,} of these name an id under which the ad was shown several times: the last one counts")
         if self.outside_window:
-            parts.append(f"{self.outside_window:,} came after labels.{label}_window_hours")
+            parts.append(f"{self.outside_window:,} came after {window or f'labels.{label}_window_hours'}")
         if self.ambiguous:
             parts.append(f"{self.ambiguous:,} name an id of several ads and none of these ads")
         if self.older:
@@ -126,10 +145,17 @@ class ResponseCounts:
 
 
 def count_responses(found: DataFrame, labels: LabelConfig, first_ms: int | None = None) -> dict[str, ResponseCounts]:
-    """Label (click, conversion) -> counts of the rows of `matched` with their source. One pass."""
-    asked = [counts(source, hours, labels.clock_skew_ms, first_ms).alias(label) for label, source, hours in labels.responses]
+    """Task -> counts of the rows of `matched` with what `answers` reads. One pass."""
+    asked = [counts(task, labels.clock_skew_ms, first_ms).alias(name) for name, task in labels.declared.items()]
     row = found.agg(*asked).collect()[0]
-    return {label: ResponseCounts(**row[label].asDict()) for label, _, _ in labels.responses}
+    return {name: ResponseCounts(**row[name].asDict()) for name in labels.declared}
+
+
+def sentences(found: Mapping[str, ResponseCounts], labels: LabelConfig) -> list[str]:
+    """One per task: what became of its responses."""
+
+    windows = {name: f"labels.tasks.{name}.window_hours" for name in labels.tasks}
+    return [found[name].sentence(name, task.source, windows.get(name, "")) for name, task in labels.declared.items()]
 
 
 def given(name: str) -> Column:

@@ -155,7 +155,7 @@ USER_SEQUENCES = Table(
 TRAINING_EXAMPLES = Table(
     name="training_examples",
     producer="build_sequences",
-    doc="One row per user and as_of: the labelled impressions as parallel arrays, and the sequence arrays that they look back on.",
+    doc="One row per user and as_of: the impressions with their labels as parallel arrays, and the sequence arrays that they look back on.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user's last event before as_of
@@ -165,15 +165,14 @@ TRAINING_EXAMPLES = Table(
         time_ms ARRAY<BIGINT> ! : event_time of the impression, epoch ms
         ad_id ARRAY<BIGINT> ! : id_hash of the ad shown
         account_id ARRAY<BIGINT> ! : id_hash of its account; null where unknown
-        click ARRAY<INT> ! : 1 when a click was known before as_of and within its window
-        conversion ARRAY<INT> ! : 1 when a conversion was known before as_of and within its window
         label_age_ms ARRAY<BIGINT> ! : as_of - time_ms: younger than the window means that the label may still change
         weight ARRAY<DOUBLE> ! : sample weight
         split ARRAY<STRING> ! : train or validation, by time of the impression
     """),
     key=("user_id", "as_of", "segment"),
     partitions=("as_of",),
-    open=True,  # impression__<attribute> for labels.impression_attributes, and the arrays of USER_SEQUENCES
+    open=True,  # per task its labels, impression__<attribute> for labels.impression_attributes, and the arrays of USER_SEQUENCES
+    version=2,  # until version 1, click and conversion were always there
     users=("user_id",),
 )
 
@@ -190,8 +189,6 @@ RANKING_EXAMPLES = Table(
         time_ms BIGINT ! : its event_time, epoch ms
         ad_id BIGINT : id_hash of the ad shown
         account_id BIGINT : id_hash of its account; null where unknown
-        click INT ! : 1 when a click was known before as_of and within its window
-        conversion INT ! : 1 when a conversion was known before as_of and within its window
         label_age_ms BIGINT ! : as_of - time_ms
         weight DOUBLE ! : sample weight
         split STRING ! : train or validation, by time of the impression
@@ -201,7 +198,8 @@ RANKING_EXAMPLES = Table(
     """),
     key=("user_id", "as_of", "segment", "impression_id", "time_ms"),
     partitions=("as_of",),
-    open=True,  # impression__<attribute> for labels.impression_attributes
+    open=True,  # per task its label, and impression__<attribute> for labels.impression_attributes
+    version=2,  # until version 1, click and conversion were always there
     users=("user_id",),
 )
 

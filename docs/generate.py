@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alure_spark import tables
-from alure_spark.config import Config, StreamConfig
+from alure_spark.config import Config, StreamConfig, TaskConfig
 from alure_spark.errors import ConfigError
 from alure_spark.sources import completejourney, mapping
 from alure_spark.sources.synthetic.options import WorldOptions
@@ -34,8 +34,11 @@ OPEN_COLUMNS = {  # what the conf adds to a table whose columns are not all fixe
     "events": "one column per attribute that a stream declares, if it is not here already",
     "user_sequences": "for every stream `s`: `s__known_at_ms`, `s__event_time_ms`, `s__item_id` and one `s__<attribute>` per declared "
     "attribute; arrays of equal length, oldest event first",
-    "training_examples": "the arrays of `user_sequences`, and `impression__<attribute>` for each of `labels.impression_attributes`",
-    "ranking_examples": "`impression__<attribute>` for each of `labels.impression_attributes`",
+    "training_examples": "per task (`labels.tasks.NAME`) an array called as the task (`click`, `conversion`): `ARRAY<INT>`, 1 when a "
+    "response that counts was known before `as_of`, or `ARRAY<DOUBLE>`, the sum over these responses; the arrays of `user_sequences`; "
+    "`impression__<attribute>` for each of `labels.impression_attributes`",
+    "ranking_examples": "one column per task (`INT`, of a sum `DOUBLE`), and `impression__<attribute>` for each of "
+    "`labels.impression_attributes`",
 }
 MEANINGS = {  # of the settings that have no comment behind their field
     "name": "name of the configuration: MLflow runs and the registered model carry it",
@@ -48,8 +51,8 @@ MEANINGS = {  # of the settings that have no comment behind their field
     "embedding.method": "what makes the embedding: the ALURE model, or a classic method",
     "embedding.seed": "random seed",
     "labels.impression_source": "stream of the impressions that get labels",
-    "labels.click_source": "stream of the clicks",
-    "labels.conversion_source": "stream of the conversions",
+    "labels.click_source": "stream of the clicks: responses of the task click, where `tasks` declares none",
+    "labels.conversion_source": "stream of the conversions: responses of the task conversion, where `tasks` declares none",
     "labels.click_window_hours": "how long after an impression a click still counts",
     "labels.conversion_window_hours": "how long after an impression a conversion still counts",
     "dynamix.conversion_sources": "streams whose events count as conversions",
@@ -276,6 +279,8 @@ def _instance(cls: type) -> Any:
     """One of the class with nothing set but what it asks for."""
     if cls is Config:
         return Config(streams={"a": StreamConfig()})
+    if cls is TaskConfig:
+        return TaskConfig(source="a")
     if cls is mapping.TableMapping:
         return mapping.TableMapping(columns={}, path="a")
     if cls is mapping.Options:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from alure_spark.attribution import sentences
 from alure_spark.clock import format_time
 from alure_spark.events.previous import previous_sequences
 from alure_spark.events.sequence_tables import example_metrics, write_examples, write_sequences, write_vocabularies
@@ -26,11 +27,10 @@ def build(context: Context, run: JobRun) -> Report:
     metrics |= {"users_too_heavy_to_train": len(examples.too_heavy)} | example_metrics(run, config)
     metrics["vocabulary_rows"] = write_vocabularies(run, config, events, previous)
     run.facts |= {"sequence_digest": config.sequence_digest(), "vocabulary_digest": config.vocabulary_digest()}
-    answers = [examples.responses[label].sentence(label, source) for label, source, _ in config.labels.responses]
     metrics |= {f"responses.{label}.{what}": float(n) for label, one in examples.responses.items() for what, n in asdict(one).items()}
     reads = "all events" if examples.start is None else f"the events since {format_time(examples.start)}"
     how = f"{format_time(as_of)}: {users:,} users, {previous.why}; training_examples from {reads}"
-    return Report(metrics, texts={"how.txt": how, "responses.txt": "\n".join(answers)})
+    return Report(metrics, texts={"how.txt": how, "responses.txt": "\n".join(sentences(examples.responses, config.labels))})
 
 
 JOB = Job(

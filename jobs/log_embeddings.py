@@ -14,7 +14,7 @@ def log(context: Context, run: JobRun) -> Report:
     config = context.config
     scope = as_of_scope(config.time.as_of_ms)
     examples, lag = run.read("training_examples").where(scope), config.embedding.publish_lag_ms
-    joined = ranking_examples(examples, run.read("user_embeddings"), lag, config.impression_attributes)
+    joined = ranking_examples(examples, run.read("user_embeddings"), lag, config.impression_attributes, config.labels.declared)
     rows = run.write("ranking_examples", joined, scope)
     age = (F.col("time_ms") - F.unix_millis("embedding_as_of")) / HOUR_MS
     written = context.lake.read("ranking_examples", run.outputs["ranking_examples"]).where(scope)

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from alure_spark.attribution import ResponseCounts, answers, count_responses, counts
 from alure_spark.clock import known_before
-from alure_spark.config import LabelConfig, StreamConfig
+from alure_spark.config import LabelConfig, StreamConfig, TaskConfig
 from alure_spark.errors import ConfigError
 from alure_spark.events.examples import labelled_impressions, matched_responses, training_examples
 from alure_spark.events.sequences import user_sequences
@@ -190,7 +190,7 @@ def test_what_a_click_labels_and_what_is_said_of_it(spark):
     for labels, cases in ((LABELS, {name: one[1:] for name, one in CASES.items()}), (SKEWED, WITH_SKEW)):
         found = {row["event_hash"]: row["click"] for row in labelled_impressions(clean, labels, AS_OF).collect()}
         per_user = matched_responses(clean, labels, AS_OF).groupBy("user_id")
-        asked = counts("ad_click", labels.click_window_hours, labels.clock_skew_ms).alias("n")
+        asked = counts(labels.declared["click"], labels.clock_skew_ms).alias("n")
         told = {row["user_id"]: ResponseCounts(**row["n"].asDict()) for row in per_user.agg(asked).collect()}
         for name, (clicks, sentence) in cases.items():
             mine = [row["hash"] for row in events if row["user_id"] == name and row["source"] == "ad_impression"]
@@ -225,7 +225,7 @@ def test_a_skew_of_more_than_an_hour_or_below_0_is_refused():
 def test_a_response_at_the_last_millisecond_of_a_window_of_a_fraction_of_an_hour_is_within_it(spark):
     delays = [("click", 0, delay) for delay in (1_043_999, 1_044_000, 1_044_001)]  # ms
     rows = spark.createDataFrame(delays, "source string, time_ms long, response_ms long")
-    found = rows.select("response_ms", answers("click", 0.29).alias("within")).collect()
+    found = rows.select("response_ms", answers(TaskConfig("click", 0.29)).alias("within")).collect()
     assert [row["within"] for row in sorted(found)] == [True, True, False]
     schema = (
         "user_id string, as_of timestamp, ad_id array<string>, account_id array<string>, score array<double>, graphs array<string>, "

@@ -27,7 +27,17 @@ from alure_spark.model.artifact import Artifact
 from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import TABLES
-from jobs import apply_retention, build_sequences, forget_users, ingest_events, log_embeddings, pipeline, replay_quarantine, train_model
+from jobs import (
+    apply_retention,
+    build_sequences,
+    embed_users,
+    forget_users,
+    ingest_events,
+    log_embeddings,
+    pipeline,
+    replay_quarantine,
+    train_model,
+)
 from tests import scan
 from tests.conftest import ROOT, overrides
 
@@ -306,6 +316,32 @@ def test_a_lake_of_the_first_release_is_read_and_written_on(spark, tmp_path):
 
 
 @pytest.mark.slow
+def test_tasks_of_a_users_own_are_labelled_learnt_and_told_apart(spark, tmp_path):
+    paid = "source: conversion, window_hours: 168"
+    each = ("soon: {source: ad_click, window_hours: 1}", f"paid: {{{paid}, sum: value}}", f"large: {{{paid}, at_least: {{value: 30}}}}")
+    tasks = f"labels.tasks={{{', '.join(each)}}}"
+    stages = [ingest_events.JOB, build_sequences.JOB, train_model.JOB, embed_users.JOB, log_embeddings.JOB]
+    context = do(tmp_path, stages, f"time.as_of={day(7)}", tasks)
+    rows = context.lake.read("training_examples").selectExpr("inline(arrays_zip(soon, paid, large, weight))")
+    sums = rows.selectExpr("count_if(soon = 1) AS soon", "sum(paid) AS paid", "count_if(large = 1) AS large").first()
+    events = context.lake.read("events").where(F.unix_millis("known_at") < parse_time(day(7)))
+    assert 0 < sums["paid"] <= events.where("source = 'conversion'").agg(F.sum("value")).first()[0]
+    assert 0 < sums["large"] <= events.where("source = 'conversion' AND value >= 30").count()
+    assert 0 < sums["soon"] < events.where("source = 'ad_click'").count()
+    assert rows.where("large = 1 AND paid < 30").isEmpty()
+    metrics = context.tracker.metrics
+    assert metrics["build_sequences.paids"] == pytest.approx(sums["paid"])
+    assert {"train_model.soon.ne", "train_model.large.calibration", "train_model.epoch.train.soon"} <= metrics.keys()
+    assert not [name for name in metrics if ".click." in name or (".paid." in name and name.startswith("train_model"))]
+    found = context.tracker.find_model(context.config.model_name)
+    assert Artifact.read(found.folder, found.digest).spec.tasks == ("soon", "large")
+    assert "paid" in context.lake.read("ranking_examples").columns
+    again = do(tmp_path, [build_sequences.JOB, train_model.JOB], f"time.as_of={day(8)}", "labels.tasks={soon: {source: ad_click}}")
+    assert "paid" in again.lake.read("training_examples").columns, "rows of the day before stay as they were"
+    assert again.lake.read("training_examples").where(f"as_of = '{day(8)[:10]}' AND paid IS NOT NULL").isEmpty()
+
+
+@pytest.mark.slow
 def test_a_load_that_is_off_is_refused_before_anything_is_written(spark, tmp_path, capsys):
     limits = ("ingest.max_row_change=0.3", "ingest.max_null_rise=0.2")
     context = do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}", *limits)
@@ -329,7 +365,7 @@ def test_a_load_that_is_off_is_refused_before_anything_is_written(spark, tmp_pat
 def test_every_response_is_counted_once_and_those_that_label_an_impression_are_the_labels(chain):
     metrics, as_of = chain.tracker.metrics, chain.config.time.as_of_ms
     events = chain.lake.read("events").where(F.unix_millis("known_at") < as_of)
-    for label, source, _ in chain.config.labels.responses:
+    for label, source in (("click", "ad_click"), ("conversion", "conversion")):
         one = {key.rpartition(".")[2]: value for key, value in metrics.items() if key.startswith(f"build_sequences.responses.{label}.")}
         assert one["responses"] == events.where(F.col("source") == source).count() > 0
         assert one["responses"] == one["matched"] + one["outside_window"] + one["ambiguous"] + one["older"] + one["matched_nothing"]

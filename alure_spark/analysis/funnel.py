@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
-from ..attribution import answers, given, matched
+from ..attribution import answers, given, matched, number
 from ..clock import known_before
 from ..config import LabelConfig
 from ..errors import DataError
@@ -134,13 +134,18 @@ def logged_impressions(events: DataFrame, labels: LabelConfig, start_ms: int, en
     impressions = known.where(F.col("source") == labels.impression_source).select(
         "impression_id", "user_id", F.col("item_id").alias("ad_id"), "event_hash", happened.alias("time_ms"), moment.alias("known_ms")
     )
-    responses = known.where(F.col("source").isin(labels.click_source, labels.conversion_source)).select(
-        "impression_id", "user_id", F.col("item_id").alias("ad_id"), "source", happened.alias("response_ms")
+    responses = known.where(F.col("source").isin(*labels.response_sources)).select(
+        "impression_id",
+        "user_id",
+        F.col("item_id").alias("ad_id"),
+        "source",
+        happened.alias("response_ms"),
+        *map(number, labels.response_numbers),
     )
     skew_ms = labels.clock_skew_ms
     found = matched(impressions, responses, skew_ms).where("event_hash IS NOT NULL")
     names = {"click": "clicked", "conversion": "converted"}
-    hits = {names[label]: answers(source, hours, skew_ms) for label, source, hours in labels.responses}
+    hits = {names[name]: answers(task, skew_ms) for name, task in labels.declared.items() if name in names}
     answered = found.groupBy("user_id", "event_hash").agg(*(F.max(hit.cast("double")).alias(name) for name, hit in hits.items()))
     rows = impressions.where(~known_before(F.col("known_ms"), start_ms)).join(answered, ["user_id", "event_hash"], "left")
     rows = rows.select("impression_id", "user_id", "ad_id", "clicked", "converted").fillna(0.0, ["clicked", "converted"])

@@ -10,7 +10,7 @@ from .evaluate import EvaluateConfig
 from .graph import GRAPHS, FollowConfig, GraphConfig, PageRankConfig
 from .inference import InferenceConfig
 from .ingest import IngestConfig
-from .labels import DEFAULT_TASKS, LabelConfig
+from .labels import DEFAULT_TASKS, LabelConfig, TaskConfig
 from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
@@ -32,7 +32,7 @@ __all__ = [
     "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "FeaturePolicy", "FollowConfig", "GraphConfig",
     "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RetrievalConfig",
-    "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TimeConfig", "TrackingConfig", "TrainingConfig",
-    "VocabularyConfig",
+    "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig",
+    "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

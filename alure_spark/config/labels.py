@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from ..clock import DAY_MS, EARLIEST_MS, HOUR_MS
+from ..errors import ConfigError, shown
+from ..tables import RANKING_EXAMPLES, TRAINING_EXAMPLES
 from .rules import ABOVE_ZERO, PositiveFloat, Range, require
 from .section import Section, Since
 
 DEFAULT_TASKS = ("click", "conversion")  # what a conf without tasks trains for, and every model of before 2026-11-29
+TAKEN = ("neighbour", "next_item", "total", "event_hash", "early")  # other losses, and columns of labelled impressions
+
+
+def check_task(path: str, name: str) -> None:
+    """A task's name is a column of `training_examples` and part of the names of metrics."""
+    taken = {*TRAINING_EXAMPLES.column_names, *RANKING_EXAMPLES.column_names, *TAKEN}
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > 64 or name in taken:
+        raise ConfigError(
+            f"{path} names {shown(name)}; allowed: at most 64 small letters, digits and single '_', a letter first, and no column of "
+            "training_examples"
+        )
+
+
+@dataclass(frozen=True)
+class TaskConfig(Section, prefix="labels.tasks "):
+    """What is to be predicted of an impression: whether responses followed it, or what they add up to."""
+
+    source: str  # the stream of the responses
+    window_hours: PositiveFloat = 24.0  # how long after the impression a response counts (both ends included)
+    at_least: Mapping[str, float] = field(default_factory=dict)  # numeric column of a response -> the least for which it counts
+    sum: str = ""  # a numeric column: the label is its sum over the responses, not whether there was one
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Numeric columns of the responses that decide the label."""
+        return tuple(sorted({*self.at_least, *([self.sum] if self.sum else [])}))
+
+
+TaskName = Annotated[str, check_task]
 
 
 @dataclass(frozen=True)
@@ -21,6 +54,8 @@ class LabelConfig(Section, prefix="labels."):
     conversion_source: str = "conversion"
     click_window_hours: PositiveFloat = 24.0
     conversion_window_hours: PositiveFloat = 168.0
+    # Task -> its responses; instead of the four settings above, which then stay as they are.
+    tasks: Annotated[Mapping[TaskName, TaskConfig], Since("2026-11-29")] = field(default_factory=dict)
     # A response that names its impression may be earlier than it by so much: it counts as at it.
     clock_skew_seconds: Annotated[float, Range("0 (off) to 3600", least=0, most=3600), Since("2026-11-28")] = 0.0
     days: float = 0.0  # examples of the impressions in the last days before as_of; 0: of all there ever were, which reads all events
@@ -35,18 +70,41 @@ class LabelConfig(Section, prefix="labels."):
     def check_together(self) -> None:
         enough = self.days == 0 or self.days > self.validation_days
         require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
+        if not self.tasks:
+            return
+        for item in fields(self):
+            if item.name.startswith(DEFAULT_TASKS) and getattr(self, item.name) != item.default:
+                task, _, setting = item.name.partition("_")
+                raise ConfigError(f"labels.{item.name} is set beside labels.tasks: write it as labels.tasks.{task}.{setting}")
+        if not self.heads:
+            raise ConfigError("labels.tasks has sums only: declare at least one task without `sum`, which the user model predicts")
 
     def first_ms(self, as_of_ms: int) -> int | None:
         """When the first impression of the examples of as_of may have happened, epoch ms; None without a limit."""
         return max(as_of_ms - round(self.days * DAY_MS), EARLIEST_MS) if self.days else None
 
     @property
-    def responses(self) -> tuple[tuple[str, str, float], ...]:
-        """(label, stream of its responses, window in hours) of each label."""
-        return (
-            ("click", self.click_source, self.click_window_hours),
-            ("conversion", self.conversion_source, self.conversion_window_hours),
-        )
+    def declared(self) -> Mapping[str, TaskConfig]:
+        """Task -> its responses, in the order in which models have their heads."""
+        return self.tasks or {
+            "click": TaskConfig(self.click_source, self.click_window_hours),
+            "conversion": TaskConfig(self.conversion_source, self.conversion_window_hours),
+        }
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The tasks that the user model predicts: those whose label is 0 or 1."""
+        return tuple(name for name, task in self.declared.items() if not task.sum)
+
+    @property
+    def response_sources(self) -> tuple[str, ...]:
+        """The streams of the responses of all tasks."""
+        return tuple(sorted({task.source for task in self.declared.values()}))
+
+    @property
+    def response_numbers(self) -> tuple[str, ...]:
+        """Numeric columns of the responses that decide labels."""
+        return tuple(sorted({name for task in self.declared.values() for name in task.numbers}))
 
     @property
     def clock_skew_ms(self) -> int:
@@ -58,5 +116,5 @@ class LabelConfig(Section, prefix="labels."):
 
     @property
     def window_ms(self) -> int:
-        """How old an impression must be for both of its labels to be final, but for responses that arrive late."""
-        return round(max(self.click_window_hours, self.conversion_window_hours) * HOUR_MS)
+        """How old an impression must be for all of its labels to be final, but for responses that arrive late."""
+        return round(max(task.window_hours for task in self.declared.values()) * HOUR_MS)

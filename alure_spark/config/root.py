@@ -30,6 +30,7 @@ from .tracking import TrackingConfig
 from .training import TrainingConfig
 from .vocabulary import VocabularyConfig
 
+NUMERIC_EVENT_COLUMNS = ("dwell_ms", "value", "position")  # of every stream
 COUNTED_UNTIL = "2026-11-27"  # what came later (Since) counts in the digest of a conf where it is not at its default
 PLACES = ("lake", "spark", "tracking", "name")  # where a job runs and what it is called, not what is computed
 
@@ -66,6 +67,7 @@ class Config(Section):
         check_streams({name: stream.attributes for name, stream in self.streams.items()})
         self._check_kinds()
         self._check_sources()
+        self._check_tasks()
         self._check_policies(self.feature_policy, "feature_policy")
         for name, experiment in self.experiments.items():
             self._check_policies(experiment.policy, f"experiments.{name}.policy")
@@ -105,15 +107,28 @@ class Config(Section):
             "labels.impression_source": [self.labels.impression_source],
             "labels.click_source": [self.labels.click_source],
             "labels.conversion_source": [self.labels.conversion_source],
+            **{f"labels.tasks.{name}.source": [task.source] for name, task in self.labels.tasks.items()},
             "dynamix.impression_source": [self.dynamix.impression_source],
             "dynamix.conversion_sources": self.dynamix.conversion_sources,
         }
         for path, sources in named.items():
             # What these settings name where nobody sets them need not be in the log.
-            defaults = {"ad_impression", "ad_click", "conversion"} if path.startswith(("retrieval", "labels", "dynamix")) else set()
+            defaulted = path.startswith(("retrieval", "labels", "dynamix")) and not path.startswith("labels.tasks")
+            defaults = {"ad_impression", "ad_click", "conversion"} if defaulted else set()
             for source in sources:
                 if source not in defaults:
                     require_known(path, source, self.streams, "source")
+
+    def _check_tasks(self) -> None:
+        """What tasks count is a number of their stream; weights are of tasks."""
+        for name, task in self.labels.tasks.items():
+            attributes = self.streams[task.source].attributes
+            known = {*NUMERIC_EVENT_COLUMNS, *(one for one, kind in attributes.items() if kind == "numeric")}
+            for setting, columns in (("at_least", task.at_least), ("sum", [task.sum] if task.sum else [])):
+                for column in columns:
+                    require_known(f"labels.tasks.{name}.{setting}", column, sorted(known), "numeric column")
+        for name in self.training.objectives.tasks:
+            require_known("training.objectives.tasks", name, self.labels.heads, "task")
 
     def _check_policies(self, policies: Mapping[str, FeaturePolicy], path: str) -> None:
         for segment, policy in policies.items():

@@ -21,7 +21,7 @@ class ObjectiveConfig(Section, prefix="training.objectives."):
     neighbour: NonNegativeFloat = 1.0  # contrastive across users: similar users must foretell a user's next engagements
     # Contrastive over items: the state must foretell the next item (sampled softmax, logQ corrected).
     next_item: NonNegativeFloat = 0.2
-    # Task -> weight of its head, for tasks other than click and conversion; 1 where it is not named.
+    # Task of labels.tasks -> weight of its head; 1 where it is not named, click and conversion as above.
     tasks: Annotated[Mapping[str, NonNegativeFloat], Since("2026-11-29")] = field(default_factory=dict)
 
     def weight(self, name: str) -> float:

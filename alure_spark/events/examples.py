@@ -9,14 +9,15 @@ from operator import and_
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from ..attribution import answers, given, matched
+from ..attribution import answers, given, matched, number
 from ..clock import known_before
-from ..config import EVERYBODY, LabelConfig, StreamConfig
+from ..config import EVERYBODY, LabelConfig, StreamConfig, TaskConfig
 from .clean import id_hash
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 SHARES = 1_000_000  # down-sampling draws by hash, in millionths
+MILLIONTHS = 1_000_000  # sums are of whole numbers
 
 
 def training_examples(
@@ -69,7 +70,7 @@ def training_examples(
     impressions = _sampled(impressions, labels, border)
     if labels.hold_back_immature:
         impressions = impressions.where(as_of_ms - F.col("time_ms") > labels.window_ms)
-    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", "click", "conversion", "weight"]
+    fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", *labels.declared, "weight"]
     listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
     early = [F.flatten(F.collect_list("early")).alias("_early")] if skew_ms else []
@@ -88,7 +89,7 @@ def training_examples(
     shown = F.col("_shown")
     return joined.select(
         "user_id", "country", as_of_column(as_of_ms), "segment",
-        *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", "click", "conversion")),
+        *(shown[name].alias(name) for name in ("impression_id", "time_ms", "ad_id", "account_id", *labels.declared)),
         F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
         shown["weight"].alias("weight"),
         F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
@@ -110,7 +111,7 @@ def _by_segment(users: DataFrame, segments: DataFrame, as_of_ms: int) -> DataFra
 
 def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> DataFrame:
     """The impressions that stay, each with its `weight`."""
-    thinned = (F.col("time_ms") < border_ms) & (F.col("click") == 0) & (F.col("conversion") == 0)
+    thinned = reduce(and_, (F.col(task) == 0 for task in labels.declared), F.col("time_ms") < border_ms)
     weighed = impressions.withColumn("weight", F.when(thinned, F.lit(1 / labels.negative_rate)).otherwise(F.lit(1.0)))
     drawn = F.pmod(F.xxhash64("event_hash", F.lit("negative_rate")), F.lit(SHARES)) < round(labels.negative_rate * SHARES)
     return weighed.where(~thinned | drawn) if labels.negative_rate < 1 else weighed
@@ -124,10 +125,12 @@ def labelled_impressions(
     first_ms: int | None = None,
     responses: DataFrame | None = None,
 ) -> DataFrame:
-    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id, click, conversion.
+    """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id.
 
-    And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it. With first_ms, impressions that happened
-    before it are left out. `responses`: what `matched_responses` made of the same arguments, where the caller has it already.
+    And a column per task: INT, 1 where a response counts for it, or DOUBLE, the sum over these (rounded to millionths, so that the order
+    of the responses does not matter). And `impression__<name>` for each of `attributes` (name -> kind), as sequences hold it. With
+    first_ms, impressions that happened before it are left out. `responses`: what `matched_responses` made of the same arguments, where
+    the caller has it already.
 
     A response belongs to at most one impression, see attribution.py. It counts when it happened within the window (both ends
     included) and was known before as_of. With labels.clock_skew_seconds, `early` lists the responses known before their impression:
@@ -137,8 +140,7 @@ def labelled_impressions(
     if responses is None:
         responses = matched_responses(events, labels, as_of_ms, first_ms)
     skew_ms = labels.clock_skew_ms
-    hits = {label: answers(source, hours, skew_ms) for label, source, hours in labels.responses}
-    answered = [F.max(hit.cast("int")).alias(label) for label, hit in hits.items()]
+    answered = [_label(task, answers(task, skew_ms)).alias(name) for name, task in labels.declared.items()]
     if skew_ms:
         early = F.struct(
             "source", "known_at_ms", F.col("response_ms").alias("event_time_ms"), F.col("ad_id").alias("item_id"),
@@ -147,7 +149,14 @@ def labelled_impressions(
         answered.append(F.collect_list(F.when(F.col("known_at_ms") < F.col("time_ms"), early)).alias("early"))
     per_impression = responses.where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(*answered)
     joined = shown.join(per_impression, ["user_id", "event_hash"], "left")
-    return joined.withColumns({label: F.coalesce(label, F.lit(0)) for label in hits})
+    return joined.withColumns({name: F.coalesce(name, F.lit(0.0 if task.sum else 0)) for name, task in labels.declared.items()})
+
+
+def _label(task: TaskConfig, counts: Column) -> Column:
+    """Aggregate over the responses of an impression, of which those where `counts` holds count."""
+    if not task.sum:
+        return F.max(counts.cast("int"))
+    return F.sum(F.when(counts, F.round(F.col(f"number__{task.sum}") * MILLIONTHS).cast("bigint"))) / MILLIONTHS
 
 
 def shown_impressions(
@@ -169,17 +178,18 @@ def shown_impressions(
 
 
 def matched_responses(events: DataFrame, labels: LabelConfig, as_of_ms: int, first_ms: int | None = None) -> DataFrame:
-    """One row per response known before as_of: source, known_at_ms, and what `matched` says of it.
+    """One row per response known before as_of: source, known_at_ms, what `answers` reads, and what `matched` says of it.
 
     With first_ms, only impressions since then and responses since then (or to one of these impressions); which ads an id stands on is
     told by the impressions since then. One shuffle of impressions and responses by user.
     """
     skew_ms = labels.clock_skew_ms
     since_ms = None if first_ms is None else first_ms - skew_ms
-    known = known_events(events, as_of_ms, since_ms).where(F.col("source").isin(labels.click_source, labels.conversion_source))
+    known = known_events(events, as_of_ms, since_ms).where(F.col("source").isin(*labels.response_sources))
     responses = known.select(
         "user_id", "source", given("impression_id").alias("impression_id"), F.col("item_hash").alias("ad_id"),
         F.unix_millis("event_time").alias("response_ms"), F.unix_millis("known_at").alias("known_at_ms"),
+        *map(number, labels.response_numbers),
     )  # fmt: skip
     found = matched(shown_impressions(events, labels, as_of_ms, {}, first_ms), responses, skew_ms)
     return found if first_ms is None else found.where((F.col("response_ms") >= first_ms) | F.col("event_hash").isNotNull())
@@ -190,7 +200,7 @@ def _known_later(rows: DataFrame, streams: Mapping[str, StreamConfig], labels: L
 
     Their clock was behind. The arrays stay in the order of becoming known.
     """
-    for name in sorted({labels.click_source, labels.conversion_source} & set(streams)):
+    for name in sorted({*labels.response_sources} & set(streams)):
         fields = fields_of(streams[name])
         events = F.arrays_zip(*(F.col(f"{name}__{field}").alias(field) for field in fields))
         ordered = F.sort_array(F.transform(events, _later(name, fields)))

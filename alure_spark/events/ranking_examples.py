@@ -11,19 +11,22 @@ from collections.abc import Iterable
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from ..config import DEFAULT_TASKS
 from ..tables import RANKING_EXAMPLES, TRAINING_EXAMPLES
 
 LABELLED = tuple(column.name for column in TRAINING_EXAMPLES.columns if column.type.startswith("ARRAY"))
 SERVED = ("embedding", "embedding_as_of", "model_id")
 
 
-def ranking_examples(examples: DataFrame, embeddings: DataFrame, publish_lag_ms: int, attributes: Iterable[str] = ()) -> DataFrame:
-    """One row per impression of `examples`, shaped as RANKING_EXAMPLES, beside it `impression__<name>` for each of `attributes`.
+def ranking_examples(
+    examples: DataFrame, embeddings: DataFrame, publish_lag_ms: int, attributes: Iterable[str] = (), tasks: Iterable[str] = DEFAULT_TASKS
+) -> DataFrame:
+    """One row per impression of `examples`, shaped as RANKING_EXAMPLES, with its tasks and `impression__<name>` for each of `attributes`.
 
     Of `embeddings` (USER_EMBEDDINGS, any number of as_ofs) each impression gets the user's newest with as_of + publish_lag_ms before
     it, exclusive; null where there is none. One shuffle of both by user; a user's rows are walked once, in time.
     """
-    arrays = [*LABELLED, *(f"impression__{name}" for name in attributes)]
+    arrays = [*LABELLED, *tasks, *(f"impression__{name}" for name in attributes)]
     shown = examples.select("user_id", "country", "as_of", "segment", F.inline(F.arrays_zip(*arrays)))
     shown = shown.withColumn("_time_ms", F.col("time_ms"))
     served = embeddings.select(

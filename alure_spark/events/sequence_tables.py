@@ -50,7 +50,7 @@ class Examples:
 
     start: int | None  # epoch ms: sequences of this as_of and later events were read; None: all events
     too_heavy: tuple[str, ...]  # users that have no row because they have too many events
-    responses: Mapping[str, ResponseCounts]  # label -> what became of its responses
+    responses: Mapping[str, ResponseCounts]  # task -> what became of its responses
 
 
 def write_examples(run: JobRun, config: Config, events: DataFrame, since: int | None, heavy: tuple[str, ...]) -> Examples:
@@ -103,8 +103,7 @@ def example_metrics(run: JobRun, config: Config) -> Metrics:
     totals = run.written("training_examples").where(as_of_scope(config.time.as_of_ms)).selectExpr(
         "count_if(size(impression_id) > 0) AS users_with_impressions",
         "sum(size(impression_id)) AS impressions",
-        "sum(aggregate(click, 0, (a, x) -> a + x)) AS clicks",
-        "sum(aggregate(conversion, 0, (a, x) -> a + x)) AS conversions",
+        *(f"sum(aggregate(`{task}`, 0D, (a, x) -> a + x)) AS {task}s" for task in config.labels.declared),
     ).first()  # fmt: skip
     assert totals is not None
     metrics: Metrics = {key: None if value is None else float(value) for key, value in totals.asDict().items()}

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from ..config import LakeConfig
 from ..errors import AlureError, LakeError
@@ -178,7 +179,7 @@ class Store:
 
     def _require_kinds(self, of: Table, frame: DataFrame) -> None:
         """Raises LakeError where a column of the frame has another type than in the table, which Delta would refuse half-way."""
-        there = {field.name.casefold(): field for field in self.spark.sql(f"SELECT * FROM {self.location(of.name)}").schema}
+        there = {field.name.casefold(): field for field in self._schema(of.name)}
         for field in frame.schema:
             found, made = there.get(field.name.casefold(), field).dataType.simpleString(), field.dataType.simpleString()
             if found != made and field.name not in of.column_names:
@@ -187,6 +188,9 @@ class Store:
                     f"{made} (the kind of the attribute in conf): give the attribute another name, the "
                     "kind that it had, or an empty lake.root"
                 )
+
+    def _schema(self, name: str) -> StructType:
+        return self.spark.sql(f"SELECT * FROM {self.location(name)}").schema
 
     def delete(self, of: Table, users: DataFrame, run_id: str) -> None:
         """Delete the rows that name one of the users. One commit per expression of `of.users`."""
@@ -285,13 +289,19 @@ class Store:
             raise self.damaged(name, f"has an empty commit, of version {max(empty)}")
 
     def _migrate(self, of: Table) -> None:
-        """Mark a table of an older schema version as one of today's; the write that follows adds the columns (mergeSchema)."""
+        """Make a table of an older schema version one of today's. The write that follows adds columns (mergeSchema); what is no longer
+        required may be null.
+        """
         self.is_ours(of.name, again=False)
         properties = self._properties[of.name]
         if properties is None:
             return
         lacks = bool(_statistics(of)) and "delta.dataSkippingStatsColumns" not in properties  # of `runs` in an earlier release
         if lacks or properties[VERSION_PROPERTY] != str(of.version):
+            required = {column.name for column in of.columns if column.required}
+            for field in self._schema(of.name):
+                if not field.nullable and field.name not in required:
+                    self.spark.sql(f"ALTER TABLE {self.location(of.name)} ALTER COLUMN `{field.name}` DROP NOT NULL")
             wanted = f"'{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)}"
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ({wanted})")
             self._properties.pop(of.name)

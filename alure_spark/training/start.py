@@ -79,6 +79,7 @@ def spec_of(config: Config, vocabulary: Vocabulary, quantizers: Mapping[str, Sem
         quantizers={name: quantizer.size for name, quantizer in (quantizers or {}).items()},
         config=config.model,
         policies=config.segment_policies,
+        tasks=config.labels.heads,
     )
 
 

@@ -42,6 +42,40 @@ def test_where_ads_mean_nothing_nothing_is_learnt_about_clicks():
     assert user_evaluation.label_metrics(result.model, found)["click.ne"] > 0.97
 
 
+def items_known() -> Vocabulary:
+    known = np.arange(1, ITEMS + 3)
+    return Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
+
+
+def test_heads_losses_gate_and_metrics_are_those_of_the_tasks_of_the_spec():
+    shown = world().impressions
+    click = shown.labels["click"]
+    labels = {"like": click, "skip": 1 - click, "never": torch.zeros_like(click)}
+    batch = replace(world(), impressions=replace(shown, labels=labels))
+    spec = replace(SPEC, tasks=("skip", "never", "like"))
+    objectives = ObjectiveConfig(neighbour=0, next_item=0, tasks={"like": 2.0, "never": 0.0})
+    config = replace(LONG, epochs=12, objectives=objectives)
+    loader = MemoryLoader(batch, config.batch_users, 3)
+    when = user_training.calendar(loader, ["view"], BORDER, END)
+    result = user_training.train(UserModel(spec), loader, when, config)
+    assert set(result.validation.losses) == {"skip", "like"}, "a weight of 0 leaves one out"
+    losses = result.validation.losses
+    assert result.validation.total(objectives) == pytest.approx(losses["skip"] + 2 * losses["like"])
+    assert result.curves[result.best_epoch]["validation.total"] == pytest.approx(losses["skip"] + 2 * losses["like"])
+    found = user_evaluation.label_metrics(result.model, result.validation)
+    assert found["like.auc"] > 0.75
+    assert found["skip.auc"] > 0.75
+    assert found["never.ne"] is None
+    p = user_evaluation.probabilities(result.model, result.validation)
+    assert np.corrcoef(p[:, 0], p[:, 2])[0, 1] < -0.9, "who likes does not skip"
+    two, _, _ = trained(world(), replace(TRAINING, epochs=1))
+    champion = Artifact.of(two.model, items_known(), {"as_of_ms": END})
+    layout = spec.layout(impressions=True)
+    verdict = gate.decide(champion, result.validation, replace(layout, tasks=(*spec.tasks, "click", "conversion")), None, when, config)
+    assert verdict.passed
+    assert "predicts click, conversion, so it cannot be compared" in verdict.reason
+
+
 class Killed(Exception):
     pass
 
@@ -172,8 +206,7 @@ def test_the_gate_lets_an_equal_or_better_model_pass_and_stops_a_worse_one():
     found = user_evaluation.evaluate(good.model, loader, when.validation(), TRAINING.objectives)
     raw = UserModel(SPEC)
     worse = user_evaluation.evaluate(raw, loader, when.validation(), TRAINING.objectives)
-    known = np.arange(1, ITEMS + 3)
-    vocabulary = Vocabulary.from_arrays(np.array(["item_id"] * len(known), object), known, known)
+    vocabulary = items_known()
     champion = Artifact.of(good.model, vocabulary, {"as_of_ms": END})
 
     def evaluate(champion, found):
