@@ -28,18 +28,18 @@ def decide(
     """Passed unless the champion's weighted validation loss is lower by more than config.gate of it.
 
     packed: the layout of the packed rows. A champion that was trained up to a later as_of stays: it has seen this validation split. One
-    whose sources or attributes are not those of the packed rows cannot be compared and gives way.
+    of other tasks, or whose sources or attributes are not those of the packed rows, cannot be compared and gives way.
     """
     if champion is None:
         return Verdict(True, "champion: there was none")
     if champion.as_of_ms > when.end_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
+    if set(champion.spec.tasks) != set(found.tasks):
+        return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     layout, there = champion.spec.layout(impressions=True), packed.columns() | packed.impression_columns()
     fits = (layout.columns() | layout.impression_columns()).items() <= there.items()
     if not fits or not layout.column_widths().items() <= packed.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other sources or attributes, so it cannot be compared")
-    if set(champion.spec.tasks) != set(found.tasks):
-        return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     model, vocabulary = champion.model()
     old = evaluate(model, decoding(champion.spec, vocabulary), when.validation(), config.objectives)
     ours, before = found.total(config.objectives), old.total(config.objectives)

@@ -23,7 +23,7 @@ from .user_training import Calendar
 def obstacle(champion: ModelSpec, spec: ModelSpec) -> str:
     """Why the champion cannot go on as a model of today's spec, as a part of a sentence; empty where it can."""
     if replace(champion, spaces=spec.spaces) != spec or tuple(champion.sources) != tuple(spec.sources):
-        return "its sources, attributes or shapes are not those of the conf"
+        return "its sources, attributes, tasks or shapes are not those of the conf"
     smaller = [name for name, rows in champion.spaces.items() if rows > spec.spaces[name]]
     return f"the vocabulary has lost rows of {', '.join(smaller)}" if smaller else ""
 
