@@ -78,7 +78,7 @@ def attribute_importance(
     and seed (all sources' with model.exchange), and holds the predictions of one source's attributes. Raises DataError where there is
     nothing to evaluate by.
     """
-    objectives = ObjectiveConfig(neighbour=0.0, next_item=0.0)
+    objectives = ObjectiveConfig().labels_only()
     whole = user_evaluation.evaluate(model, loader, moments, objectives)
     plain = user_evaluation.probabilities(model, whole)
     found = []

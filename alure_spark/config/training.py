@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
 
+from .labels import DEFAULT_TASKS
 from .rules import Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, ShareBelowOne, require
 from .section import Section, Since
-
-CONTRASTIVE = ("neighbour", "next_item")  # objectives that need no labels
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,20 @@ class ObjectiveConfig(Section, prefix="training.objectives."):
 
     def weight(self, name: str) -> float:
         """Of an objective: a task's head, neighbour or next_item."""
-        own = {"click": self.click, "conversion": self.conversion, "neighbour": self.neighbour, "next_item": self.next_item}
-        return float((own | dict(self.tasks)).get(name, 1.0))
+        return float(self.tasks.get(name, self._own().get(name, 1.0)))
+
+    def labels_only(self) -> ObjectiveConfig:
+        """The tasks alone."""
+        others: dict[str, Any] = {name: 0.0 for name in self._own() if name not in DEFAULT_TASKS}
+        return replace(self, **others)
+
+    def _own(self) -> dict[str, float]:
+        """The weights that are settings of their own."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "tasks"}
 
     def weights(self, tasks: Iterable[str]) -> dict[str, float]:
         """Objective -> weight, of a model with heads for these tasks."""
-        return {name: self.weight(name) for name in (*tasks, *CONTRASTIVE)}
+        return {name: self.weight(name) for name in (*tasks, *(name for name in self._own() if name not in DEFAULT_TASKS))}
 
     def without(self, tasks: Iterable[str]) -> ObjectiveConfig:
         """The contrastive objectives alone, of a model with heads for these tasks."""

@@ -24,8 +24,9 @@ from ..errors import DataError, nearest
 from ..lake import timestamp
 from ..model.artifact import Artifact
 from ..model.attention import CHUNK_TOKENS, QUERY_BLOCK
+from ..model.encodings import encoding_width
 from ..model.spec import ModelSpec
-from ..model.tokens import content_width, encoding_width
+from ..model.tokens import content_width
 from ..tables import USER_EMBEDDINGS
 from .export import Export, UserEmbedder, checked, exported
 

@@ -18,9 +18,10 @@ from ..batches.batch import Impressions, JaggedBatch, SourceTokens
 from ..batches.history import HistorySpan, history_spans, known_ends
 from ..batches.vocabulary import ACCOUNT, ITEM
 from ..clock import DAY_MS, HOUR_MS
+from .encodings.clock import clock_encoding
 from .named import Modules
 from .spec import ModelSpec
-from .tokens import clock_encoding, embedding_table, numbers
+from .tokens import embedding_table, numbers
 from .user_encoder import UserEncoder
 
 RECENT_DAYS = 28

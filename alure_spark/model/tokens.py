@@ -1,9 +1,6 @@
-"""From events to token vectors: content (item, attributes) and the causal time encodings of CFEE (ALURE, section 2.2).
+"""From events to token vectors: content (item, attributes) and the causal time encodings (encodings/; ALURE, section 2.2).
 
-Tokens hold causal facts only (house rule 5): the gap to the user's previous event of the source, local hour and weekday, and how
-many events came before, at most spec.token_lookback of them: an absolute place without such a limit would differ between a
-long training row and the serving row. Order enters the attention as a relative distance.
-A source that declares the numeric attribute `utc_offset_minutes` has local clocks, any other one UTC.
+Order enters the attention as a relative distance, or turns its queries and keys (`rotary_angles`).
 """
 
 from __future__ import annotations
@@ -16,17 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..batches.batch import SourceTokens
-from ..batches.history import known_ends
 from ..batches.vocabulary import ITEM
-from ..clock import DAY_MS, HOUR_MS
+from ..clock import DAY_MS
 from ..config import ROTARY_PAIRS
+from .encodings import encoding_width, encodings_of
+from .encodings.clock import OFFSET, local_time_ms
 from .named import Modules
 from .spec import ModelSpec
-
-MINUTE_MS = 60_000
-COUNTED_MS = (HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS)
-EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; 0 is Monday
-OFFSET = "utc_offset_minutes"
 
 
 class TokenEmbedding(nn.Module):
@@ -42,11 +35,7 @@ class TokenEmbedding(nn.Module):
         self.texts = Modules({name: embedding_table(self.buckets, config.dimension, 0.1) for name in spec.of_kind(source, "text")})
         rows = {name: spec.spaces[name] for name in spec.of_kind(source, "categorical")} | codes
         self.tables = Modules({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
-        self.gap, self.clock, self.frequency = (
-            config.gap_encoding and spec.token_lookback(source) > 0,
-            config.clock_encoding,
-            config.frequency_encoding,
-        )
+        self.encodings = encodings_of(spec, source)
         self.project = nn.Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
         self.item_width, self.widths = spec.views * spec.item_dimension, spec.widths
 
@@ -91,10 +80,8 @@ class TokenEmbedding(nn.Module):
         return torch.cat([*pieces, self.project.weight[:, first:]], dim=1)
 
     def _encodings(self, tokens: SourceTokens, dtype: torch.dtype) -> list[Tensor]:
-        found = [gap_encoding(tokens, dtype)] if self.gap else []
-        found += [clock_encoding(local_time_ms(tokens), dtype)] if self.clock else []
         lookback = self.spec.token_lookback(self.source, tokens.limit)
-        return found + ([frequency_encoding(tokens, lookback, dtype)] if self.frequency else [])
+        return [one.encode(tokens, lookback, dtype) for one in self.encodings]
 
     def _with_tables(self, x: Tensor, tokens: SourceTokens) -> Tensor:
         for name in self.categorical:
@@ -121,13 +108,6 @@ def content_width(spec: ModelSpec, source: str) -> int:
     return spec.views * spec.item_dimension + 2 * len(numeric) + embeddings
 
 
-def encoding_width(spec: ModelSpec, source: str) -> int:
-    """Numbers of the time encodings of a token of the source."""
-    config = spec.config
-    gap = 3 * (config.gap_encoding and spec.token_lookback(source) > 0)
-    return gap + 7 * config.clock_encoding + (len(COUNTED_MS) + 1) * config.frequency_encoding
-
-
 def embedding_table(rows: int, dimension: int, std: float) -> nn.Embedding:
     """Normal rows; row 0, the unknown id, is zero and stays so."""
     table = nn.Embedding(rows, dimension, padding_idx=0)
@@ -150,27 +130,6 @@ def vectors(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([torch.where(there, values, 0).to(dtype), there.to(dtype)], dim=-1)
 
 
-def gap_encoding(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:
-    """(T, 3): log of the hours since the user's previous event of the source, its square, and whether there was one."""
-    first = torch.zeros(len(tokens.event_time_ms), dtype=torch.bool)
-    first[tokens.offsets[:-1][tokens.lengths > 0]] = True
-    gap = tokens.event_time_ms.diff(prepend=tokens.event_time_ms[:1]).clamp(min=0).to(dtype) / HOUR_MS
-    logarithm = torch.where(first, 0, gap.log1p())
-    return torch.stack([logarithm / 4, (logarithm / 4) ** 2, (~first).to(dtype)], dim=-1)
-
-
-def frequency_encoding(tokens: SourceTokens, lookback: int, dtype: torch.dtype) -> Tensor:
-    """(T, 5): logs of how many of the user's `lookback` previous events were known in the last hour, day, week, 28 days, and at all.
-
-    ALURE, section 2.2: absolute encodings "of user engagement frequencies and user engagement order".
-    """
-    place, users = torch.arange(len(tokens.known_at_ms)), tokens.users()
-    earliest = torch.maximum(tokens.offsets[users], place - lookback)
-    firsts = [known_ends(tokens, users, tokens.known_at_ms - span) for span in COUNTED_MS]
-    counts = torch.stack([place - torch.maximum(first, earliest) for first in (*firsts, earliest)], dim=-1)
-    return counts.to(dtype).log1p() / 4
-
-
 def rotary_angles(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:
     """(T, 4): local hour of day as two harmonics, local weekday with its hour, and the place among the user's events, by tenths.
 
@@ -183,17 +142,3 @@ def rotary_angles(tokens: SourceTokens, dtype: torch.dtype) -> Tensor:
     angles = torch.stack([day, 2 * day, week, place / 10], dim=-1)
     assert angles.shape[1] == ROTARY_PAIRS
     return angles
-
-
-def local_time_ms(tokens: SourceTokens) -> Tensor:
-    """(T,) int64 wall-clock time as if it were UTC."""
-    offset = tokens.numbers.get(OFFSET)
-    return tokens.event_time_ms if offset is None else tokens.event_time_ms + (offset.nan_to_num() * MINUTE_MS).to(torch.int64)
-
-
-def clock_encoding(local_ms: Tensor, dtype: torch.dtype) -> Tensor:
-    """(T, 7): hour of day as two harmonics, weekday as one, and whether it is a weekend."""
-    day = (local_ms.remainder(DAY_MS).to(dtype) / DAY_MS) * (2 * math.pi)
-    weekday = (local_ms.div(DAY_MS, rounding_mode="floor") + EPOCH_WEEKDAY).remainder(7)
-    week = weekday.to(dtype) * (2 * math.pi / 7)
-    return torch.stack([day.sin(), day.cos(), (2 * day).sin(), (2 * day).cos(), week.sin(), week.cos(), (weekday >= 5).to(dtype)], dim=-1)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..batches.batch import JaggedBatch
 from ..batches.vocabulary import ITEM
 from ..config import ObjectiveConfig
-from .objectives import item_pairs, label_loss, neighbour_loss, next_item_loss
+from .objectives import OBJECTIVES
+from .objectives.labels import label_loss
 from .parallel import ALONE, Alone
 from .readout import Readout
 from .spec import ModelSpec
@@ -60,8 +61,9 @@ class UserModel(nn.Module):
         """
         encoder, found = self.encoder, {}
         heads = {task: column for column, task in enumerate(self.spec.tasks) if weights.weight(task)}
+        chosen = {name: one for name, one in OBJECTIVES.items() if weights.weight(name)}
         if states is None:
-            needed = heads or weights.next_item or self.spec.config.residual
+            needed = heads or self.spec.config.residual or any(one.reads_states for one in chosen.values())
             states = encoder.states(batch) if needed else {}
         shown = batch.impressions
         if shown is not None and heads:
@@ -71,33 +73,10 @@ class UserModel(nn.Module):
                 logits = self.readout(batch, states, encoder)
                 for task, column in heads.items():
                     found[task] = label_loss(logits[:, column], shown.labels[task], weight.to(logits.dtype), processes)
-        item_tokens = [batch.sources[source] for source in self.spec.item_sources]
-        until, since = (torch.full((len(batch),), moment) for moment in (moments.until_ms, moments.from_ms))
-        if weights.next_item:
-            keys = self.next_item(encoder.item_vectors)
-            parts = [
-                next_item_loss(
-                    states[source],
-                    batch.sources[source],
-                    keys,
-                    self.log_frequency,
-                    since,
-                    until,
-                    self.spec.config.next_items,
-                    self.spec.config.full_softmax,
-                    processes,
-                )
-                for source in self.spec.item_sources
-            ]
-            there = [part for part in parts if part is not None]
-            if there:
-                found["next_item"] = torch.stack(there).mean()
-        if weights.neighbour:
-            cut = torch.full((len(batch),), moments.cut_ms)
-            embeddings = encoder.embed_at(batch, states, torch.arange(len(batch)), cut)
-            loss = neighbour_loss(embeddings, batch.country, *item_pairs(item_tokens, cut, until), processes)
+        for name, one in chosen.items():
+            loss = one.loss(self, batch, states, moments, processes)
             if loss is not None:
-                found["neighbour"] = loss
+                found[name] = loss
         return found
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -206,7 +206,7 @@ def refit(
     pairs = validated.model.readout.calibration.tolist()
     calibrated = [column for column, pair in enumerate(pairs) if pair != [1.0, 0.0]]
     if calibrated:
-        found = evaluate(model, loader, when.validation(), replace(config.objectives, neighbour=0.0, next_item=0.0))
+        found = evaluate(model, loader, when.validation(), config.objectives.labels_only())
         for column in calibrated:
             fitted = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights, scale=pairs[column][0])
             model.readout.calibration[column] = torch.tensor(fitted)  # type: ignore[operator]

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from alure_spark.batches.batch import Impressions, SourceTokens, offsets_of, select_users
 from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.config import ObjectiveConfig
-from alure_spark.model import objectives
-from alure_spark.model.objectives import POPULARITY, SOFTNESS, TEMPERATURE, item_pairs, label_loss, neighbour_loss, next_item_loss
+from alure_spark.model.objectives import neighbour as objectives
+from alure_spark.model.objectives.labels import label_loss
+from alure_spark.model.objectives.neighbour import POPULARITY, SOFTNESS, TEMPERATURE, item_pairs, neighbour_loss
+from alure_spark.model.objectives.next_item import next_item_loss
 from alure_spark.model.readout import RECENT_DAYS, engagements, fact_names, on_log_scale, over_item_sources, shared_names
 from alure_spark.model.trainable import total
 from alure_spark.model.user_model import Moments, UserModel

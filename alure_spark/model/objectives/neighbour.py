@@ -1,31 +1,37 @@
-"""What the user model is trained for; each objective is a function of a batch and of what the model computed for it.
+"""Neighbour: similar users must predict a user's next engagements, so that the cosine of two embeddings means something.
 
-Tasks: weighted cross entropy at the impressions. Neighbour: similar users must foretell a user's next
-engagements, so that the cosine of two embeddings means something (ALURE, section 3, searches by it). Next item: the state must
-foretell the next item, by sampled softmax with logQ correction (Bengio and Senecal 2008; Yi et al. 2019), or by the whole one.
+ALURE, section 3, searches by it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..batches.batch import SourceTokens
-from ..batches.vocabulary import ITEM
-from .parallel import ALONE, Alone
+from ...batches.batch import JaggedBatch, SourceTokens
+from ...batches.vocabulary import ITEM
+from ..parallel import ALONE, Alone
+from .objective import Objective
+
+if TYPE_CHECKING:
+    from ..user_model import Moments, UserModel
 
 TEMPERATURE = 0.1
-SCORED_ITEMS = 2000  # most popular items of a batch, which the neighbour objective scores
+SCORED_ITEMS = 2000  # most popular items of a batch, which the objective scores
 LISTED = 50  # the length of the list whose border it looks at
 SOFTNESS = 0.05  # of the border, in shares of attention
 POPULARITY = 0.1  # weight of an item's popularity beside the neighbours' votes
 
 
-def label_loss(logits: Tensor, labels: Tensor, weight: Tensor, processes: Alone = ALONE) -> Tensor:
-    """Weighted mean cross entropy, in nats: logits, labels, weight (M,), some of which is above 0."""
-    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return (losses * weight).sum() / processes.total(weight.sum())
+def neighbour(model: UserModel, batch: JaggedBatch, states: Mapping[str, Tensor], moments: Moments, processes: Alone) -> Tensor | None:
+    """`neighbour_loss` of the embeddings at the moments' cut and the items that are new from there to their end."""
+    cut, until = (torch.full((len(batch),), moment) for moment in (moments.cut_ms, moments.until_ms))
+    embeddings = model.encoder.embed_at(batch, states, torch.arange(len(batch)), cut)
+    tokens = [batch.sources[source] for source in model.spec.item_sources]
+    return neighbour_loss(embeddings, batch.country, *item_pairs(tokens, cut, until), processes)
 
 
 def item_pairs(tokens: list[SourceTokens], time_ms: Tensor, until_ms: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,43 +87,11 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
     return (1 - found.sum(dim=1) / wanted[asked].sum(dim=1)).sum() / answering.sum()
 
 
-def next_item_loss(
-    states: Tensor,
-    tokens: SourceTokens,
-    keys: Tensor,
-    log_frequency: Tensor,
-    from_ms: Tensor,
-    before_ms: Tensor,
-    most: int = 1024,
-    full: bool = False,
-    processes: Alone = ALONE,
-) -> Tensor | None:
-    """Mean cross entropy of the next item, nats; None without a pair of events.
-
-    Among the batch's own next items (sampled softmax with logQ correction), or with `full` among all items. states (T, S); keys
-    (rows, S) of the items; log_frequency (rows,) of the training histories; targets known in [from_ms, before_ms), each (B,). At most
-    `most` evenly spaced positions of each process.
-    """
-    following = torch.arange(len(states))[1:]
-    users, known = tokens.users(), tokens.known_at_ms
-    in_time = (known[1:] >= from_ms[users[1:]]) & (known[1:] < before_ms[users[1:]])
-    following = following[(users[1:] == users[:-1]) & in_time & (tokens.rows[ITEM][1:] > 0)]
-    following = following[torch.linspace(0, len(following) - 1, min(most, len(following))).long()]
-    target = tokens.rows[ITEM][following]
-    targets = processes.gathered(target)
-    if not len(targets):
-        return None
-    if full:
-        return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1, reduction="sum") / len(targets)
-    own = int(processes.gathered(torch.tensor([len(target)]))[: processes.rank].sum()) + torch.arange(len(target))
-    logits = states[following - 1] @ keys[targets].T - log_frequency[targets]
-    twin = target[:, None] == targets
-    twin[torch.arange(len(target)), own] = False
-    return F.cross_entropy(logits.masked_fill(twin, -1e4), own, reduction="sum") / len(targets)
-
-
 def _of_items(pairs: Tensor, items: Tensor) -> Tensor:
     """The pairs (2, n) whose item is among the ascending items, as (user, place among items)."""
     place = torch.searchsorted(items, pairs[1]).clamp(max=len(items) - 1)
     kept = items[place] == pairs[1]
     return torch.stack([pairs[0], place])[:, kept]
+
+
+NEIGHBOUR = Objective(neighbour, reads_states=False)
