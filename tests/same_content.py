@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 import mlflow
-import pyarrow.dataset as ds
 
+from tests.chaos import delta_reader
 from tests.conftest import ROOT, overrides, own_spark
 
 
@@ -37,8 +37,7 @@ def start(tree: Path, out: Path) -> subprocess.Popen[bytes]:
 
 def found(out: Path) -> dict[str, str]:
     """job.table -> content hash, of what was published; and the digest of the model."""
-    rows = ds.dataset(out / "lake" / "runs", exclude_invalid_files=True).to_table(columns=["job", "status", "content_hashes"]).to_pylist()
-    hashes = {f"{row['job']}.{name}": value for row in rows if row["status"] == "published" for name, value in row["content_hashes"] or ()}
+    hashes = {f"{run['job']}.{name}": value for run in delta_reader.runs(out / "lake") for name, value in run["content_hashes"].items()}
     client = mlflow.MlflowClient(f"sqlite:///{out}/mlflow.db")
     models = {version.name: version.tags["alure.digest"] for version in client.search_model_versions()}
     return hashes | {f"model {name}": digest for name, digest in models.items()}
