@@ -134,6 +134,7 @@ def test_a_failing_training_leaves_the_champion_and_all_tables_as_they_were(chai
     assert any("not finite" in row["message"] for row in failed)
 
 
+@pytest.mark.slow
 def test_a_champion_of_the_future_or_a_damaged_one_embeds_nothing(chain, tmp_path, monkeypatch):
     shutil.copytree(chain.lake.root, tmp_path / "lake")
     tracking = f"tracking.uri={chain.config.tracking.uri}"

@@ -12,6 +12,7 @@ from alure_spark.running import open_context
 from tests.conftest import ROOT, load, overrides
 
 
+@pytest.mark.slow
 def test_a_run_whose_version_was_vacuumed_is_one_sentence_that_names_the_setting(spark, tmp_path):
     context = open_context(load(ROOT / "conf" / "test.yml", overrides(tmp_path)))
     lake, config, runs = context.lake, context.config, []

@@ -106,6 +106,7 @@ def events_of(spark, rows):
     return known.withColumns(null | moments).drop("at").coalesce(1)
 
 
+@pytest.mark.slow
 def test_a_day_whose_events_come_in_later_is_counted_again(spark, tmp_path, monkeypatch):
     # Only what is counted: what follows from it takes a minute.
     monkeypatch.setattr(report, "metrics_and_figures", lambda *_: ({}, {}))

@@ -72,6 +72,7 @@ def validated(spark, rows, ingest=IngestConfig(), others=None):  # noqa: B008
     return validate_events(spark.createDataFrame(given, SCHEMA), list(STREAMS), {}, 0, START + 10 * DAY, ingest, None, others)
 
 
+@pytest.mark.slow
 def test_batches_in_any_order_with_repeats_end_in_the_table_of_the_whole_log(spark):
     rows = world(oracle.cases_of(log, 60))
     draw = random.Random(3)

@@ -27,6 +27,7 @@ def lake(spark, tmp_path):
     return Lake(spark, LakeConfig(f"{tmp_path}/lake"))
 
 
+@pytest.mark.slow
 def test_a_table_that_somebody_compacted_and_vacuumed_is_read_and_written_on(spark, lake):
     for moment in (100, 200):
         publish(lake, edges(spark, 3, moment).repartition(3), moment)
@@ -140,6 +141,7 @@ def test_looking_at_a_lake_makes_nothing(spark, tmp_path):
         Lake(spark, LakeConfig("s3x://no-such-scheme/lake")).published_versions()
 
 
+@pytest.mark.slow
 def test_an_executor_of_another_zone_publishes_nothing(spark, lake):
     """Delta reads a partition's time in the zone of the task's JVM: rows would be of another as_of, and a day run again be there twice."""
     publish(lake, edges(spark, 3, 100), 100)
