@@ -11,14 +11,14 @@ from pyspark.sql.classic.dataframe import DataFrame
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Of a JVM that lives for a job: with its first compiler alone three publications took 53 CPU seconds instead of 88. After ten of them it
-# is slower (31 and 24), so the session of the tests, which lives long, has both.
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 from alure_spark.config import SparkConfig, load
 from alure_spark.session import get_session
 
 ROOT = Path(__file__).parent.parent
+# Of a JVM that lives for a job: with its first compiler alone three publications took 53 CPU seconds instead of 88. After ten of them it
+# is slower (31 and 24), so the session of the tests, which lives long, has both.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @pytest.fixture(autouse=True, scope="session")

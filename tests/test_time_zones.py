@@ -97,7 +97,8 @@ def test_retention_and_tombstones_count_days_of_utc(spark, tmp_path, zone, monke
 @pytest.mark.parametrize("zone_of_machine", ZONES)
 def test_the_telling_tests_pass_on_a_machine_of_another_zone(zone_of_machine):
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-k", "not another_zone", *TELLING]
-    result = subprocess.run(arguments, cwd=ROOT, env=own_spark(TZ=zone_of_machine), capture_output=True, text=True, check=False)
+    environment = own_spark(TZ=zone_of_machine, SPARK_SUBMIT_OPTS="")  # a session of tests, too
+    result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-6000:]
     shift = subprocess.run(["date", "+%z"], env={"TZ": zone_of_machine}, capture_output=True, text=True, check=True).stdout
     assert shift.strip() != "+0000", "the machine knows no zones: install tzdata"
