@@ -13,7 +13,7 @@ from alure_spark.errors import ConfigError
 from alure_spark.events.examples import matched_responses, training_examples
 from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.lake import Lake, as_of_scope, content_hash, timestamp
-from alure_spark.tables import TRAINING_EXAMPLES, Column
+from alure_spark.tables import TABLES, TRAINING_EXAMPLES, Column
 from tests import oracle
 from tests.events.logs import AS_OF, HOUR, LABELS, STREAMS, frame, log, world
 from tests.lake.small_lake import CONFIG
@@ -68,14 +68,21 @@ def test_click_and_conversion_declared_as_tasks_are_the_two_of_before(spark):
     )
 
 
-def test_a_table_in_which_click_was_always_there_takes_rows_of_other_tasks(spark, tmp_path):
+def test_a_table_in_which_click_was_always_there_takes_rows_of_other_tasks(spark, tmp_path, monkeypatch):
     lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
-    labels = tuple(Column(name, "ARRAY<INT>", "", required=True) for name in ("click", "conversion"))
-    lake._make(replace(TRAINING_EXAMPLES, version=1, columns=TRAINING_EXAMPLES.columns + labels), "CREATE TABLE")  # as it was
     clean = frame(spark, world(oracle.cases_of(log, 30))).persist()
-    for day, declared in enumerate((LABELS, DECLARED)):
+
+    def publish(declared, as_of):
         with lake.run("build_sequences", CONFIG, "true") as run:
-            run.write("training_examples", training_examples(clean, STREAMS, declared, AS_OF + day), as_of_scope(AS_OF + day))
+            run.write("training_examples", training_examples(clean, STREAMS, declared, as_of), as_of_scope(as_of))
+
+    labels = tuple(Column(name, "ARRAY<INT>", "", required=True) for name in ("click", "conversion"))
+    with monkeypatch.context() as earlier:  # the release before tasks
+        before = replace(TRAINING_EXAMPLES, version=1, columns=TRAINING_EXAMPLES.columns + labels)
+        earlier.setitem(TABLES, "training_examples", before)
+        publish(LABELS, AS_OF)
+    assert not spark.sql(f"SELECT * FROM {lake.location('training_examples')}").schema["click"].nullable
+    publish(DECLARED, AS_OF + 1)
     lake.refresh()
     there = lake.read("training_examples")
     of_old, of_new = (there.where(F.col("as_of") == timestamp(AS_OF + day)).persist() for day in (0, 1))
