@@ -14,7 +14,7 @@ from alure_spark.tables import TRAINING_EXAMPLES, USER_EMBEDDINGS
 
 START_MS = 1_735_689_600_000
 LAG_MS = 6 * HOUR_MS
-SCHEMA = f"{TRAINING_EXAMPLES.ddl()}, `impression__position` ARRAY<DOUBLE>"
+SCHEMA = f"{TRAINING_EXAMPLES.ddl()}, click ARRAY<INT>, conversion ARRAY<INT>, `impression__position` ARRAY<DOUBLE>"
 
 
 def moment(time_ms):
@@ -26,8 +26,9 @@ def example(user, times):
     return Row(
         user_id=user, country="SE", as_of=moment(START_MS + 9 * DAY_MS), segment="all",
         impression_id=[f"{user}-{i}" for i in range(n)], time_ms=[int(t) for t in times], ad_id=list(range(n)),
-        account_id=[None if i % 3 == 0 else i for i in range(n)], click=[i % 2 for i in range(n)], conversion=[0] * n,
+        account_id=[None if i % 3 == 0 else i for i in range(n)],
         label_age_ms=[int(START_MS + 9 * DAY_MS - t) for t in times], weight=[1.0] * n, split=["train"] * n,
+        click=[i % 2 for i in range(n)], conversion=[0] * n,
         impression__position=[float(i) for i in range(n)],
     )  # fmt: skip
 
