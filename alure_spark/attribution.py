@@ -153,7 +153,6 @@ def count_responses(found: DataFrame, labels: LabelConfig, first_ms: int | None 
 
 def sentences(found: Mapping[str, ResponseCounts], labels: LabelConfig) -> list[str]:
     """One per task: what became of its responses."""
-
     windows = {name: f"labels.tasks.{name}.window_hours" for name in labels.tasks}
     return [found[name].sentence(name, task.source, windows.get(name, "")) for name, task in labels.declared.items()]
 

@@ -16,8 +16,7 @@ from .clean import id_hash
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
-SHARES = 1_000_000  # down-sampling draws by hash, in millionths
-MILLIONTHS = 1_000_000  # sums are of whole numbers
+MILLIONTHS = 1_000_000  # down-sampling draws by hash in millionths, and sums are of whole ones
 
 
 def training_examples(
@@ -113,7 +112,7 @@ def _sampled(impressions: DataFrame, labels: LabelConfig, border_ms: int) -> Dat
     """The impressions that stay, each with its `weight`."""
     thinned = reduce(and_, (F.col(task) == 0 for task in labels.declared), F.col("time_ms") < border_ms)
     weighed = impressions.withColumn("weight", F.when(thinned, F.lit(1 / labels.negative_rate)).otherwise(F.lit(1.0)))
-    drawn = F.pmod(F.xxhash64("event_hash", F.lit("negative_rate")), F.lit(SHARES)) < round(labels.negative_rate * SHARES)
+    drawn = F.pmod(F.xxhash64("event_hash", F.lit("negative_rate")), F.lit(MILLIONTHS)) < round(labels.negative_rate * MILLIONTHS)
     return weighed.where(~thinned | drawn) if labels.negative_rate < 1 else weighed
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 import psutil
 import yaml
 
+from tests.conftest import ROOT, SHORT_LIVED, own_spark
+
 from . import delta_reader, log
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "a key of the chaos tests, long enough"
 FIRST, SECOND = "2025-01-11", "2025-01-12"
-# The JVM compiles less and starts sooner: most of what such a job takes on rows so few.
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 CONF = {
     "name": "chaos",
     "time": {"as_of": f"{SECOND}T00:00:00Z", "horizon_days": 2},
@@ -43,7 +42,7 @@ CONF = {
     "evaluate": {"k": 5, "item_sources": ["organic_impression"], "bootstrap": 20},
     "spark": {
         "master": "local[1]", "shuffle_partitions": 1, "driver_memory": "1g",
-        "settings": {"spark.driver.extraJavaOptions": JVM, "spark.default.parallelism": "1"},
+        "settings": {"spark.driver.extraJavaOptions": SHORT_LIVED, "spark.default.parallelism": "1"},
     },
 }  # fmt: skip
 NARROW = "time.not_before=2025-01-07"  # the events of the first day are refused
@@ -209,8 +208,7 @@ class Process:
 
     def __init__(self, command: list[str], said: Path) -> None:
         self.output = said
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK_GATEWAY", "SPARK_"))}
-        environment |= {"ALURE_USER_KEY": KEY, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment = own_spark(ALURE_USER_KEY=KEY, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1")
         with said.open("wb") as out:
             self.popen = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
@@ -259,7 +257,7 @@ def connect_server(folder: Path) -> Iterator[str]:
     settings = DELTA_SETTINGS | LOOPBACK | {
         "spark.connect.grpc.binding.port": str(port), "spark.connect.grpc.binding.address": "127.0.0.1", "spark.log.level": "ERROR",
         "spark.databricks.delta.snapshotPartitions": "1", "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.default.parallelism": "1", "spark.driver.extraJavaOptions": JVM,
+        "spark.default.parallelism": "1", "spark.driver.extraJavaOptions": SHORT_LIVED,
     }  # fmt: skip
     command = [
         str(home / "bin" / "spark-submit"), "--master", "local[2]", "--driver-memory", "3g", "--packages", DELTA_PACKAGE,
