@@ -187,9 +187,10 @@ def kind_of(name: str) -> str:
     return "text" if name in TEXTS else "number" if name in NUMBERS else "list" if name in LISTS else "time"
 
 
-def make_table(rng: np.random.Generator, rows: int, wrong: bool) -> pa.Table:
-    """A table of canonical columns in random types; with `wrong`, one of a type that no contract takes."""
-    names = [name for name in (*TEXTS, *NUMBERS, *LISTS, "event_time", "arrival_time") if name in REQUIRED or rng.random() < 0.7]
+def make_table(rng: np.random.Generator, rows: int, wrong: bool, first: bool) -> pa.Table:
+    """A table of canonical columns in random types; with `wrong`, one of a type that no contract takes; `first`: with all of KINDS."""
+    always = {*REQUIRED, *(KINDS if first else ())}
+    names = [name for name in (*TEXTS, *NUMBERS, *LISTS, "event_time", "arrival_time") if name in always or rng.random() < 0.7]
     bad = str(rng.choice([name for name in names if name in (*REQUIRED, *NUMBERS)])) if wrong else ""
     columns = {}
     for name in names:
@@ -288,7 +289,7 @@ def one_round(spark: SparkSession, seed: int, rows: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as name:
         folder, mapped, count = Path(name), [], 0
         for number in range(tables):
-            table = make_table(rng, rows // tables, wrong and number == 0)
+            table = make_table(rng, rows // tables, wrong and number == 0, number == 0)
             count += len(table)
             how = "parquet" if wrong and number == 0 else str(rng.choice(("parquet", "parquet", "csv", "json")))
             mapped.append(save(table, folder, number, how))
