@@ -30,9 +30,8 @@ class ImpressionReads:
     impression_id: np.ndarray  # (n,) object
     time_ms: np.ndarray  # (n,) int64
     account: np.ndarray  # (n,) int64 rows of the vocabulary
-    click: np.ndarray  # (n,) float64
-    conversion: np.ndarray  # (n,) float64
-    probabilities: np.ndarray  # (n, 2) float64 of click and conversion, calibrated
+    labels: np.ndarray  # (n, T) float64 of each task that the model predicts, in its order
+    probabilities: np.ndarray  # (n, T) float64 of the same, calibrated
     embeddings: np.ndarray  # (n, D) float32, zeros where nothing was known at the publication
     facts: np.ndarray  # (n, F) float64: counts, recency and attributes that any ranker has (alure_spark/model/readout.py)
 
@@ -66,7 +65,8 @@ def read_impressions(context: Context, end_ms: int, refresh_days: int = 1) -> Im
                 facts = model.readout.facts(batch)
             users = np.array(batch.user_ids, object)[shown.users().numpy()]
             ids = np.array([name for user in batch.user_ids for name in names[user]], object)
-            tensors = (shown.time_ms, shown.rows["account_id"], shown.labels["click"].double(), shown.labels["conversion"].double())
+            labels = torch.stack([shown.labels[task].double() for task in model.spec.tasks], dim=1)
+            tensors = (shown.time_ms, shown.rows["account_id"], labels)
             parts.append((users, ids, *(one.numpy() for one in (*tensors, probabilities.double(), embeddings, facts.double()))))
     examples.unpersist()
     return ImpressionReads(*(np.concatenate(column) for column in zip(*parts, strict=True)))

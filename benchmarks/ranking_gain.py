@@ -114,8 +114,8 @@ def of_world(name: str, options: Any) -> list[contract.Row]:
         accounts = np.unique(kept.account, return_inverse=True)[1]
         base = np.hstack([kept.facts, np.eye(accounts.max() + 1)[accounts]])
         named = name if days == 1 else f"{name}, every {days} days"
-        for label in DEFAULT_TASKS:
-            found = gains(named, label, base, kept, getattr(kept, label), is_train, options)
+        for column, label in enumerate(DEFAULT_TASKS):
+            found = gains(named, label, base, kept, kept.labels[:, column], is_train, options)
             rows += [row | {"embedded_a_day": embedded[days]} for row in found]
     return rows
 

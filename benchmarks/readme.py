@@ -83,6 +83,12 @@ def demo_text(result: dict[str, Any]) -> str:
         "",
         f"`ads`: later redemptions of {users:.0f} households, {coverage:.0%} of them with candidates; `items`: products bought later.",
     ]
+    lines += ["", "| task | sends with it | normalized entropy | AUC |", "|---|---|---|---|"]
+    for task in (name.split(".")[1] for name in metrics if name.startswith("train_model.") and name.endswith(".ne")):
+        share = metrics[f"build_sequences.{task}s"] / metrics["build_sequences.impressions"]
+        lines.append(f"| `{task}` | {share:.1%} | {metrics[f'train_model.{task}.ne']:.3f} | {metrics[f'train_model.{task}.auc']:.3f} |")
+    split = "the metrics are of those in the last 30 days before it, which the model did not train on"
+    lines += ["", f"The share is that of all sends known at the cut; {split}."]
     return "\n".join([*lines, "", f"By stage: {stages}."])
 
 

@@ -5,7 +5,7 @@
 Quality, not speed, in plain pandas: a send is a (household, campaign); it is positive when the household redeems a coupon of
 the campaign at least once. A method is fitted on the campaigns that start before the cut, with the labels as they stood at the cut,
 and evaluated on the later ones. It may use what happened before the campaign's start only, and what the campaign itself says: its
-type, length and products. Intervals: bootstrap over households, the same draws for every method. `alure` is the click head of the
+type, length and products. Intervals: bootstrap over households, the same draws for every method. `alure` is the redemption head of the
 user model that the pipeline trains up to the cut, read out at each send; one row per seed, the first of which is compared.
 """
 
@@ -254,10 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     features = aggregates(given, data)
     predictions = peers(given, features) | {f"network_seed_{seed}": network(given, features, seed) for seed in options.seeds}
     with tempfile.TemporaryDirectory(prefix="redemption_") as folder:
-        first = "ingest_events"
+        first, head = "ingest_events", load(CONF).labels.heads.index("redemption")
         for seed in options.seeds:
             reads, first = model_reads(given, seed, first, folder), "train_model"
-            predictions["alure" if "alure" not in predictions else f"alure_seed_{seed}"] = reads.probabilities[~given.is_train, 0]
+            predictions["alure" if "alure" not in predictions else f"alure_seed_{seed}"] = reads.probabilities[~given.is_train, head]
     size: dict[str, Any] = {
         "seeds": options.seeds,
         "sends": len(given.label),

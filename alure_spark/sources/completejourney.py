@@ -9,8 +9,10 @@ Semi-real: its package calls it simulated from real shopping. The mapping:
 - `ad_impression`: a campaign sent to a household, at the start of the campaign. What arrives is a booklet, so the item is
   `campaign:ID`; the impression_id is `household/campaign`. `campaign_type`, `campaign_days` (its length) and
   `campaign_products` (products under its coupons) are known then.
-- `ad_click` and `conversion`: a coupon redeemed. The log has one response, so both streams hold it; the item is the coupon,
-  the account is the manufacturer with most products under it. It is logged by day: known from the next midnight on.
+- `redemption`: a coupon of a sent campaign redeemed; the item is the coupon, the account is the manufacturer with most products
+  under it. It is logged by day: known from the next midnight on.
+- `coupon_product_purchase`: a purchase between a sent campaign's first and last day of a product that one of its coupons is for,
+  with or without the coupon; beside the row that it has among the purchases. Item, account and category as there.
 - `ads`: one row per coupon and campaign, active while the campaign runs.
 - There is one country, 'ALL'; no dwell time; local time is taken as UTC.
 """
@@ -25,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ..errors import ConfigError, DataError
@@ -64,7 +66,10 @@ def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFra
     ads = _ads(frames["coupons"], frames["products"], frames["campaign_descriptions"])
     sends = _sends(frames["campaigns"], frames["campaign_descriptions"], frames["coupons"])
     redemptions = _redemptions(frames["coupon_redemptions"], frames["campaign_descriptions"], ads)
-    events = purchases.unionByName(sends, allowMissingColumns=True).unionByName(redemptions, allowMissingColumns=True)
+    bought = _coupon_product_purchases(purchases, frames["campaigns"], frames["campaign_descriptions"], frames["coupons"])
+    events = purchases
+    for rows in (sends, redemptions, bought):
+        events = events.unionByName(rows, allowMissingColumns=True)
     return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, None
 
 
@@ -114,10 +119,20 @@ def _ads(coupons: DataFrame, products: DataFrame, campaigns: DataFrame) -> DataF
             F.col("coupon_upc").cast("string").alias("ad_id"),
             F.col("account_id").cast("string").alias("account_id"),
             "category_id",
-            F.col("start_date").cast("timestamp").alias("active_from"),
-            F.date_add(F.col("end_date").cast("date"), 1).cast("timestamp").alias("active_to"),
+            _first_moment().alias("active_from"),
+            _end().alias("active_to"),
         )
     )
+
+
+def _first_moment() -> Column:
+    """When a campaign of `campaign_descriptions` begins."""
+    return F.col("start_date").cast("timestamp")
+
+
+def _end() -> Column:
+    """The midnight after a campaign's last day: it no longer runs then."""
+    return F.date_add(F.col("end_date").cast("date"), 1).cast("timestamp")
 
 
 def _sends(campaigns: DataFrame, descriptions: DataFrame, coupons: DataFrame) -> DataFrame:
@@ -127,7 +142,7 @@ def _sends(campaigns: DataFrame, descriptions: DataFrame, coupons: DataFrame) ->
         F.concat_ws("/", F.lit("send"), household, campaign).alias("event_id"),
         household.alias("user_id"),
         F.lit("ad_impression").alias("source"),
-        F.col("start_date").cast("timestamp").alias("event_time"),
+        _first_moment().alias("event_time"),
         F.concat(F.lit("campaign:"), campaign).alias("item_id"),
         F.concat(F.lit("campaign:"), campaign).alias("account_id"),
         F.concat_ws("/", household, campaign).alias("impression_id"),
@@ -142,13 +157,30 @@ def _redemptions(redemptions: DataFrame, descriptions: DataFrame, ads: DataFrame
     coupon, day = F.col("coupon_upc").cast("string"), F.col("redemption_date").cast("date")
     accounts = ads.select(F.col("ad_id").alias("item_id"), "account_id", "category_id").distinct()
     rows = redemptions.distinct().join(descriptions, "campaign_id").select(
-        F.explode(F.array(F.lit("ad_click"), F.lit("conversion"))).alias("source"),
+        F.concat_ws("/", F.lit("redemption"), household, campaign, coupon, day).alias("event_id"),
         household.alias("user_id"),
+        F.lit("redemption").alias("source"),
         day.cast("timestamp").alias("event_time"),
         F.date_add(day, 1).cast("timestamp").alias("arrival_time"),
         coupon.alias("item_id"),
         F.concat_ws("/", household, campaign).alias("impression_id"),
-        F.concat_ws("/", household, campaign, coupon, day).alias("_id"),
         "campaign_type",
     )  # fmt: skip
-    return rows.join(accounts, "item_id", "left").withColumn("event_id", F.concat_ws("/", "source", "_id")).drop("_id")
+    return rows.join(accounts, "item_id", "left")
+
+
+def _coupon_product_purchases(purchases: DataFrame, campaigns: DataFrame, descriptions: DataFrame, coupons: DataFrame) -> DataFrame:
+    products = coupons.select("campaign_id", "product_id").distinct()
+    sent = campaigns.distinct().join(descriptions, "campaign_id").join(products, "campaign_id")
+    household, campaign = F.col("household_id").cast("string"), F.col("campaign_id").cast("string")
+    offers = sent.select(
+        household.alias("user_id"),
+        F.col("product_id").cast("string").alias("item_id"),
+        F.concat_ws("/", household, campaign).alias("impression_id"),
+        "campaign_type",
+        _first_moment().alias("_from"),
+        _end().alias("_to"),
+    )
+    bought = purchases.select("event_id", "user_id", "event_time", "item_id", "account_id", "category_id", "surface", "value")
+    rows = bought.join(offers, ["user_id", "item_id"]).where("event_time >= _from AND event_time < _to").drop("_from", "_to")
+    return rows.withColumns({"event_id": F.concat_ws("/", "event_id", "impression_id"), "source": F.lit("coupon_product_purchase")})

@@ -34,18 +34,49 @@ def test_completejourney_is_mapped_as_the_tutorial_says(spark):
     assert counts["purchase"] + counts["promoted_purchase"] == len(mine["transactions"])
     assert 0.1 < counts["promoted_purchase"] / len(mine["transactions"]) < 0.4
     assert counts["ad_impression"] == len(mine["campaigns"].drop_duplicates())
-    assert counts["ad_click"] == counts["conversion"] == len(mine["coupon_redemptions"].drop_duplicates()) > 0
-    assert events.where("source IN ('ad_click', 'conversion') AND known_at != event_time + INTERVAL 1 DAY").count() == 0
+    assert counts["redemption"] == len(mine["coupon_redemptions"].drop_duplicates()) > 0
+    assert events.where("source = 'redemption' AND known_at != event_time + INTERVAL 1 DAY").count() == 0
     assert {name for name in given.events.columns if "coupon" in name} == {"coupon_used"}
-    # Every redemption belongs to a send that the household got, and to an ad in flight.
-    clicks, sends = (events.where(f"source = '{name}'") for name in ("ad_click", "ad_impression"))
-    assert clicks.join(sends.select("impression_id", "user_id"), ["impression_id", "user_id"], "left_anti").count() == 0
+    # Every response belongs to a send that the household got, and every redemption to an ad in flight.
+    redemptions, sends = (events.where(f"source = '{name}'") for name in ("redemption", "ad_impression"))
+    responses = events.where("source IN ('redemption', 'coupon_product_purchase')")
+    assert responses.join(sends.select("impression_id", "user_id"), ["impression_id", "user_id"], "left_anti").count() == 0
     ads = given.ads.persist()
-    in_flight = clicks.join(ads, clicks["item_id"] == ads["ad_id"]).where("event_time >= active_from AND event_time < active_to")
-    assert in_flight.select("event_id").distinct().count() == counts["ad_click"]
+    in_flight = redemptions.join(ads, redemptions["item_id"] == ads["ad_id"]).where("event_time >= active_from AND event_time < active_to")
+    assert in_flight.select("event_id").distinct().count() == counts["redemption"]
+    columns = ["impression_id", "item_id", "event_time", "value"]
+    bought = events.where("source = 'coupon_product_purchase'").select("known_at", *columns).toPandas()
+    oracle = coupon_product_purchases(data | mine)
+    assert 0 < len(oracle) == len(bought) < len(mine["transactions"])
+    assert (bought["known_at"] == bought["event_time"]).all()
+    in_order = (frame.sort_values(columns, ignore_index=True)[columns] for frame in (bought, oracle))
+    pd.testing.assert_frame_equal(*in_order, check_dtype=False)
     assert ads.count() == len(data["coupons"][["coupon_upc", "campaign_id"]].drop_duplicates())
     for frame in (evaluated, events, ads):
         frame.unpersist()
+
+
+def coupon_product_purchases(data):
+    """impression_id, item_id, event_time, value of what households bought of a running campaign's coupon products, campaign by campaign."""
+    found = []
+    campaigns = data["campaign_descriptions"].set_index("campaign_id")
+    for household, campaign in data["campaigns"].drop_duplicates()[["household_id", "campaign_id"]].itertuples(index=False):
+        products = data["coupons"].loc[data["coupons"]["campaign_id"] == campaign, "product_id"]
+        bought = data["transactions"][data["transactions"]["household_id"] == household]
+        bought = bought[bought["product_id"].isin(products)]
+        first, last = campaigns.loc[campaign, ["start_date", "end_date"]]
+        bought = bought[bought["transaction_timestamp"].dt.normalize().between(first, last)]
+        found.append(
+            pd.DataFrame(
+                {
+                    "impression_id": f"{household}/{campaign}",
+                    "item_id": bought["product_id"].astype(str),
+                    "event_time": bought["transaction_timestamp"],
+                    "value": bought["sales_value"],
+                }
+            )
+        )
+    return pd.concat(found)
 
 
 @pytest.mark.skipif(not ONLINE_RETAIL.exists(), reason="online_retail.parquet is not here: set ALURE_ONLINE_RETAIL to its path")
