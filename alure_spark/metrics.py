@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
 from .errors import DataError
 
@@ -65,28 +66,30 @@ def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray, weights: n
 def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Share of the (positive, negative) pairs in which the positive scores higher; a tie counts half. O(n log n)."""
     labels, scores, weights = _checked(labels, scores, weights, both_classes=True)
-    _, place = np.unique(scores, return_inverse=True)
-    positive = np.bincount(place, weights * labels)  # per distinct score, rising
-    negative = np.bincount(place, weights * (1 - labels))
-    below = np.cumsum(negative) - negative
-    return float(positive @ (below + negative / 2) / (positive.sum() * negative.sum()))
+    return float(roc_auc_score(labels, scores, sample_weight=weights))
 
 
 def grouped_auc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> float | None:
     """Mean AUC over the groups (n,) that have both classes, each weighted by its rows (by the sum of its weights).
 
     None where no group has both. It asks how well the impressions of one user are ordered; an offset per user does not change it.
+    All groups at once: scikit-learn's AUC takes a millisecond for each, and there are as many as users.
     """
     labels, scores, weights = _checked(labels, scores, weights)
     _, group = np.unique(groups, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    total, mass = 0.0, 0.0
-    for rows in np.split(order, np.cumsum(np.bincount(group))[:-1]):
-        rows = rows[weights[rows] > 0]
-        if len(rows) and np.ptp(labels[rows]):
-            total += weights[rows].sum() * auc(labels[rows], scores[rows], weights[rows])
-            mass += weights[rows].sum()
-    return total / mass if mass else None
+    order = np.lexsort((scores, group))
+    group, scores = group[order], scores[order]
+    is_new_group = np.diff(group, prepend=-1) > 0
+    starts = np.flatnonzero(is_new_group | np.append(True, np.diff(scores) != 0))  # of the runs of equal scores in a group
+    positive, negative = (np.add.reduceat(values[order], starts) for values in (weights * labels, weights * (1 - labels)))
+    owner = group[starts]
+    below = np.cumsum(negative) - negative
+    below -= below[is_new_group[starts]][owner]
+    wins, positives, negatives = (np.bincount(owner, values) for values in (positive * (below + negative / 2), positive, negative))
+    both = (positives > 0) & (negatives > 0)
+    if not both.any():
+        return None
+    return float(np.average(wins[both] / (positives * negatives)[both], weights=(positives + negatives)[both]))
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
