@@ -63,7 +63,9 @@ class TrainingConfig(Section, prefix="training."):
     warm_start: bool = False  # go on from the champion with the impressions that are new to it, instead of from the start
     holdout_users: ShareBelowOne = 0.1  # with warm_start: share of the users whose new impressions validate, others each time
     checkpoint_steps: PositiveInt = 20  # steps between checkpoints, from which an interrupted training goes on
-    processes: Annotated[PositiveInt, Largest(4096)] = 1  # that train together on this machine, each on its users of every batch
+    processes: Annotated[PositiveInt, Largest(4096)] = 1  # that train together, each on its users of every batch
+    # Where they run. On executors each is a task; all machines must reach lake.scratch, and as many tasks as processes run at once.
+    run_on: Annotated[str, OneOf(("driver", "executors")), Since("2026-11-30")] = "driver"
     threads: Annotated[NonNegativeInt, Largest(4096)] = 0  # of torch; 0 means all cores. Equal threads give equal weights
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     calibration_range: tuple[float, ...] = (0.5, 2.0)  # with warm_start: nor when expected over observed positives leave this range

@@ -105,13 +105,14 @@ def _anew(
     as_of = config.time.as_of_ms
     border = as_of - config.labels.validation_ms
     when = user_training.calendar(loader, spec.item_sources, border, as_of)
-    processes = config.training.processes
-    trained = parallel.together(processes, user_training.train, new_model(border), loader, when, config.training, checkpoints[0])
+    trained = parallel.together(config.training, user_training.train, new_model(border), loader, when, config.training, checkpoints[0])
     verdict = gate.decide(champion, trained.validation, spec.layout(impressions=True), loader.decoding, when, config.training)
     if not config.training.refit:
         return Challenger(trained.model, trained, verdict, {}, {})
     everything = user_training.calendar(loader, spec.item_sources, as_of, as_of)
-    model = parallel.together(processes, user_training.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1])
+    model = parallel.together(
+        config.training, user_training.refit, new_model(None), loader, trained, everything, config.training, checkpoints[1]
+    )
     return Challenger(model, trained, verdict, {}, {}, validated=trained.model)
 
 
@@ -130,8 +131,8 @@ def _continued(config: Config, spec: ModelSpec, champion: Artifact, today: UserM
     metrics = {f"progressive.{key}": value for key, value in user_evaluation.label_metrics(before, foretold).items()}
     share = config.training.holdout_users
     mine = recurring.NewImpressions(loader, since, share, as_of)
-    model, processes = recurring.grown(before, today), config.training.processes
-    trained = parallel.together(processes, user_training.train, model, mine, when, config.training, checkpoint, warm=True)
+    model = recurring.grown(before, today)
+    trained = parallel.together(config.training, user_training.train, model, mine, when, config.training, checkpoint, warm=True)
     verdict = gate.decide(champion, trained.validation, spec.layout(impressions=True), new(share), when, config.training)
     verdict = gate.calibrated(verdict, trained.carried, config.training)
     metrics |= {"new_impressions": float((foretold.weights > 0).sum())}

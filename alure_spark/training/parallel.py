@@ -15,7 +15,9 @@ from torch import Tensor, distributed
 
 from ..batches.batch import JaggedBatch, select_users
 from ..batches.epochs import Batches, ChangedBatches
+from ..config import TrainingConfig
 from ..errors import TrainingError
+from ..lake.store import sentence
 from ..model.parallel import Alone
 from ..model.user_model import UserModel
 
@@ -78,19 +80,23 @@ class Share(ChangedBatches):
         return self.loader.in_order()
 
 
-def together(count: int, work: Callable[..., T], model: UserModel, loader: Batches, *arguments: Any, **options: Any) -> T:
-    """work(model, loader, *arguments, **options) in so many processes; what the first one returned. work: train or refit of user_training.
+def together(config: TrainingConfig, work: Callable[..., T], model: UserModel, loader: Batches, *arguments: Any, **options: Any) -> T:
+    """work(model, loader, *arguments, **options) in config.processes; what the first one returned. work: train or refit of user_training.
 
-    More than one are started on this machine by Spark's TorchDistributor, which runs torchrun. Raises TrainingError where one fails.
+    Spark's TorchDistributor starts them: on this machine, or each as a task of the cluster (config.run_on), whose machines must all see
+    the folder of the packed rows and of the checkpoint. Raises TrainingError where one fails.
     """
-    if count == 1:
+    count, here = config.processes, config.run_on == "driver"
+    if count == 1 and here:
         return work(model, loader, *arguments, **options)
     from pyspark.ml.torch.distributor import TorchDistributor
 
     try:
-        result = TorchDistributor(num_processes=count, local_mode=True, use_gpu=False).run(_joined, work, model, loader, arguments, options)
-    except RuntimeError as error:
-        raise TrainingError(f"one of {count} training processes failed ({error}); its output is above") from error
+        distributor = TorchDistributor(num_processes=count, local_mode=here, use_gpu=False)
+        result = distributor.run(_joined, work, model, loader, arguments, options)
+    except Exception as error:  # a RuntimeError here, a failed Spark job on executors
+        where = "above" if here else "above and in the logs of the executors, which must all reach lake.scratch"
+        raise TrainingError(f"one of {count} training processes failed ({sentence(error)}); its output is {where}") from error
     return cast(T, result)
 
 

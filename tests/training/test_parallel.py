@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +16,18 @@ from alure_spark.errors import TrainingError
 from alure_spark.model.user_model import UserModel
 from alure_spark.training import user_training
 from alure_spark.training.parallel import Share, together
+from tests.conftest import ROOT, own_spark
 from tests.training.small_world import BORDER, END, SPEC, TRAINING, world
 
 STILL = replace(SPEC, config=replace(SPEC.config, dropout=0.0))  # each process would draw a dropout of its own
 CONFIG = replace(TRAINING, epochs=2, item_learning_rate_share=0.5)
 
 
-def trained(processes, config=CONFIG, checkpoint=None, batch=None):
+def trained(processes, config=CONFIG, checkpoint=None, batch=None, run_on="driver"):
+    config = replace(config, processes=processes, run_on=run_on)
     loader = MemoryLoader(world() if batch is None else batch, 50, 3)  # 120 users: the last batch of 20 is smaller
     when = user_training.calendar(loader, ["view"], BORDER, END)
-    return together(processes, user_training.train, UserModel(STILL).double(), loader, when, config, checkpoint)
+    return together(config, user_training.train, UserModel(STILL).double(), loader, when, config, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,25 @@ def test_a_training_may_go_on_with_another_number_of_processes(spark, alone, tmp
         user_training.train(UserModel(STILL).double(), loader, when, config, tmp_path / "checkpoint", kill)
     assert torch.load(tmp_path / "checkpoint", weights_only=True)["state"]["epoch"] == 1
     same(alone, trained(2, config, tmp_path / "checkpoint"))
+
+
+ON_EXECUTORS = """
+import sys, torch
+from alure_spark.config import SparkConfig
+from alure_spark.session import get_session
+from tests.training.test_parallel import trained
+get_session(SparkConfig(master="local-cluster[2,1,1024]", shuffle_partitions=2, settings={"spark.executor.memory": "1g"}))
+torch.save(trained(2, run_on="executors"), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_executors_are_one_process(alone, tmp_path):
+    environment = own_spark(PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
+    arguments = [sys.executable, "-c", ON_EXECUTORS, str(tmp_path / "trained")]
+    result = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    same(alone, torch.load(tmp_path / "trained", weights_only=False))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
