@@ -68,7 +68,7 @@ def strangers(text: str) -> list[str]:
         if module != "jobs.NAME" and not (file.with_suffix(".py").exists() or (file / "__main__.py").exists()):
             wrong.append(f"there is no module {module}")
     known = {dotted for _, cls, path in generate.sections() for dotted, _, _ in generate.settings(cls, path)}
-    known |= {path for _, _, path in generate.sections()}
+    known |= {name for _, _, path in generate.sections() for name in (path, path.removesuffix(".NAME"))}
     tops = {name.partition(".")[0] for name in known}
     for word in in_code_font(text):
         setting = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)+)(?:[:=].*)?$", word)
