@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from ..clock import HOUR_MS, format_time
@@ -32,11 +32,12 @@ from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .job_run import JobRun
 from .store import UNCHANGED, Store, completed, sentence
-from .turns import ERASED_BEFORE, LEASE, say_what_is_due, take_turn, writing_here
+from .turns import ERASED_BEFORE, LEASE, say_what_is_due, standing, take_turn, writing_here
 from .writers import identity, this_process
 
 logger = logging.getLogger(__name__)
 RETENTION = "delta.deletedFileRetentionDuration"
+RUNS_FILES = 100  # each row of `runs` is a file at first: of more of them they become one again, for a run reads them all
 MARGIN_S = 30  # a writer needs less from the file of its row to the commit
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
 HARMLESS = (
@@ -71,17 +72,12 @@ class Lake(Store):
     def published_versions(self) -> dict[str, int]:
         """Table -> the newest version that a published run names."""
         if self._published is None:
-            self._published = self._newest_published() if self.is_ours(RUNS.name) else {}
+            self._published = standing(self).published if self.is_ours(RUNS.name) else {}
         return self._published
-
-    def _newest_published(self) -> dict[str, int]:
-        # One partition: few rows, and a shuffle takes longer than all the rest.
-        rows = self.runs().where("status = 'published'").select(F.explode("outputs").alias("name", "version")).coalesce(1)
-        return {row["name"]: row["version"] for row in rows.groupBy("name").agg(F.max("version").alias("version")).collect()}
 
     def require_turn(self, run: JobRun) -> None:
         """Raises LakeError where another run has published since this one's turn came: this one was taken for dead (lake.lease_hours)."""
-        if run.turn is not None and (now := self._newest_published()) != run.turn:
+        if run.turn is not None and (now := standing(self).published) != run.turn:
             names = ", ".join(sorted(name for name in now if now[name] != run.turn.get(name))) or "tables"
             raise LakeError(
                 f"another run, which took this one for dead (lake.lease_hours), has published {names} since: nothing of this one is "
@@ -108,11 +104,11 @@ class Lake(Store):
         with self.reading(name):
             return completed(self._load(name, version), table(name))
 
-    def runs(self) -> DataFrame:
-        """The `runs` table as it is now."""
+    def runs(self, *more: Column) -> DataFrame:
+        """The `runs` table as it is now; more: what else of its rows is asked for."""
         self.is_ours(RUNS.name, again=False)
         with self.reading(RUNS.name):
-            return completed(self._load(RUNS.name), RUNS)
+            return completed(self._load(RUNS.name).select("*", *more), RUNS)
 
     def _load(self, name: str, version: int | None = None) -> DataFrame:
         reader = self.spark.read if version is None else self.spark.read.option("versionAsOf", version)
@@ -139,9 +135,11 @@ class Lake(Store):
         with self.writing():
             self._record(run, writer, "started", this_process(), facts=identity())
         try:
-            take_turn(self, run.run_id)
+            now = take_turn(self, run.run_id)
             self.refresh()
-            run.turn = self.published_versions()
+            self._published = run.turn = now.published
+            if now.files > RUNS_FILES:
+                self.spark.sql(f"OPTIMIZE {self.location(RUNS.name)}")
             say_what_is_due(self, run.job)
             yield run
             hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})

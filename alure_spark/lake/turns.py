@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Row
@@ -15,7 +16,7 @@ from pyspark.sql import functions as F
 
 from ..clock import HOUR_MS, format_time
 from ..errors import LakeError
-from ..tables import RUNS
+from ..tables import RUNS, TABLES
 from .writers import is_alive, is_this
 
 if TYPE_CHECKING:
@@ -30,22 +31,49 @@ OVER = "status IN ('failed', 'ended') OR (status = 'published' AND coalesce(fact
 writing_here: set[str] = set()
 
 
-def take_turn(lake: Lake, run_id: str) -> None:
+@dataclass(frozen=True)
+class Standing:
+    """What `runs` says at one moment."""
+
+    published: dict[str, int]  # table -> the newest version that a published run names
+    at_work: list[Row]  # what the rows `started` say of runs that have not ended, by the clocks of their drivers the oldest first
+    files: int  # over which the rows of its runs are spread
+
+
+def standing(lake: Lake) -> Standing:
+    """One read of `runs`, by one task: there are few rows, and a shuffle takes longer than all the rest."""
+    begun = F.struct("run_id", "job", "message", "facts", F.unix_millis("started").alias("started_ms"))
+    per_run = lake.runs(F.col("_metadata.file_name").alias("file")).coalesce(1).groupBy("run_id").agg(
+        F.first(F.when(F.col("status") == "started", begun), ignorenulls=True).alias("begun"),
+        F.max(F.expr(OVER)).alias("over"),
+        F.first(F.when(F.col("status") == "published", F.col("outputs")), ignorenulls=True).alias("outputs"),
+        F.max("file").alias("file"),
+    )  # fmt: skip
+    row = per_run.agg(
+        F.struct(*(F.max(F.col("outputs")[name]).alias(name) for name in TABLES)).alias("published"),
+        F.collect_list(F.when(~F.col("over"), F.col("begun"))).alias("at_work"),
+        F.size(F.collect_set("file")).alias("files"),
+    ).collect()[0]
+    published = {name: version for name, version in row["published"].asDict().items() if version is not None}
+    return Standing(published, sorted(row["at_work"], key=lambda one: one["started_ms"]), row["files"])
+
+
+def take_turn(lake: Lake, run_id: str) -> Standing:
     """Return once no run that said `started` before this one is alive; before is the order of the commits, not of clocks."""
     deadline = time.monotonic() + 60 * lake.config.wait_minutes
     place: dict[str, int] = {}  # run -> its first commit, also when that has left the last 200
     while True:
-        rows = _not_over(lake)
-        if [row["run_id"] for row in rows] == [run_id]:
-            return
+        now = standing(lake)
+        if [row["run_id"] for row in now.at_work] == [run_id]:
+            return now
         commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.location(RUNS.name)} LIMIT 200").select("userMetadata", "version").collect()
         for row in sorted(commits, key=lambda row: row["version"]):
             place.setdefault(row["userMetadata"], row["version"])
-        others = [row for row in rows if place.get(row["run_id"], -1) < place[run_id]]
+        others = [row for row in now.at_work if place.get(row["run_id"], -1) < place[run_id]]
         alive = [row for row in others if _lives(lake, row)]
         if not alive:
             _say_what_was_not_erased(lake, [row["run_id"] for row in others])
-            return
+            return standing(lake)  # what has ended since may have published before
         if time.monotonic() >= deadline:
             first = alive[0]
             raise LakeError(
@@ -54,17 +82,6 @@ def take_turn(lake: Lake, run_id: str) -> None:
                 "lake.lease_hours=0"
             )
         time.sleep(1)
-
-
-def _not_over(lake: Lake) -> list[Row]:
-    """What the rows `started` say of runs that have not ended, by the clocks of their drivers the oldest first."""
-    begun = F.struct("job", "message", "facts", F.unix_millis("started").alias("started_ms"))
-    per_run = (
-        lake.runs().coalesce(1).groupBy("run_id")
-        .agg(F.first(F.when(F.col("status") == "started", begun), ignorenulls=True).alias("begun"), F.max(F.expr(OVER)).alias("over"))
-    )  # fmt: skip
-    rows = per_run.where("begun IS NOT NULL AND NOT over").select("run_id", "begun.*").collect()
-    return sorted(rows, key=lambda row: row["started_ms"])
 
 
 def _say_what_was_not_erased(lake: Lake, dead: list[str]) -> None:
