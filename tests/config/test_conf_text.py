@@ -18,7 +18,7 @@ MINIMAL = "streams: {purchase: {attributes: {category_id: categorical}}}\n"
 # Of commit 8508608: (digest, sequence_digest, vocabulary_digest). Lakes and models carry them.
 DIGESTS = {
     "databricks": ("849751b31e23410d", "a15523a8ed7cef36", "7281afa27d7c809d"),
-    "demo": ("a1b7a593fe96263d", "796e3d7cb1103660", "2545874ea214c503"),
+    "demo": ("6f91c4e9d86f0e13", "4f4664d74fd362ef", "2545874ea214c503"),
     "dynamix": ("c6ec39fa07f0a420", "2b25c0b7c9506641", "ced679a3619b9a1b"),
     "local": ("028871eecf782f00", "80767a5a8e8fd322", "d4d0dfc02ea1223a"),
     "online_retail": ("814b8069bd7f78b2", "c0923c8ab5727f87", "fcb04fcddceead48"),
