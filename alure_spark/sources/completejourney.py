@@ -170,17 +170,23 @@ def _redemptions(redemptions: DataFrame, descriptions: DataFrame, ads: DataFrame
 
 
 def _coupon_product_purchases(purchases: DataFrame, campaigns: DataFrame, descriptions: DataFrame, coupons: DataFrame) -> DataFrame:
-    products = coupons.select("campaign_id", "product_id").distinct()
-    sent = campaigns.distinct().join(descriptions, "campaign_id").join(products, "campaign_id")
     household, campaign = F.col("household_id").cast("string"), F.col("campaign_id").cast("string")
-    offers = sent.select(
+    sent = campaigns.distinct().join(descriptions, "campaign_id").select(
         household.alias("user_id"),
-        F.col("product_id").cast("string").alias("item_id"),
+        "campaign_id",
         F.concat_ws("/", household, campaign).alias("impression_id"),
         "campaign_type",
         _first_moment().alias("_from"),
         _end().alias("_to"),
-    )
+    )  # fmt: skip
+    offered = coupons.select("campaign_id", F.col("product_id").cast("string").alias("item_id")).distinct()
     bought = purchases.select("event_id", "user_id", "event_time", "item_id", "account_id", "category_id", "surface", "value")
-    rows = bought.join(offers, ["user_id", "item_id"]).where("event_time >= _from AND event_time < _to").drop("_from", "_to")
-    return rows.withColumns({"event_id": F.concat_ws("/", "event_id", "impression_id"), "source": F.lit("coupon_product_purchase")})
+    # First what was bought, then to whom it was offered: a campaign of thousands of products goes to thousands of households.
+    rows = (
+        bought.join(offered, "item_id")
+        .join(F.broadcast(sent), ["user_id", "campaign_id"])
+        .where("event_time >= _from AND event_time < _to")
+    )
+    return rows.drop("campaign_id", "_from", "_to").withColumns(
+        {"event_id": F.concat_ws("/", "event_id", "impression_id"), "source": F.lit("coupon_product_purchase")}
+    )
