@@ -253,8 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sends(data)
     features = aggregates(given, data)
     predictions = peers(given, features) | {f"network_seed_{seed}": network(given, features, seed) for seed in options.seeds}
+    head = load(CONF).labels.heads.index("redemption")
     with tempfile.TemporaryDirectory(prefix="redemption_") as folder:
-        first, head = "ingest_events", load(CONF).labels.heads.index("redemption")
+        first = "ingest_events"
         for seed in options.seeds:
             reads, first = model_reads(given, seed, first, folder), "train_model"
             predictions["alure" if "alure" not in predictions else f"alure_seed_{seed}"] = reads.probabilities[~given.is_train, head]

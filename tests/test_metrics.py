@@ -91,13 +91,13 @@ def test_grouped_auc_is_the_weighted_mean_of_the_auc_of_each_group(seed):
     random = np.random.default_rng(seed)
     groups, scores = random.integers(0, 40, 400), random.integers(0, 6, 400).astype(float)
     labels, weights = (random.random(400) < 0.3).astype(float), random.integers(0, 4, 400).astype(float)
-    found = []
+    per_group = []
     for group in np.unique(groups):
         rows = (groups == group) & (weights > 0)
         if len(set(labels[rows])) == 2:
-            found.append((weights[rows].sum(), roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows])))
-    mass, values = np.array(found).T
-    assert len(found) > 20
+            per_group.append((weights[rows].sum(), roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows])))
+    mass, values = np.array(per_group).T
+    assert len(per_group) > 20
     assert len(set(values)) > 10
     assert grouped_auc(labels, scores, groups, weights) == pytest.approx(np.average(values, weights=mass), rel=1e-9)
 

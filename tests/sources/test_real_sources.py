@@ -58,7 +58,7 @@ def test_completejourney_is_mapped_as_the_tutorial_says(spark):
 
 def coupon_product_purchases(data):
     """impression_id, item_id, event_time, value of what households bought of a running campaign's coupon products, campaign by campaign."""
-    found = []
+    per_send = []
     campaigns = data["campaign_descriptions"].set_index("campaign_id")
     for household, campaign in data["campaigns"].drop_duplicates()[["household_id", "campaign_id"]].itertuples(index=False):
         products = data["coupons"].loc[data["coupons"]["campaign_id"] == campaign, "product_id"]
@@ -66,7 +66,7 @@ def coupon_product_purchases(data):
         bought = bought[bought["product_id"].isin(products)]
         first, last = campaigns.loc[campaign, ["start_date", "end_date"]]
         bought = bought[bought["transaction_timestamp"].dt.normalize().between(first, last)]
-        found.append(
+        per_send.append(
             pd.DataFrame(
                 {
                     "impression_id": f"{household}/{campaign}",
@@ -76,7 +76,7 @@ def coupon_product_purchases(data):
                 }
             )
         )
-    return pd.concat(found)
+    return pd.concat(per_send)
 
 
 @pytest.mark.skipif(not ONLINE_RETAIL.exists(), reason="online_retail.parquet is not here: set ALURE_ONLINE_RETAIL to its path")
