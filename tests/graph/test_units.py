@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
 
 from alure_spark.arrow import bytes_column
 from alure_spark.config import GraphConfig
@@ -41,14 +42,13 @@ def files(folder):
 
 
 def test_finished_units_are_kept_and_lost_ones_are_made_again(clustered, tmp_path):
-    whole = sorted(map(tuple, similarity_edges(*clustered, CONFIG, str(tmp_path), 3).collect()))
+    whole = similarity_edges(*clustered, CONFIG, str(tmp_path), 3).collect()
     before = files(tmp_path)
     blocks = {name.split("-")[2] for name in before if name.startswith("part-")}
     assert len(blocks) > 1, "several blocks of the base, each with its blocks of queries"
     lost = sorted(before)[1]
     (tmp_path / lost).unlink()
-    again = sorted(map(tuple, similarity_edges(*clustered, CONFIG, str(tmp_path), 3).collect()))
-    assert again == whole
+    assertDataFrameEqual(similarity_edges(*clustered, CONFIG, str(tmp_path), 3), whole, rtol=0, atol=0)
     after = files(tmp_path)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {lost}
@@ -66,9 +66,9 @@ def test_walks_go_on_too(spark, tmp_path):
     rows = [("A", f"u{i}", f"u{(7 * i + 1) % 20}", 1.0, True, True) for i in range(20)]
     schema = "country string, src_user_id string, dst_user_id string, strength double, src_known boolean, dst_known boolean"
     strengths = spark.createDataFrame(rows, schema)
-    first = sorted(map(tuple, pagerank_edges(strengths, CONFIG, 0, str(tmp_path)).collect()))
+    first = pagerank_edges(strengths, CONFIG, 0, str(tmp_path)).collect()
     before = files(tmp_path)
-    assert sorted(map(tuple, pagerank_edges(strengths, CONFIG, 0, str(tmp_path)).collect())) == first
+    assertDataFrameEqual(pagerank_edges(strengths, CONFIG, 0, str(tmp_path)), first, rtol=0, atol=0)
     assert files(tmp_path) == before
 
 

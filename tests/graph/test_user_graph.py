@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 from pyspark.sql import functions as F
+from pyspark.testing import assertDataFrameEqual
 
 from alure_spark import tables
 from alure_spark.config import GraphConfig
@@ -165,14 +166,13 @@ def test_frames_have_the_columns_of_the_tables(probed, position, name):
 
 
 def test_the_result_does_not_depend_on_partitions_or_row_order(good, probed):
-    _, expected_centroids, expected_edges = ([tuple(row) for row in sorted(f.collect())] for f in probed)
-    expected_users = sorted((row["user_id"], row["country"], row["cluster_id"]) for row in probed[0].collect())
+    columns = ["user_id", "country", "cluster_id"]
     for partitions in (1, 7):
         shuffled = good.orderBy(F.xxhash64("user_id", F.lit(partitions))).repartition(partitions, F.reverse("user_id"))
         users, centroids, edges = build(shuffled, replace(CONFIG, search="probed"), unit_users=7)
-        assert [tuple(row) for row in sorted(centroids.collect())] == expected_centroids
-        assert sorted((row["user_id"], row["country"], row["cluster_id"]) for row in users.collect()) == expected_users
-        assert [tuple(row) for row in sorted(edges.collect())] == expected_edges
+        assertDataFrameEqual(users.select(columns), probed[0].select(columns))
+        assertDataFrameEqual(centroids, probed[1], rtol=0, atol=0)
+        assertDataFrameEqual(edges, probed[2], rtol=0, atol=0)
 
 
 def test_the_size_of_the_units_does_not_change_the_edges(probed, tmp_path):
