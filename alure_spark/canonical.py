@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 from .tables import ATTRIBUTE_TYPES, Table
 
 FIRST_MILLIS = -(2**63) // 1000  # the first of 2^63 microseconds floors to this millisecond, which cannot be told in microseconds
+REPLACEMENT = "\ufffd"  # what decoders put in the place of bytes that are no text
 MALFORMED = "_malformed"  # of a frame: JSON that tells which line of the source could not be read; null for every other row
 NUMBERS = ("BIGINT", "INT", "DOUBLE")
 # Columns that name something: joined by, grouped by or compared with. A name that is only nearly right is wrong.
@@ -25,7 +26,8 @@ ALLOWED = {
     "TIMESTAMP": "timestamp, date or an ISO 8601 string (for epoch numbers use timestamp_seconds(x) or timestamp_millis(x))",
     "ARRAY<FLOAT>": "an array of numbers",
 } | dict.fromkeys(NUMBERS, "a numeric type")
-WHITE = " \t\r\n\u00a0"  # a text of nothing else is missing
+# A text of nothing else is missing: white space, zero-width characters, byte order marks.
+WHITE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 DAYS_OF_TEXT = r"^\s*[+-]?\d{4}"  # Spark reads '10:00' as ten o'clock of the day on which it is read
 
 
@@ -63,7 +65,7 @@ def problem(name: str, given: T.DataType, target: str) -> str:
 def read_as(name: str, given: T.DataType, target: str) -> Column:
     """The column in its canonical type; null where the type cannot hold the value. Times have millisecond content.
 
-    A text that is not UTF-8 has U+FFFD for its broken bytes.
+    A text that is not UTF-8 has REPLACEMENT for its broken bytes.
     """
     column = quoted(name)
     if isinstance(given, T.NullType):
@@ -88,7 +90,10 @@ def lost(name: str, given: T.DataType, target: str) -> Column | None:
     column = quoted(name)
     if target == "STRING":
         may_be_broken = name in IDENTIFYING and isinstance(given, T.StringType | T.BinaryType)
-        return ~F.is_valid_utf8(column.cast("string")) if may_be_broken else None
+        text = column.cast("string")
+        # Spark's readers of CSV and JSON put the sign themselves where bytes are no text.
+        broken = ~F.is_valid_utf8(text) | F.contains(text, F.lit(REPLACEMENT)) | F.contains(text, F.lit("\0"))
+        return broken if may_be_broken else None
     floating = isinstance(given, T.FractionalType)
     narrower = target == "INT" and isinstance(given, T.LongType)
     if target in ("BIGINT", "INT") and (floating or narrower):

@@ -19,13 +19,13 @@ REFERENCE = "secret:"
 MASK = "***"
 # Of keys in conf, of query parameters and of connection strings; words are split at '.', '_', '-' and at capital letters.
 SECRET = re.compile(
-    r"password|passwd|passphrase|passcode|(?<![a-z])pass(?![a-z])|pwd|secret|token|credential|signature|connection_?string|jaas|bearer"
-    r"|(?<![a-z])(sas|sig|auth|authorization)(?![a-z])|keys?(?![a-z])|accesskey|accountkey|apikey"
+    r"password|passwd|passphrase|passcode|pass(?![a-z])|pwd|secret|token|credential|signature|connection_?string|jaas|bearer"
+    r"|(?<![a-z])(pw|creds?|sas|sig|auth|authorization)(?![a-z])|keys?(?![a-z])|accesskey|accountkey|apikey"
 )
 USER = re.compile(r"(^|[._-])(user|username|user_name|login|uid)$")
 SECTIONS = ("spark", "tracking", "source.options")  # where a value may be somebody's secret
 SHORTEST = 4  # a shorter secret is not looked for in texts: it would hit words
-_NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(\\*['"]?\s*[=:]\s*)""")
+_NAME = re.compile(r"""(?<![\w.\-])([\w.\-]+)(\\*['"]?\s*(?:=>|[=:])\s*)""")
 # Quoted by escaped quotes (JSON within a text), quoted with its escapes, quoted where no escape is meant ('C:\'), or bare.
 _VALUE = re.compile(
     r"""\{[^}\n"':]*\}|\\+'[^'\\\n]*\\+'|\\+"[^"\\\n]*\\+"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|"[^"\n]*"|[^\s&;,'"\])}]+"""

@@ -17,6 +17,14 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", path) is not None
 
 
+def as_folder(path: str) -> str:
+    """A folder that is given as file:/x as a path, other places as they are; %20 is decoded where that, and nothing else, is a folder."""
+    if not path.startswith("file:/"):
+        return path
+    folder = re.sub("^file:/+", "/", path)
+    return unquote(folder) if not os.path.exists(folder) and os.path.isdir(unquote(folder)) else folder
+
+
 def literal(path: str) -> str:
     """The path for Spark's readers of files, which take one for a pattern."""
     return PATTERN_SIGNS.sub(r"\\\1", path)

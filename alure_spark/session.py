@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -129,6 +130,9 @@ def _start(config: SparkConfig, app_name: str) -> SparkSession:
     for key, value in {**settings, **own}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
+    # pyspark writes each error that it raises as JSON, with the stack of the JVM and unmasked, before anybody can handle it.
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(name).disabled = True
     if not remote:  # spark-submit has started this process's JVM before its options were read here
         assert session._jvm is not None
         zones = session._jvm.java.util.TimeZone

@@ -20,8 +20,10 @@ def replay(context: Context, run: JobRun) -> Report:
     quarantined = run.read("quarantine").where(ingestion.REPLAYED).persist()
     shape = sources.read(context.spark, config.source, attributes=config.attribute_kinds()).events
     metrics = ingestion.replay(run, config, quarantined, shape)
+    copies = (metrics["quarantined"] or 0) - (metrics["accepted"] or 0) - (metrics["refused"] or 0)
     said = (
-        f"{metrics['quarantined']:,.0f} rows were in quarantine: {metrics['accepted']:,.0f} joined events, {metrics['refused']:,.0f} stay"
+        f"{metrics['quarantined']:,.0f} rows were in quarantine: {metrics['accepted']:,.0f} joined events, {metrics['refused']:,.0f} stay, "
+        f"{copies:,.0f} were copies of them or of events"
     )
     if "known_from" in run.facts:
         said += f"; events known from {run.facts['known_from']} on are new: run build_sequences from that day on"

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "alure_spark"
 # Foundation in the order in which it may import. plots is a leaf for jobs, analysis and the report.py of a room, which no worker of
 # Spark imports; running, what jobs share, is for jobs alone.
 LAYERS = {
-    "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "canonical": 2,
+    "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "processes": 1, "canonical": 2,
     "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4, "metrics": 4,
     "lake": 5, "privacy": 6, "running": 6,
 }  # fmt: skip

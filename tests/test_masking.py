@@ -39,6 +39,10 @@ HOLDERS = {  # what a conf may hold -> what stands there that is no secret
     "place": f"https://mine.blob.core.windows.net/c?sv=1&sig={SECRET}&se=2",
     "link": f"jdbc:mysql://db/logs?user=a&password={SECRET}",
     "more": [f"s3a://AKIAABCDEFGHIJKLMNOP:{SECRET}@bucket/x"],
+    "query": f"SELECT * FROM remote(user => 'a', password => '{SECRET}')",
+    "dbpass": SECRET,
+    "db.pw": SECRET,
+    "creds": SECRET,
     "header": "Bearer eyJhbGciOiJI.eyJzdWIiOiIx.c2ln",
 }
 

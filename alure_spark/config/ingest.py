@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from .rules import OFF_OR_MORE, PositiveFloat, Range
+from .rules import OFF_OR_MORE, PositiveFloat, Range, require
 from .section import Section, Since
 
 OffsetMinutes = Annotated[int, Range("-840 to 840", least=-840, most=840)]
@@ -34,3 +34,7 @@ class IngestConfig(Section, prefix="ingest."):
     # Refuse a load in which a column is missing more often than in the last one by this share; 0 is off.
     max_null_rise: Annotated[float, OFF_OR_MORE] = 0.0
     hash_user_ids: bool = False  # user ids become HMAC-SHA256 under the key in the environment variable ALURE_USER_KEY
+
+    def check_together(self) -> None:
+        bound = not self.dwell_max_ms or self.dwell_min_ms <= self.dwell_max_ms
+        require(bound, "ingest.dwell_min_ms", self.dwell_min_ms, "at most ingest.dwell_max_ms, else no dwell is left")

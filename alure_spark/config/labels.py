@@ -14,7 +14,8 @@ from .rules import ABOVE_ZERO, PositiveFloat, Range, require
 from .section import Section, Since
 
 DEFAULT_TASKS = ("click", "conversion")  # what a conf without tasks trains for, and every model of before 2026-11-29
-TAKEN = ("neighbour", "next_item", "total", "event_hash", "early")  # other losses, and columns of labelled impressions
+# Other losses, columns of labelled impressions, and what stands in the metrics of build_sequences with an s.
+TAKEN = ("neighbour", "next_item", "total", "event_hash", "early", "impression", "users_with_impression")
 
 
 def check_task(path: str, name: str) -> None:
@@ -72,6 +73,9 @@ class LabelConfig(Section, prefix="labels."):
         require(enough, "labels.days", self.days, "0 (all), or more than labels.validation_days")
         if not self.tasks:
             return
+        for name, declared in self.tasks.items():
+            respond = declared.source != self.impression_source
+            require(respond, f"labels.tasks.{name}.source", declared.source, "a stream of responses, not that of the impressions")
         for item in fields(self):
             if item.name.startswith(DEFAULT_TASKS) and getattr(self, item.name) != item.default:
                 task, _, setting = item.name.partition("_")

@@ -79,7 +79,10 @@ def build(cls: type[T], values: Mapping[str, Any] | None, path: str = "") -> T:
     try:
         return cls(**arguments)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}" if path and not str(error).startswith(path.split(".")[0]) else str(error)) from None
+        text, prefix = str(error), getattr(cls, "prefix", "")
+        if path and prefix and text.startswith(prefix):  # of which one, where a mapping holds several
+            raise ConfigError(f"{path}.{text.removeprefix(prefix)}") from None
+        raise ConfigError(f"{path}: {text}" if path and not text.startswith(path.split(".")[0]) else text) from None
 
 
 def _convert(hint: Any, value: Any, path: str, largest: float | None) -> Any:
@@ -119,5 +122,6 @@ def _remedy(hint: Any, value: Any) -> str:
     if hint is str and isinstance(value, int | float):
         return " (without quotes YAML reads it as a number: put the text in quotes)"
     if hint in (int, float) and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", value):
-        return " (YAML reads 1e-3 as text: write 1.0e-3, or 0.001)"
+        plainly = int(float(value)) if float(value).is_integer() and abs(float(value)) < 1e15 else float(value)
+        return f" (YAML reads {value} as text: write {plainly})"
     return ""

@@ -122,14 +122,14 @@ def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
 
 
 def _without_empty(typed: DataFrame) -> DataFrame:
-    """An embedding without a number is none. After the hash of the content, which takes [] as earlier releases did."""
+    """An embedding without a number is none."""
     names = [item.name for item in typed.schema.fields if isinstance(item.dataType, T.ArrayType)]
     return typed.withColumns({name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names})
 
 
 def validate_ads(frame: DataFrame) -> DataFrame:
     """Every input ad with the verdict on it: one row per (ad_id, active_from) stays, other content for that key is refused."""
-    typed = _typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from"))
+    typed = _without_empty(without_blanks(_typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from")), ("category_id",)))
     start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
     reason = _first_reason(
         _missing("ad_id"),
@@ -144,7 +144,7 @@ def validate_ads(frame: DataFrame) -> DataFrame:
     )
     checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
     checked = checked.withColumn("_content", wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
-    validated = _without_empty(without_blanks(_first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT), ("category_id",)))
+    validated = _first_per_key(checked, ADS.key, (), reasons.OTHER_FLIGHT)
     return validated.select("*", F.lit(ADS.name).alias("_from"), id_hash(F.col("ad_id")).alias("ad_hash"))
 
 

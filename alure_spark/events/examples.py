@@ -16,6 +16,7 @@ from .clean import id_hash
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
+LARGEST = 1e25  # of a number that is summed: a larger one counts as this
 MILLIONTHS = 1_000_000  # down-sampling draws by hash in millionths, and sums are of whole ones
 
 
@@ -155,7 +156,8 @@ def _label(task: TaskConfig, counts: Column) -> Column:
     """Aggregate over the responses of an impression, of which those where `counts` holds count."""
     if not task.sum:
         return F.max(counts.cast("int"))
-    return F.sum(F.when(counts, F.round(F.col(f"number__{task.sum}") * MILLIONTHS).cast("bigint"))) / MILLIONTHS
+    number = F.greatest(F.lit(-LARGEST), F.least(F.lit(LARGEST), F.col(f"number__{task.sum}")))
+    return F.sum(F.when(counts, F.round(number * MILLIONTHS).cast("decimal(38,0)"))).cast("double") / MILLIONTHS
 
 
 def shown_impressions(

@@ -39,7 +39,8 @@ MALFORMED = Reason(
     "the line is no JSON", ALL,
     "a line of a JSON table cannot be read, whatever `where` says; quarantine has its file, length and SHA-256, not its text, which may "
     "name a user",
-    "Look for lines that were cut short; for objects of several lines set read_options.multiLine. With read_options.mode Spark decides.",
+    "Look for lines that were cut short; for a file that is one object or array of several lines set read_options.multiLine. With "
+    "read_options.mode Spark decides.",
 )  # fmt: skip
 EMPTY = Reason(
     "{column} is null or empty", (*EVENTS, *ADS),
@@ -59,7 +60,8 @@ UNPARSABLE = Reason(
 )  # fmt: skip
 NOT_UTF8 = Reason(
     "{column} is not valid UTF-8", ALL,
-    "a column that names something (user, item, account, country, ...) has bytes that are no text",
+    "a column that names something (user, item, account, country, ...) has bytes that are no text, the character 0, or U+FFFD, "
+    "which readers put in the place of such bytes",
     "Say the encoding where the table is read (CSV: read_options.encoding), or map hex(x) for binary ids.",
 )  # fmt: skip
 TOO_LARGE = Reason(

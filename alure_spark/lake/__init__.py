@@ -1,7 +1,7 @@
 """Delta tables at fixed versions, who writes them, hashes of their content, and the folders that jobs use meanwhile.
 
-`publishing` and `job_run` are what jobs work with; they stand on `store` (the tables themselves), `turns` (who may write)
-and `writers` (who lives).
+`publishing` and `job_run` are what jobs work with; they stand on `store` (the tables themselves) and `turns` (who may
+write).
 """
 
 from .columns import UNITS, as_of_scope, in_units, latest_rows, timestamp

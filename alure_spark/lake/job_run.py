@@ -95,6 +95,12 @@ class JobRun:
         except Exception as error:
             if CONCURRENT.search(str(error)):
                 raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
+            if "DELTA_CANNOT_MODIFY_APPEND_ONLY" in str(error):
+                allow = f"ALTER TABLE {self.lake.location(name)} SET TBLPROPERTIES ('delta.appendOnly' = 'false')"
+                raise LakeError(
+                    f"somebody has made table '{name}' in lake {self.lake.root} append-only, so that no row of it can be replaced or "
+                    f"erased; nothing was changed. Say {allow} and run the job again"
+                ) from error
             raise
         commits = self.lake.commits_since(name, self._heads[name])
         if any(commit["userMetadata"] != self.run_id and commit["operation"] not in UNCHANGED for commit in commits):

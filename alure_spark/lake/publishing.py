@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,28 +23,29 @@ from datetime import UTC, datetime
 from functools import partial
 
 from pyspark.sql import Column, DataFrame, Row, SparkSession
-from pyspark.sql import functions as F
 
 from ..clock import HOUR_MS, format_time
 from ..config import Config, LakeConfig
 from ..errors import LakeError, LeftoverError
+from ..processes import identity, this_process
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
 from .job_run import JobRun
+from .old_files import vacuum, vacuum_runs
 from .store import UNCHANGED, Store, completed, sentence
-from .turns import ERASED_BEFORE, LEASE, say_what_is_due, standing, take_turn, writing_here
-from .writers import identity, this_process
+from .turns import ERASED_BEFORE, LEASE, killed_runs, say_what_is_due, standing, take_turn, writing_here
 
 logger = logging.getLogger(__name__)
-RETENTION = "delta.deletedFileRetentionDuration"
 RUNS_FILES = 100  # each row of `runs` is a file at first: of more of them they become one again, for a run reads them all
-MARGIN_S = 30  # a writer needs less from the file of its row to the commit
 # Operations that add no rows of their own: a table of which the rest is by runs of this lake holds nothing of anybody else.
 HARMLESS = (
     "CREATE TABLE", "REPLACE TABLE", "SET TBLPROPERTIES", "DELETE", "RESTORE", "OPTIMIZE", "REORG",
     "VACUUM START", "VACUUM END",
 )  # fmt: skip
+# What Delta says where two writers make a table, or one changes its properties while the other adds rows.
+AT_ONCE = re.compile(r"DELTA_PROTOCOL_CHANGED|DELTA_METADATA_CHANGED|DELTA_CONCURRENT|ALREADY_EXISTS|(Protocol|Metadata)Changed")
+ATTEMPTS = 20  # of a second at most each
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -133,7 +135,7 @@ class Lake(Store):
 
     def _run(self, run: JobRun, writer: _Writer, after: Callable[[], None] | None) -> Iterator[JobRun]:
         with self.writing():
-            self._record(run, writer, "started", this_process(), facts=identity())
+            self._patiently(partial(self._record, run, writer, "started", this_process(), facts=identity()))
         try:
             now = take_turn(self, run.run_id)
             self.refresh()
@@ -144,7 +146,7 @@ class Lake(Store):
             yield run
             hashes, facts = (run.content_hashes, run.facts) if run.outputs else ({}, {})
             self.require_turn(run)
-            self._record(run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {}))
+            self._patiently(partial(self._record, run, writer, "published", None, run.outputs, hashes, facts | (LEASE if after else {})))
         except BaseException as error:
             for step in (run.rollback, partial(self._record, run, writer, "failed", stored_message(error))):
                 try:
@@ -154,6 +156,8 @@ class Lake(Store):
                     logger.warning(
                         "run %s of %s failed and could not be rolled back (%s); the next run will do it", run.run_id, run.job, second
                     )
+            if lost := self.lost_file(error):
+                raise lost from error
             raise
         if after:
             self._erase(run, writer, after)
@@ -168,9 +172,9 @@ class Lake(Store):
             failure = error
         try:
             if failure is None:
-                self._record(run, writer, "ended", None, facts={ERASED_BEFORE: before})
+                self._patiently(partial(self._record, run, writer, "ended", None, facts={ERASED_BEFORE: before}))
             else:
-                self._record(run, writer, "ended", stored_message(failure))
+                self._patiently(partial(self._record, run, writer, "ended", stored_message(failure)))
         except Exception as error:  # a full disk; this process no longer counts as a writer all the same
             failure = failure or error
         if failure is not None and not isinstance(failure, Exception):
@@ -205,16 +209,31 @@ class Lake(Store):
         self._save(delta, RUNS.name)
         self.refresh()
 
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Again where another writer has made `runs`, or changed its properties, at the same moment: Delta has written nothing then."""
+        for rest in range(ATTEMPTS, -1, -1):
+            try:
+                return write()
+            except Exception as error:
+                if not rest or not AT_ONCE.search(str(error)):
+                    raise
+                time.sleep(random.uniform(0.1, 1))
+                self.refresh()
+
     def _since_published(self, name: str, published: int) -> tuple[int, list[Row]]:
         """The newest version with the published rows, and the commits after it, the oldest first.
 
-        Raises LakeError where the table's log ends below the published version, or `runs` does not know a run that wrote since.
+        Raises LakeError where the table's log ends below the published version or lacks commits since, which a killed run may have made,
+        or `runs` does not know a run that wrote since.
         """
         if not self.is_ours(name, again=False):
             raise self.damaged(name, f"is not there, but version {published} of it was published")
         commits = self.commits_since(name, published - 1)
         if not commits and (newest := self.newest_version(name)) < published:
             raise self.damaged(name, f"ends at version {newest}, but version {published} of it was published")
+        if commits and commits[-1]["version"] > published and (killed := killed_runs(self)):
+            lost = f"has lost the commits from the published version {published} on"
+            raise self.damaged(name, f"{lost}, and run {killed[0]}, which was killed, may have written since")
         same, equal, later = True, {published}, list[Row]()
         for commit in reversed([one for one in commits if one["version"] > published]):
             if commit["operation"] == "RESTORE":
@@ -263,27 +282,11 @@ class Lake(Store):
         if filled and filled - self._run_ids():
             raise self._foreign(name, "a table that was filled by no run of this lake")
 
-    def vacuum_runs(self, hours: float) -> None:
-        """Erase the files of `runs` that no version of the last `hours` needs: the ones that held messages which an erasure took out.
-
-        Every job that waits for its turn writes a row there, so the files of the last MARGIN_S seconds stay; where the erasure wrote
-        within them, this waits. Only inside a run.
-        """
-        if hours >= 1:
-            super().vacuum(RUNS.name, hours)
-            return
-        location, seconds = self.location(RUNS.name), max(MARGIN_S, math.ceil(hours * 3600))
-        history = self.spark.sql(f"DESCRIBE HISTORY {location} LIMIT 50").where("operation IN ('UPDATE', 'REORG')")
-        age = history.select(F.unix_millis(F.current_timestamp()) - F.unix_millis("timestamp")).orderBy(F.desc("version")).first()
-        # Delta rounds RETAIN to whole hours, and half a minute to none; a property of the table is exact.
-        wanted, detail = f"interval {seconds} seconds", self.spark.sql(f"DESCRIBE DETAIL {location}").first()
-        if detail is None or detail["properties"].get(RETENTION) != wanted:
-            self.spark.sql(f"ALTER TABLE {location} SET TBLPROPERTIES ('{RETENTION}' = '{wanted}')")
-        if age is not None and hours * 3600 < MARGIN_S:
-            time.sleep(min(MARGIN_S, max(0.0, MARGIN_S + 1 - age[0] / 1000)))
-        self._vacuum(RUNS.name, "", True)
-
     def vacuum(self, name: str, hours: float) -> None:
         """Erase the files that neither the published version nor any version of the last `hours` needs. Only inside a run."""
         self.recover(name)
-        super().vacuum(name, hours)
+        vacuum(self, name, hours)
+
+    def vacuum_runs(self, hours: float) -> None:
+        """The same of `runs`, whose older versions hold messages that an erasure took out. Only inside a run."""
+        vacuum_runs(self, hours)

@@ -6,11 +6,11 @@ what does not is somebody else's, and nothing is done to it: everything that cha
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -19,12 +19,10 @@ from pyspark.sql.types import StructType
 from ..config import LakeConfig
 from ..errors import AlureError, LakeError
 from ..paths import delta_table, is_url
-from ..session import session_settings
-from ..tables import RUNS, Table, table
+from ..tables import RUNS, TABLES, Table, table
 
 VERSION_PROPERTY = "alure.schema_version"
 DELTA_PROPERTY = "delta.minReaderVersion"  # shown of every Delta table and of nothing else
-SAFE_VACUUM_HOURS = 168  # Delta asks to confirm a shorter one: a reader of an older version would lose its files
 ABSENT = re.compile(r"NOT_FOUND|DELTA_MISSING_DELTA_TABLE|doesn't exist|not exist|is not a Delta table")
 NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTED_OPERATION|UNSUPPORTED_VIEW")
 # Operations that leave the rows as they are. After the first two a VACUUM erases the files of the version before.
@@ -33,8 +31,11 @@ COMMIT = ("version", "userMetadata", "operation", "operationMetrics", "operation
 # What Delta says of a log that lacks a commit; older classes first.
 DAMAGED = re.compile(
     r"Cannot time travel Delta table|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_LOG_FILE_NOT_FOUND|DELTA_STATE_RECOVER_ERROR|DELTA_TRUNCATED"
-    r"|DELTA_VERSION_NOT_FOUND|DELTA_MISSING_PART_FILES|DELTA_CHECKPOINT_NON_EXIST"
+    r"|DELTA_VERSION_NOT_FOUND|DELTA_CANNOT_RESTORE_TABLE_VERSION|DELTA_MISSING_PART_FILES|DELTA_CHECKPOINT_NON_EXIST"
 )
+
+# What they say of a file of rows that is not there, or not whole.
+LOST_FILE = re.compile(r"FAILED_READ_FILE|DELTA_FILE_NOT_FOUND|FileNotFoundException|Not all files from version")
 
 
 class Store:
@@ -98,6 +99,8 @@ class Store:
         return properties
 
     def _holds_files(self, path: str) -> bool:
+        if os.path.lexists(path) and (not os.path.isdir(path) or set(os.listdir(path)) - {"_delta_log"}):
+            return True  # Spark does not see hidden files (.git, _SUCCESS), and Delta makes no table of ours beside them
         reader = self.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
         try:
             return not reader.load(path).select("path").isEmpty()
@@ -120,13 +123,32 @@ class Store:
             f"into {log} from a backup, or give an empty lake.root and run the jobs anew, from jobs/{table(name).producer}.py on"
         )
 
+    def lost_file(self, error: BaseException) -> LakeError | None:
+        """The error of a table whose files are gone or damaged; None where this one says nothing like it about a table of the lake."""
+        text = unquote(str(error))
+        lost = re.search(rf"{re.escape(self.root) if self.is_folder else ''}/({'|'.join(TABLES)})/[^\n'\"]*?([^/]*\.parquet)", text)
+        if lost is None or not LOST_FILE.search(text):
+            return None
+        return self._lost(lost[1], lost[2])
+
+    def _lost(self, name: str, file: str = "") -> LakeError:
+        return LakeError(
+            f"table '{name}' in lake {self.root} lacks a file of its published rows{file and f' ({file})'}, or it is damaged: somebody "
+            "deleted it, perhaps by VACUUM after a job had been killed; nothing was changed. Put its files back from a backup, or give an "
+            f"empty lake.root and run the jobs anew, from jobs/{table(name).producer}.py on"
+        )
+
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
         """What Delta says of a log with a hole becomes a LakeError."""
         try:
             yield
         except Exception as error:
-            if isinstance(error, AlureError) or not DAMAGED.search(str(error)):
+            if isinstance(error, AlureError):
+                raise
+            if LOST_FILE.search(str(error)):
+                raise self._lost(name) from error
+            if not DAMAGED.search(str(error)):
                 raise
             raise self.damaged(name, f"cannot be read ({sentence(error)})") from error
 
@@ -195,6 +217,7 @@ class Store:
     def delete(self, of: Table, users: DataFrame, run_id: str) -> None:
         """Delete the rows that name one of the users. One commit per expression of `of.users`."""
         self.is_ours(of.name)
+        self._migrate(of)
         for expression in of.users:
             view = f"forgotten_{run_id}"
             users.select(F.col("user_id").alias("_forgotten")).distinct().createOrReplaceTempView(view)
@@ -208,24 +231,6 @@ class Store:
         if "delta.feature.deletionVectors" in properties or properties.get("delta.enableDeletionVectors") == "true":
             self.spark.sql(f"REORG TABLE {self.location(name)} APPLY (PURGE)")
 
-    def vacuum(self, name: str, hours: float) -> None:
-        """Erase the files that no version of the last `hours` needs; older versions can no longer be read."""
-        self.is_ours(name)
-        self._vacuum(name, f" RETAIN {math.ceil(hours)} HOURS", hours < SAFE_VACUUM_HOURS)  # Delta would round 0.4 to 0
-
-    def _vacuum(self, name: str, retain: str, confirmed: bool) -> None:
-        """VACUUM; retain: '' takes the table's own delta.deletedFileRetentionDuration; confirmed: it may be short."""
-        partitions = self.spark.conf.get("spark.sql.shuffle.partitions") or ""
-        settings = {
-            # Delta lists the files in 10,000 tasks by default, most of them empty: on a laptop that is minutes for every table.
-            "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions if partitions.isdigit() else "8",
-            "spark.databricks.delta.vacuum.logging.enabled": "false",  # its commits would stand above the published version
-        }
-        if confirmed:
-            settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
-        with session_settings(self.spark, settings):
-            self.spark.sql(f"VACUUM {self.location(name)}{retain}")
-
     def restore(self, name: str, version: int | None) -> None:
         """Make the table's current content that of the version; None empties it (it was never published)."""
         if not self.is_ours(name):
@@ -234,7 +239,8 @@ class Store:
         if version is None:  # not only its rows: a column of the wrong type would stay for ever
             self._make(table(name), "REPLACE TABLE")
         else:
-            self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
+            with self.reading(name):
+                self.spark.sql(f"RESTORE TABLE {self.location(name)} TO VERSION AS OF {version}")
 
     def _save(self, writer, name: str) -> None:  # type: ignore[no-untyped-def]
         if self.is_folder:
@@ -255,7 +261,7 @@ class Store:
         parts = f" PARTITIONED BY ({', '.join(of.partitions)})" if of.partitions else ""
         self.spark.sql(
             f"{verb} {self.location(of.name)} ({columns}) USING DELTA{parts}"
-            f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)})"
+            f" COMMENT '{_quoted(of.doc)}' TBLPROPERTIES ('{VERSION_PROPERTY}' = '{of.version}'{_as_sql(_settings(of))})"
         )
         self._properties.pop(of.name, None)
 
@@ -296,13 +302,13 @@ class Store:
         properties = self._properties[of.name]
         if properties is None:
             return
-        lacks = bool(_statistics(of)) and "delta.dataSkippingStatsColumns" not in properties  # of `runs` in an earlier release
+        lacks = any(key not in properties for key in _settings(of))  # a table of an earlier release
         if lacks or properties[VERSION_PROPERTY] != str(of.version):
             required = {column.name for column in of.columns if column.required}
             for field in self._schema(of.name):
                 if not field.nullable and field.name not in required:
                     self.spark.sql(f"ALTER TABLE {self.location(of.name)} ALTER COLUMN `{field.name}` DROP NOT NULL")
-            wanted = f"'{VERSION_PROPERTY}' = '{of.version}'{_statistics(of)}"
+            wanted = f"'{VERSION_PROPERTY}' = '{of.version}'{_as_sql(_settings(of))}"
             self.spark.sql(f"ALTER TABLE {self.location(of.name)} SET TBLPROPERTIES ({wanted})")
             self._properties.pop(of.name)
 
@@ -313,10 +319,21 @@ def completed(frame: DataFrame, of: Table) -> DataFrame:
     return frame.withColumns({column.name: F.lit(None).cast(column.type) for column in lacking}) if lacking else frame
 
 
-def _statistics(of: Table) -> str:
-    """Of a table about users and of `runs`, of which columns the Delta log keeps the extreme values: none that could be a user."""
-    skipping = [c.name for c in of.columns if c.type in ("TIMESTAMP", "DATE", "INT", "BIGINT", "DOUBLE") and c.name not in of.partitions]
-    return f", 'delta.dataSkippingStatsColumns' = '{','.join(skipping)}'" if of.users or of is RUNS else ""
+def _settings(of: Table) -> dict[str, str]:
+    """Properties of Delta that the table has."""
+    settings = {}
+    if of.users or of is RUNS:  # of which columns the log keeps the extreme values: none that could be a user
+        skipping = [
+            c.name for c in of.columns if c.type in ("TIMESTAMP", "DATE", "INT", "BIGINT", "DOUBLE") and c.name not in of.partitions
+        ]
+        settings["delta.dataSkippingStatsColumns"] = ",".join(skipping)
+    if of is not RUNS:  # Delta would delete the commits of a version that is old, also while it is the published one
+        settings["delta.enableExpiredLogCleanup"] = "false"
+    return settings
+
+
+def _as_sql(settings: Mapping[str, str]) -> str:
+    return "".join(f", '{key}' = '{value}'" for key, value in settings.items())
 
 
 def _quoted(text: str) -> str:

@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 
 from ..clock import HOUR_MS, format_time
 from ..errors import LakeError
+from ..processes import is_alive, is_this
 from ..tables import RUNS, TABLES
-from .writers import is_alive, is_this
 
 if TYPE_CHECKING:
     from .publishing import Lake
@@ -49,11 +49,12 @@ def standing(lake: Lake) -> Standing:
         F.first(F.when(F.col("status") == "published", F.col("outputs")), ignorenulls=True).alias("outputs"),
         F.max("file").alias("file"),
     )  # fmt: skip
-    row = per_run.agg(
-        F.struct(*(F.max(F.col("outputs")[name]).alias(name) for name in TABLES)).alias("published"),
-        F.collect_list(F.when(~F.col("over"), F.col("begun"))).alias("at_work"),
-        F.size(F.collect_set("file")).alias("files"),
-    ).collect()[0]
+    with lake.reading(RUNS.name):
+        row = per_run.agg(
+            F.struct(*(F.max(F.col("outputs")[name]).alias(name) for name in TABLES)).alias("published"),
+            F.collect_list(F.when(~F.col("over"), F.col("begun"))).alias("at_work"),
+            F.size(F.collect_set("file")).alias("files"),
+        ).collect()[0]
     published = {name: version for name, version in row["published"].asDict().items() if version is not None}
     return Standing(published, sorted(row["at_work"], key=lambda one: one["started_ms"]), row["files"])
 
@@ -82,6 +83,11 @@ def take_turn(lake: Lake, run_id: str) -> Standing:
                 "lake.lease_hours=0"
             )
         time.sleep(1)
+
+
+def killed_runs(lake: Lake) -> list[str]:
+    """Ids of runs that have not ended and of which nobody is at work."""
+    return [row["run_id"] for row in standing(lake).at_work if not _lives(lake, row)]
 
 
 def _say_what_was_not_erased(lake: Lake, dead: list[str]) -> None:

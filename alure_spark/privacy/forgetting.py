@@ -72,7 +72,8 @@ def forget(run: JobRun, config: Config, tracker: Tracker, users: Sequence[str]) 
         models(tracker, config.model_name),
         *unmarked(config.lake),
         "remains: candidates and graphs of other users, made with their help, until the next run; correlate_dwell's plots of three single "
-        "users a run in MLflow, without ids; the source's own log",
+        "users a run in MLflow, without ids; the source's own log; what a killed Spark left in spark.local.dir (/tmp/blockmgr-*, "
+        "/tmp/spark-*)",
     ]
     counts: dict[str, float | None] = {"users": gone, "unmatched": len(missing)}
     return Forgotten(counts | {f"deleted.{name}": float(count) for name, count in deleted.items()}, "\n".join(remains), missing)

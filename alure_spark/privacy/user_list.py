@@ -13,13 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..canonical import WHITE
 from ..errors import ConfigError, LeftoverError
 
 STRICT_EXIT = 3  # exit code where --strict asks for it and an id names no row
 # UTF-32 first: its mark begins with that of UTF-16.
 MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-# What is seen as nothing: white space, zero-width characters, byte order marks of joined files.
-BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 def read_ids(file: Path) -> list[str]:
@@ -42,7 +41,7 @@ def read_ids(file: Path) -> list[str]:
         found = f"not UTF-8 (line {content[: error.start].count(10) + 1} holds the byte {content[error.start]:#04x})"
     if found:
         raise ConfigError(f"the list of users {file} is {found}; allowed: UTF-8, one user id per line. Save it as UTF-8, and run again")
-    ids = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip(BLANKS)]
+    ids = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip(WHITE)]
     if not ids:
         raise ConfigError(f"the list of users {file} holds no user id: give a text file with one per line")
     return ids
@@ -69,7 +68,7 @@ def require_ids(users: Iterable[str]) -> None:
     if not users:
         raise ConfigError("nobody to forget: give --user ID or --users FILE")
     for user in users:
-        if not user.strip(BLANKS):
+        if not user.strip(WHITE):
             raise ConfigError(f"a user id is {user!r}; allowed: one that is not blank")
         if any("\ud800" <= letter <= "\udfff" for letter in user):
             raise ConfigError(f"the user id {user!r} is not UTF-8: give the bytes that the log holds")
@@ -77,7 +76,7 @@ def require_ids(users: Iterable[str]) -> None:
 
 def forms(written: str) -> tuple[str, ...]:
     """What the id may be in the log: as it is written; if the log has no such id, without the blanks around it."""
-    return tuple(dict.fromkeys((written, written.strip(BLANKS))))
+    return tuple(dict.fromkeys((written, written.strip(WHITE))))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ..session import PARTITION_TEXTS, session_settings
 from ..tables import ADS, EVENTS, FOLLOWS, Table
 from . import parquet_times
 from .batch_where import PLACEHOLDERS, filled
-from .json_lines import without_broken_lines
+from .json_lines import require_one_object, without_broken_lines
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _kind(error: Exception) -> str:
     text = str(error)
     classes = re.findall(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]", text)
     file = re.search(r"\b[a-z0-9]+:/[^\s'\"]+\.[^\s'\"]*[^\s'\".,;:]", text)
-    return (", ".join(dict.fromkeys(classes)) or type(error).__name__) + (f" in {file[0]}" if file else "")
+    named = ", ".join(dict.fromkeys(classes or re.findall(r"java\.lang\.(\w+(?:Exception|Error): [\w ]+)", text)[:1]))
+    return (named or type(error).__name__) + (f" in {file[0]}" if file else "")
 
 
 def _said(error: Exception) -> str:
@@ -244,8 +245,11 @@ def _reads_renamed(item: TableMapping, columns: list[str]) -> bool:
 def _read(spark: SparkSession, item: TableMapping, name: str, by_place: bool = False) -> DataFrame:
     """The table's rows as they are; by_place: whatever the headers of its CSV files say. Raises DataError."""
 
+    # RFC 4180, as pandas and spreadsheets write: a quote within quotes is doubled. Spark's default is a backslash before it.
+    csv = {"escape": '"'} if item.format.lower() == "csv" and not any(key.lower() == "escape" for key in item.read_options) else {}
+
     def load(**more: str) -> DataFrame:
-        return spark.read.format(item.format).options(**more, **item.read_options).load(name)
+        return spark.read.format(item.format).options(**csv, **more, **item.read_options).load(name)
 
     try:
         with session_settings(spark, PARTITION_TEXTS):
@@ -264,7 +268,9 @@ def _read(spark: SparkSession, item: TableMapping, name: str, by_place: bool = F
 def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int, int] | None) -> tuple[DataFrame, DataFrame]:
     """The rows of one table in canonical columns, and their counts."""
     name, within = _name(item, root), _within(item, batch)
-    given, broken = without_broken_lines(_read(spark, item, name), item, within)
+    given = _read(spark, item, name)
+    require_one_object(spark, item, name, within)
+    given, broken = without_broken_lines(given, item, within)
     try:
         given = given.where(within) if within else given
         frame = given.where(item.where) if item.where else given
@@ -273,18 +279,45 @@ def _mapped(spark: SparkSession, item: TableMapping, root: str, batch: tuple[int
         where = " AND ".join(one for one in (item.where, within) if one)
         raise DataError(masked_text(f"table {name} ({item.format}) cannot be read with where '{where}': {_said(error)}")) from error
     expressions = _expressions(item)
-    columns = []
+    columns = [F.expr(expression).alias(column) for column, expression in expressions.items()]
     for column, expression in expressions.items():
         try:
-            frame.select(F.expr(expression)).schema  # noqa: B018
+            values = len(frame.select(F.expr(expression)).columns)
+            by_row = values == 1 and not _aggregates(frame, expression)
         except Exception as error:
             said = f"table {name}: column {column} = '{expression}' cannot be resolved: {_said(error)}; "
             raise DataError(masked_text(f"{said}the table has {', '.join(frame.columns)}")) from error
-        columns.append(F.expr(expression).alias(column))
+        if not by_row:
+            what = f"has {values} columns" if values != 1 else "is one value of many rows"
+            raise DataError(
+                masked_text(
+                    f"table {name}: column {column} = '{expression}' {what}; allowed: one value for each row (an aggregate needs OVER "
+                    "(PARTITION BY ...), or a view that is mapped in the table's place)"
+                )
+            )
+    rows = _selected(frame, columns, name)
     told = {"name": F.lit(name), "where": F.lit(item.where), "batch_where": F.lit(within)}
     counts = _counts(given, frame, item.where, _of_batch(frame, expressions, batch)).withColumns(told)
-    rows = frame.select(*columns)
     return (rows if broken is None else rows.unionByName(broken, allowMissingColumns=True)), counts
+
+
+def _aggregates(frame: DataFrame, expression: str) -> bool:
+    """Whether the expression, which can be resolved, is one value of all rows: it cannot stand beside a value of each row."""
+    try:
+        frame.select(contract.quoted(frame.columns[0]), F.expr(expression)).schema  # noqa: B018
+    except Exception:
+        return True
+    return False
+
+
+def _selected(frame: DataFrame, columns: list[Column], name: str) -> DataFrame:
+    """The columns, each of which can be resolved alone. Raises DataError where they do not go together."""
+    try:
+        rows = frame.select(*columns)
+        rows.schema  # noqa: B018
+    except Exception as error:
+        raise DataError(masked_text(f"table {name}: its columns cannot be read together: {_said(error)}")) from error
+    return rows
 
 
 def _of_batch(frame: DataFrame, expressions: Mapping[str, str], batch: tuple[int, int] | None) -> Column | None:

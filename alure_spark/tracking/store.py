@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..masking import masked_text
-from ..paths import is_url
+from ..paths import as_folder, is_url
 
 # MLflow's own limits (120 s, 7 times) wait 258 s for a server that refuses; what the user has set is left as it is.
 QUICK = {
@@ -95,7 +95,8 @@ def open_experiment(mlflow: Any, name: str, artifact_root: str) -> str:
     """Id of the experiment, which is made where it is not there yet."""
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        place = Path(artifact_root).absolute().as_uri() if artifact_root and not is_url(artifact_root) else artifact_root or None
+        folder = as_folder(artifact_root)
+        place = Path(folder).absolute().as_uri() if folder and not is_url(folder) else folder or None
         # The kind makes the MLflow page open with runs, metrics and their comparison instead of its GenAI view.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         try:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
+from ..processes import identity, is_alive, this_process
 
 FILE = "unended.json"
-CLOCK_SLACK_S = 5  # a process seems to begin elsewhere when the clock is set
 
 
 def note(root: str, run_id: str, store: str, status: str = "") -> None:
     """Say that the run of this process is open (status '') or how it ended. Without the file nothing is lost but this."""
-    content = {"store": store, "status": status, "host": socket.gethostname(), "pid": os.getpid(), "since": _since(os.getpid())}
+    content = {"store": store, "status": status, "process": this_process(), "identity": identity()}
     with contextlib.suppress(OSError):
         path = Path(root) / run_id / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,20 +37,13 @@ def found(root: str, store: str) -> dict[str, str]:
     for path in Path(root).glob(f"*/{FILE}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a file that somebody else wrote
             said = json.loads(path.read_text())
-            dead = said["host"] == socket.gethostname() and not _lives(int(said["pid"]), float(said["since"]))
-            if said["store"] == store and (said["status"] or dead):
+            if said["store"] == store and (said["status"] or is_alive(*_writer(said)) is False):
                 runs[path.parent.name] = str(said["status"] or "FAILED")
     return runs
 
 
-def _since(pid: int) -> float:
-    return psutil.Process(pid).create_time()
-
-
-def _lives(pid: int, since: float) -> bool:
-    try:
-        return abs(_since(pid) - since) <= CLOCK_SLACK_S
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+def _writer(said: Mapping[str, object]) -> tuple[str, Mapping[str, str]]:
+    """The process and what it is known again by; earlier releases wrote host, id and second of the start."""
+    if "process" in said:
+        return str(said["process"]), dict(said["identity"])  # type: ignore[call-overload]
+    return f"{said['host']} {said['pid']} {float(str(said['since'])):.0f}", {}

@@ -151,6 +151,17 @@ def test_dwell_and_local_time_are_filled_on_a_log_that_lacks_the_columns(spark):
     assert [(found[name]["dwell_ms"], found[name]["utc_offset_minutes"]) for name in "ab"] == [(9000, 60), (None, 60)]
 
 
+@pytest.mark.parametrize("user", ["\u3000", "\u200b", "\ufeff", "\x1f", "\x85", " \u2060\t", "a\0b"])
+def test_ids_that_no_list_of_users_can_name_are_refused(spark, user):
+    """Whoever is accepted can be erased: user_list takes them for blank lines, or for no text."""
+    schema = "user_id string, source string, item_id string, event_time string"
+    rows = spark.createDataFrame([(user, "view", "item", "2019-05-01")], schema)
+    result = validate_events(rows, ["view"], {}, 0, NOW)
+    assert [row["reason"] for row in refused(result).collect()] == [
+        "user_id is not valid UTF-8" if "\0" in user else "user_id is null or empty"
+    ]
+
+
 def test_ads_with_times_that_are_none_or_from_no_year_are_refused(spark):
     good = {"ad_id": "a", "account_id": "x", "active_from": "2019-01-01"}
     schema = dict.fromkeys(("ad_id", "account_id", "active_from", "active_to", "category_id", "title"), "string")

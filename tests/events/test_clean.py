@@ -15,7 +15,7 @@ SCHEMA = (
     "dwell_ms int, value double"
 )
 GOOD = ("e1", "u1", "GB", "2019-05-01 10:00:00", None, "purchase", "i1", 10, 1.0)
-STRANGE = "it's \"an\" id/with\\all,\n\tof {it}\u0000? \u00e9\U0001f600 ' OR 1=1 --"
+STRANGE = "it's \"an\" id/with\\all,\n\tof {it}\u0001? \u00e9\U0001f600 ' OR 1=1 --"
 
 
 def validated(spark, rows, schema=SCHEMA, attributes=None):
@@ -138,6 +138,16 @@ def test_a_declared_attribute_must_be_there_and_is_typed(spark):
 def test_an_empty_frame_is_no_error_here(spark):
     result = validated(spark, [])
     assert accepted(result).count() == refused(result).count() == 0
+
+
+def test_a_flight_of_which_one_row_has_a_blank_where_another_has_nothing_is_one(spark):
+    rows = [("a", "x", "2019-01-01", category, media) for category in ("", " ", None) for media in ([], None)]
+    ads = spark.createDataFrame(
+        rows, "ad_id string, account_id string, active_from string, category_id string, media_embedding array<float>"
+    )
+    result = validate_ads(ads)
+    assert [(row["category_id"], row["media_embedding"]) for row in accepted(result).collect()] == [(None, None)]
+    assert refused(result).isEmpty()
 
 
 def test_ads_and_follows_are_validated_too(spark):

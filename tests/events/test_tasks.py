@@ -15,7 +15,7 @@ from alure_spark.events.ranking_examples import ranking_examples
 from alure_spark.lake import Lake, as_of_scope, content_hash, timestamp
 from alure_spark.tables import TABLES, TRAINING_EXAMPLES, Column
 from tests import oracle
-from tests.events.logs import AS_OF, HOUR, LABELS, STREAMS, frame, log, world
+from tests.events.logs import AS_OF, HOUR, LABELS, START, STREAMS, frame, log, world
 from tests.lake.small_lake import CONFIG
 
 TASKS = {
@@ -56,6 +56,20 @@ def test_labels_of_declared_tasks_agree_with_plain_loops(spark):
     assert any("came after labels.tasks.viewed.window_hours" in line for line in sentences(counted, DECLARED))
     logged = ranking_examples(rows, spark.createDataFrame([], EMBEDDINGS), 0, tasks=TASKS)
     assert logged.agg(F.sum("spent")).first()[0] == sum(sum(row["spent"]) for row in found.values())
+
+
+@pytest.mark.parametrize("values", [(1e13, 0.25), (5e12, 5e12), (-1e13, 1e-7), (3e38, 3e38, -3e38)])
+def test_a_sum_of_any_numbers_that_ingestion_takes_is_a_label(spark, values):
+    shown = dict(source="ad_impression", event_time=START + 1, delay=None, item_id="a", country="X", category_id=None, by_id=False)
+    paid = [dict(shown, source="conversion", event_time=START + 2 + n) for n in range(len(values))]
+    events = world([[shown, *paid]])
+    for event, value in zip([event for event in events if event["source"] == "conversion"], values, strict=True):
+        event["value"] = value
+    declared = replace(DECLARED, tasks={name: TASKS[name] for name in ("viewed", "spent")})
+    rows = training_examples(frame(spark, events), STREAMS, declared, AS_OF)
+    (label,) = rows.first()["spent"]
+    most = 1e25
+    assert label == pytest.approx(sum(min(max(value, -most), most) for value in values), abs=1e-6)
 
 
 def test_click_and_conversion_declared_as_tasks_are_the_two_of_before(spark):
@@ -108,7 +122,9 @@ def test_a_table_in_which_click_was_always_there_takes_rows_of_other_tasks(spark
             "labels.tasks.paid.sum names the numeric column 'valu'; did you mean 'value'",
         ),
         ({"money": {"source": "like", "sum": "value"}}, "labels.tasks has sums only"),
-        ({"like": {"source": "like", "window_hours": 0}}, "window_hours is 0"),
+        ({"like": {"source": "like", "window_hours": 0}}, "labels.tasks.like.window_hours is 0"),
+        ({"impression": {"source": "like"}}, "labels.tasks names 'impression'"),
+        ({"like": {"source": "ad_impression"}}, "labels.tasks.like.source is 'ad_impression'; allowed: a stream of responses"),
     ],
 )
 def test_a_task_that_cannot_be_is_one_sentence(tasks, says):

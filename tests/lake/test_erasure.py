@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -203,6 +204,23 @@ def test_what_cannot_be_erased_is_said_and_the_tables_are_published_all_the_same
     assert ended["message"].startswith("OSError: the disk is")
     lake = run(context, forget_users.job(["person3"]))
     assert scan.places("person3", Path(lake.root)) == set(), "again, and the rest is done"
+
+
+def test_old_files_dated_after_the_clock_are_said_to_stay_until_they_are_erased(spark, tmp_path, monkeypatch):
+    """VACUUM takes them for younger than any hours: the clock was set back, or that of a file server goes ahead."""
+    monkeypatch.setenv(identity.KEY_VARIABLE, KEY)
+    context = context_of(tmp_path)
+    publish(context.lake, people(spark, 5, 100), 100)
+    files = list(Path(context.lake.root, "user_edges").rglob("*.parquet"))
+    for path in files:
+        os.utime(path, (time.time() + 5000, time.time() + 5000))
+    with pytest.raises(LeftoverError, match=rf"{len(files)} old files of table 'user_edges' .* are dated after the clock of this machine"):
+        run_jobs(context, [forget_users.job(["person3"])], "forget")
+    assert scan.places("person3", Path(context.lake.root)) != set()
+    for path in files:
+        os.utime(path)
+    lake = run(context, forget_users.job([]))
+    assert scan.places("person3", Path(lake.root)) == set()
 
 
 def test_a_writer_killed_between_publication_and_erasure_is_published_and_no_obstacle_and_named_until_it_ran_again(

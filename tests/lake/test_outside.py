@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from alure_spark.errors import LakeError
 from alure_spark.lake import Lake, as_of_scope, content_hash
 from alure_spark.session import session_settings
 from alure_spark.tables import EVENTS
-from tests.lake.small_lake import CONFIG, edges, publish
+from tests.lake.small_lake import CONFIG, edges, killed_run, publish
 
 # Without the second, Delta lists the few files in 10,000 tasks.
 NO_CHECK = {
@@ -62,6 +64,115 @@ def test_compaction_after_a_run_that_failed_keeps_the_table_readable_and_writabl
     publish(lake, edges(spark, 2, 200), 200)
     assert lake.read("user_edges").count() == 5
     assert spark.sql(f"DESCRIBE DETAIL {lake.location('user_edges')}").first()["properties"]["theirs"] == "1"
+
+
+@pytest.mark.slow
+def test_a_table_whose_published_files_somebody_erased_is_named_and_left_as_it_is(spark, lake):
+    """After a killed job had replaced its rows, a VACUUM of somebody's takes the published ones for old."""
+    publish(lake, edges(spark, 3, 100), 100)
+    killed_run(lake).write("user_edges", edges(spark, 9, 100))
+    with session_settings(spark, NO_CHECK):
+        spark.sql(f"VACUUM {lake.location('user_edges')} RETAIN 0 HOURS")
+    lake.refresh()
+    before = lake.newest_version("user_edges")
+    for job, work in (
+        ("retrieve_ads", lambda run: run.read("user_edges").collect()),
+        ("build_graph", lambda run: run.write("user_edges", edges(spark, 1, 200), as_of_scope(200))),
+    ):
+        with pytest.raises(LakeError, match=r"table 'user_edges' .* lacks a file of its published rows.*jobs/build_graph.py on"):  # noqa: SIM117
+            with lake.run(job, CONFIG, "true") as run:
+                work(run)
+    assert lake.newest_version("user_edges") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["runs", "user_edges"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_file_of_rows_is_a_sentence_that_names_the_table(spark, lake, tmp_path, name, damage):
+    publish(lake, edges(spark, 3, 100), 100)
+    path = max(Path(lake.root, name).rglob("*.parquet"), key=lambda path: path.stat().st_size)
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:200])
+    spark.catalog.clearCache()
+    other = Lake(spark, lake.config)
+    with (
+        pytest.raises(LakeError, match=f"table '{name}' in lake .* lacks a file of its published rows"),
+        other.run("a", CONFIG, "true") as run,
+    ):
+        run.read("user_edges").collect()
+    if name == "runs":
+        with pytest.raises(LakeError, match="table 'runs' in lake .* lacks a file"):
+            Lake(spark, lake.config).published_versions()
+
+
+def forty_days_later(spark, lake, version):
+    """The table's log has commits up to the version, and all are older than Delta keeps a log by default."""
+    location = lake.location("user_edges")
+    while lake.newest_version("user_edges") < version:
+        spark.sql(f"ALTER TABLE {location} SET TBLPROPERTIES ('theirs' = '{lake.newest_version('user_edges')}')")
+    then = time.time() - 40 * 86_400
+    for path in Path(lake.root, "user_edges", "_delta_log").iterdir():
+        os.utime(path, (then, then))
+    spark.catalog.clearCache()
+    lake.refresh()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_an_earlier_release", [False, True])
+def test_old_commits_stay_while_they_are_what_is_published(spark, lake, of_an_earlier_release):
+    """At every tenth commit Delta would delete what is older than 30 days: the published version, while a run is writing."""
+    publish(lake, edges(spark, 3, 100), 100)
+    if of_an_earlier_release:
+        spark.sql(f"ALTER TABLE {lake.location('user_edges')} UNSET TBLPROPERTIES ('delta.enableExpiredLogCleanup')")
+    forty_days_later(spark, lake, 8)
+    with pytest.raises(RuntimeError, match="planted"), lake.run("build_graph", CONFIG, "true") as run:
+        for _ in range(3):
+            run.write("user_edges", edges(spark, 5, 200), as_of_scope(200))
+        assert run.outputs["user_edges"] > 10
+        assert Lake(spark, lake.config).read("user_edges").count() == 3
+        raise RuntimeError("planted")
+    lake.refresh()
+    assert lake.read("user_edges").count() == 3
+    publish(lake, edges(spark, 2, 200), 200)
+    assert lake.read("user_edges").count() == 5
+
+
+@pytest.mark.slow
+def test_rows_of_a_killed_run_are_not_taken_for_published_where_the_log_was_cleaned(spark, lake):
+    publish(lake, edges(spark, 3, 100), 100)
+    location = lake.location("user_edges")
+    killed = killed_run(lake)
+    killed.write("user_edges", edges(spark, 5, 200), as_of_scope(200))
+    spark.sql(f"ALTER TABLE {location} SET TBLPROPERTIES ('delta.enableExpiredLogCleanup' = 'true')")
+    forty_days_later(spark, lake, 9)
+    spark.sql(f"ALTER TABLE {location} SET TBLPROPERTIES ('theirs' = 'tenth')")
+    forty_days_later(spark, lake, 12)
+    with pytest.raises(LakeError, match=rf"has lost the commits from the published version 1 on, .* run {killed.run_id}, which was killed"):
+        lake.read("user_edges")
+
+
+@pytest.mark.slow
+def test_where_nobody_was_killed_a_cleaned_log_hides_nothing(spark, lake):
+    publish(lake, edges(spark, 3, 100), 100)
+    spark.sql(f"ALTER TABLE {lake.location('user_edges')} SET TBLPROPERTIES ('delta.enableExpiredLogCleanup' = 'true')")
+    forty_days_later(spark, lake, 9)
+    spark.sql(f"ALTER TABLE {lake.location('user_edges')} SET TBLPROPERTIES ('theirs' = 'tenth')")
+    forty_days_later(spark, lake, 12)
+    assert lake.read("user_edges").count() == 3
+    publish(lake, edges(spark, 2, 200), 200)
+    assert lake.read("user_edges").count() == 5
+
+
+def test_a_table_that_somebody_made_append_only_is_named_with_the_remedy(spark, lake):
+    publish(lake, edges(spark, 3, 100), 100)
+    spark.sql(f"ALTER TABLE {lake.location('user_edges')} SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
+    lake.refresh()
+    with pytest.raises(LakeError, match=r"made table 'user_edges' .* append-only, .*'delta.appendOnly' = 'false'"):
+        publish(lake, edges(spark, 2, 100), 100)
+    spark.sql(f"ALTER TABLE {lake.location('user_edges')} SET TBLPROPERTIES ('delta.appendOnly' = 'false')")
+    lake.refresh()
+    publish(lake, edges(spark, 2, 100), 100)
+    assert lake.read("user_edges").count() == 2
 
 
 @pytest.mark.slow

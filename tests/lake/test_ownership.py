@@ -72,6 +72,27 @@ def test_what_stands_where_a_table_belongs_is_refused_and_left_as_it_is(spark, l
     assert lake.read("user_edges").count() == 2, "the lake goes on"
 
 
+@pytest.mark.parametrize("hidden", [".gitkeep", "_SUCCESS", ".git/config", "broken link"])
+def test_files_that_spark_does_not_see_are_somebody_elses_too(spark, tmp_path, hidden):
+    lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
+    place = tmp_path / "lake" / "user_edges"
+    if hidden == "broken link":
+        place.parent.mkdir()
+        place.symlink_to(tmp_path / "nowhere")
+    else:
+        (place / hidden).parent.mkdir(parents=True)
+        (place / hidden).write_text("theirs")
+    with pytest.raises(LakeError, match=r"where table 'user_edges' .* belongs there is files that are no Delta table"):
+        publish(lake, edges(spark, 2, 50), 50)
+    if place.is_symlink():
+        place.unlink()
+    else:
+        assert (place / hidden).read_text() == "theirs"
+        shutil.rmtree(place)
+    publish(lake, edges(spark, 2, 50), 50)
+    assert lake.read("user_edges").count() == 2
+
+
 @pytest.mark.parametrize("kind", ["delta", "parquet"])
 def test_a_table_of_runs_that_is_somebody_elses_is_refused_before_anything_is_written(spark, lake, kind):
     look = plant(lake, "runs", spark.createDataFrame([("a", "published")], "run_id string, status string"), kind)
@@ -147,8 +168,10 @@ def damaged_copy(lake, tmp_path, damage):
     shutil.copytree(lake.root, tmp_path / "copy")
     log = tmp_path / "copy" / "user_edges" / "_delta_log"
     commits = sorted(log.glob("*.json"))
-    if damage == "empty":
-        commits[-1].write_text("")
+    if damage in ("empty", "cut", "zeros"):
+        said = commits[-1].read_bytes()
+        commits[-1].with_name(f".{commits[-1].name}.crc").unlink(missing_ok=True)
+        commits[-1].write_bytes({"empty": b"", "cut": said[: len(said) // 2], "zeros": bytes(len(said))}[damage])
         return Lake(lake.spark, LakeConfig(f"{tmp_path}/copy"))
     if damage == "table":
         shutil.rmtree(tmp_path / "copy" / "user_edges")
@@ -159,7 +182,7 @@ def damaged_copy(lake, tmp_path, damage):
     return Lake(lake.spark, LakeConfig(f"{tmp_path}/copy"))
 
 
-SLOWER = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("last two", "middle", "empty", "table")]
+SLOWER = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("last two", "middle", "empty", "cut", "zeros", "table")]
 
 
 @pytest.mark.parametrize("damage", ["last", "log", *SLOWER])
@@ -179,7 +202,7 @@ def test_a_log_that_lost_commits_is_noticed_by_readers_and_writers_and_mended_by
     ):
         with pytest.raises(LakeError, match=what):
             attempt(JobRun(lake, "build_graph", "conf", "true"))
-    if damage != "empty":  # a reader outside a job looks at the log only where it must
+    if damage not in ("empty", "cut", "zeros"):  # a reader outside a job looks at the log only where it must
         with pytest.raises(LakeError, match="user_edges"):
             lake.read("user_edges")
     assert sorted(path.name for path in (tmp_path / "copy").rglob("*.json")) == files, "nothing was committed"

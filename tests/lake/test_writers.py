@@ -12,17 +12,18 @@ import time
 import psutil
 import pytest
 
+from alure_spark import processes
 from alure_spark.config import LakeConfig
 from alure_spark.errors import LakeError
-from alure_spark.lake import Lake, as_of_scope, turns, writers
+from alure_spark.lake import Lake, as_of_scope, turns
 from tests.lake.small_lake import CONFIG, edges, publish, say_started
 
-MINE = writers.identity()
+MINE = processes.identity()
 needs_proc = pytest.mark.skipif(not MINE, reason="there is no /proc")
 
 
 def ticks(pid: int) -> str:
-    return writers._state_and_ticks(str(pid))[1]
+    return processes._state_and_ticks(str(pid))[1]
 
 
 @pytest.fixture
@@ -37,33 +38,33 @@ def sleeper():
 def test_a_process_is_known_again_by_boot_namespace_id_and_ticks(sleeper):
     row = f"{socket.gethostname()} {sleeper.pid} 1"  # the second in the message says nothing: the clock may have been set
     its = MINE | {"start_ticks": ticks(sleeper.pid)}
-    assert writers.is_alive(row, its)
-    assert writers.is_alive(f"another-name {sleeper.pid} 1", its), "the host may have been renamed"
-    assert not writers.is_alive(row, its | {"start_ticks": "1"}), "the id was given again"
-    assert writers.is_alive(row, its | {"boot_id": "another"}) is None, "another machine, or this one before it was started again"
-    assert writers.is_alive(row, its | {"pid_namespace": "pid:[1]"}) is None, "a container under the same host name"
-    assert not writers.is_alive(f"{socket.gethostname()} 999999999 1", its)
-    assert writers.is_this(writers.this_process(), MINE)
-    assert not writers.is_this(row, its)
+    assert processes.is_alive(row, its)
+    assert processes.is_alive(f"another-name {sleeper.pid} 1", its), "the host may have been renamed"
+    assert not processes.is_alive(row, its | {"start_ticks": "1"}), "the id was given again"
+    assert processes.is_alive(row, its | {"boot_id": "another"}) is None, "another machine, or this one before it was started again"
+    assert processes.is_alive(row, its | {"pid_namespace": "pid:[1]"}) is None, "a container under the same host name"
+    assert not processes.is_alive(f"{socket.gethostname()} 999999999 1", its)
+    assert processes.is_this(processes.this_process(), MINE)
+    assert not processes.is_this(row, its)
     sleeper.kill()
     while psutil.Process(sleeper.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert not writers.is_alive(row, its), "a killed process that nobody has waited for"
-    assert not writers.is_alive(f"{socket.gethostname()} {sleeper.pid}", {})
+    assert not processes.is_alive(row, its), "a killed process that nobody has waited for"
+    assert not processes.is_alive(f"{socket.gethostname()} {sleeper.pid}", {})
 
 
 def test_rows_of_earlier_releases_are_understood_as_before(sleeper):
     host, began = socket.gethostname(), round(psutil.Process(sleeper.pid).create_time())
-    assert writers.is_alive(f"{host} {sleeper.pid} {began}", {})
-    assert writers.is_alive(f"{host} {sleeper.pid}", {}) is None, "the first release did not say since when: the lease counts"
-    assert not writers.is_alive(f"{host} {sleeper.pid} {began - 3600}", {}), "the id was given again"
-    assert not writers.is_alive(f"{host} 999999999", {})
-    assert writers.is_alive(f"another-machine {sleeper.pid} {began}", {}) is None
-    assert writers.is_this(writers.this_process(), {})
+    assert processes.is_alive(f"{host} {sleeper.pid} {began}", {})
+    assert processes.is_alive(f"{host} {sleeper.pid}", {}) is None, "the first release did not say since when: the lease counts"
+    assert not processes.is_alive(f"{host} {sleeper.pid} {began - 3600}", {}), "the id was given again"
+    assert not processes.is_alive(f"{host} 999999999", {})
+    assert processes.is_alive(f"another-machine {sleeper.pid} {began}", {}) is None
+    assert processes.is_this(processes.this_process(), {})
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    assert not writers.is_alive(f"{host} {thread.native_id}", {}), "the id of a thread can be signalled, but is no process"
+    assert not processes.is_alive(f"{host} {thread.native_id}", {}), "the id of a thread can be signalled, but is no process"
     done.set()
     thread.join()
 
@@ -72,8 +73,8 @@ def test_rows_of_earlier_releases_are_understood_as_before(sleeper):
 @pytest.mark.parametrize("mounted", [True, False])
 def test_in_another_pid_namespace_of_this_host_the_lease_counts(mounted):
     """A job in a container whose host name is that of the first one: the id of the first means another process there, or none."""
-    row = writers.this_process()
-    program = f"from alure_spark.lake import writers; print(writers.is_alive({row!r}, {MINE!r}), writers.identity()['pid_namespace'])"
+    row = processes.this_process()
+    program = f"from alure_spark import processes; print(processes.is_alive({row!r}, {MINE!r}), processes.identity()['pid_namespace'])"
     unshare = ["unshare", "--fork", "--pid", *(["--mount-proc"] if mounted else []), sys.executable, "-c", program]
     result = subprocess.run(unshare, capture_output=True, text=True, check=False)
     if "Operation not permitted" in result.stderr:
@@ -83,11 +84,31 @@ def test_in_another_pid_namespace_of_this_host_the_lease_counts(mounted):
     assert namespace != MINE["pid_namespace"]
 
 
+def test_two_first_jobs_of_a_new_lake_take_turns(spark, tmp_path):
+    lakes = [Lake(spark.newSession(), LakeConfig(f"{tmp_path}/lake", wait_minutes=5)) for _ in range(2)]
+    begin, failures = threading.Barrier(2), []
+
+    def work(number):
+        begin.wait()
+        try:
+            publish(lakes[number], edges(lakes[number].spark, 2, 100 + number), 100 + number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert Lake(spark, LakeConfig(f"{tmp_path}/lake")).read("user_edges").count() == 4
+
+
 @needs_proc
 def test_a_living_writer_of_another_namespace_keeps_its_lease_and_then_loses_it(spark, tmp_path):
     lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
     publish(lake, edges(spark, 1, 100), 100)
-    say_started(lake, writers.this_process(), MINE | {"pid_namespace": "pid:[1]"}, ago_ms=2 * 3_600_000)
+    say_started(lake, processes.this_process(), MINE | {"pid_namespace": "pid:[1]"}, ago_ms=2 * 3_600_000)
     with pytest.raises(LakeError, match=rf"process {socket.gethostname()} {os.getpid()} \d+\) has been writing .* UTC: wait for it"):
         publish(lake, edges(spark, 1, 200), 200)
     publish(Lake(spark, LakeConfig(lake.root, lease_hours=1)), edges(spark, 1, 200), 200)
@@ -128,5 +149,5 @@ def test_a_job_says_who_it_is_in_its_first_row(spark, tmp_path):
     lake = Lake(spark, LakeConfig(f"{tmp_path}/lake"))
     with lake.run("build_graph", CONFIG, "true"):
         row = lake.runs().where("status = 'started'").first()
-    assert row["message"] == writers.this_process()
+    assert row["message"] == processes.this_process()
     assert row["facts"] == MINE

@@ -125,6 +125,67 @@ def test_a_file_that_is_damaged_is_one_sentence_with_its_name(spark, tmp_path, d
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"value": "max(n)"}, r"log\.csv: column value = 'max\(n\)' is one value of many rows; allowed: one value for each row"),
+        ({"value": "count(*)"}, "column value = .* is one value of many rows"),
+        ({"user_id": "max(s)", "item_id": "max(s)", "event_time": "max(t)"}, "column user_id = .* is one value of many rows"),
+        ({"value": "*"}, r"column value = '\*' has 3 columns; allowed: one value"),
+        ({"text": "posexplode(split(s, ','))"}, "column text = .* has 2 columns"),
+    ],
+)
+def test_an_expression_that_is_not_one_value_for_each_row_is_one_sentence(spark, tmp_path, columns, message):
+    (tmp_path / "log.csv").write_text("s,n,t\nu,1,2019-05-01\nv,2,2019-05-01\n")
+    given = table("log.csv", {"user_id": "s", "item_id": "s", "event_time": "t"} | columns, read_options={"header": "true"})
+    with pytest.raises(DataError, match=message):
+        read(spark, config(tmp_path, given))
+
+
+def test_a_window_a_subquery_and_an_explosion_are_values_of_rows(spark, tmp_path):
+    (tmp_path / "log.csv").write_text("u,n,t\nu,1,2019-05-01\nv,2,2019-05-01\n")
+    columns = {"value": "max(n) OVER ()", "position": "(SELECT 3)", "item_id": "explode(array('a', 'b'))"}
+    rows = read(spark, config(tmp_path, table("log.csv", columns, read_options={"header": "true", "inferSchema": "true"}))).events.collect()
+    assert sorted((row["user_id"], row["item_id"], row["value"], row["position"]) for row in rows) == [
+        (user, item, 2, 3) for user in "uv" for item in "ab"
+    ]
+
+
+def test_quotes_within_quotes_are_read_as_pandas_and_spreadsheets_write_them(spark, tmp_path):
+    text = 'say "hi", ok'
+    pd.DataFrame({"u": ["u"], "x": [text], "i": ["item"], "t": ["2019-05-01 10:00:00"]}).to_csv(tmp_path / "log.csv", index=False)
+    (row,) = read(spark, config(tmp_path, table("log.csv", {"text": "x"}, read_options={"header": "true"}))).events.collect()
+    assert (row["text"], row["item_id"]) == (text, "item")
+    (tmp_path / "log.csv").write_text('u,x,i,t\nu,"say \\"hi\\", ok",item,2019-05-01\n')
+    own = {"header": "true", "escape": "\\"}
+    (row,) = read(spark, config(tmp_path, table("log.csv", {"text": "x"}, read_options=own))).events.collect()
+    assert (row["text"], row["item_id"]) == (text, "item")
+
+
+def test_ids_whose_encoding_nobody_said_are_refused_and_not_one_user(spark, tmp_path):
+    (tmp_path / "log.csv").write_bytes("u,i,t\nMüller,a,2019-05-01\nMöller,a,2019-05-01\n".encode("latin-1") + b"a\0b,a,2019-05-01\n")
+    for encoding, users in (("", []), ("ISO-8859-1", ["Möller", "Müller"])):
+        options = {"header": "true"} | ({"encoding": encoding} if encoding else {})
+        result = validate_events(read(spark, config(tmp_path, table("log.csv", read_options=options))).events, ["view"], {}, 0, NOW)
+        assert [row["user_id"] for row in accepted(result).orderBy("user_id").collect()] == users
+        assert {row["reason"] for row in refused(result).collect()} == {"user_id is not valid UTF-8"}
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+def test_several_objects_of_which_spark_would_read_the_first_are_refused(spark, tmp_path, pretty):
+    rows = [{"u": f"u{n}", "i": {"in": {}}, "t": "2019-05-01", "x": "} {"} for n in range(3)]
+    texts = [json.dumps(row, indent=1 if pretty else None) for row in rows]
+    path = tmp_path / "log.json"
+    options = {"read_options": {"multiLine": "true"}} if pretty else {}
+    given = config(tmp_path, table("log.json", {"item_id": "x"}, **options))
+    for glued in ("".join(texts[:2]) + "\n" + texts[2], texts[0] + "\n" + texts[1] + "  " + texts[2]):
+        path.write_text(glued)
+        with pytest.raises(DataError, match=r"in log\.json .* several objects one after the other"):
+            read(spark, given)
+    path.write_text("[" + ",\n".join(texts) + "]" if pretty else "\n".join(texts))
+    assert read(spark, given).events.count() == 3
+
+
 def test_an_error_that_no_table_makes_stays_what_it_is(spark, tmp_path):
     write(tmp_path / "a.parquet", u=["u"], i=["i"], t=[MOMENT])
     given = config(tmp_path, table("a.parquet"))

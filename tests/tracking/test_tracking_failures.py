@@ -17,8 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 
+from alure_spark import processes
 from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.plots import histogram
 from alure_spark.tracking import Tracker, git_commit, store
@@ -294,6 +296,28 @@ def test_the_run_of_a_killed_process_is_ended_by_the_next_one_and_that_of_a_livi
         assert mlflow.get_run(living).info.status == "RUNNING"
     assert {mlflow.get_run(run_id).info.status for run_id in (killed, living)} == {"FAILED", "FINISHED"}
     assert not list((tmp_path / "untracked").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"process": "{host} {pid} 1", "identity": {}},  # the clock was set back since it began
+        {"process": "{host} {pid} 1", "identity": {"pid_namespace": "pid:[1]"}},  # a container under the same host name
+        {"host": "{host}", "pid": "{pid}", "since": "{began}"},  # of an earlier release
+    ],
+)
+def test_a_run_is_not_taken_for_dead_where_its_process_lives_or_cannot_be_seen(tracker, tmp_path, written):
+    mine = processes.identity()
+    if "identity" in written and not mine:
+        pytest.skip("there is no /proc")
+    to = tracker()
+    with to.run("job", CONFIG) as run:
+        path = next((tmp_path / "untracked").rglob("unended.json"))
+        facts = {"host": socket.gethostname(), "pid": str(os.getpid()), "began": f"{psutil.Process().create_time():.3f}"}
+        said = {key: value.format(**facts) if isinstance(value, str) else mine | value for key, value in written.items()}
+        path.write_text(json.dumps({"store": json.loads(path.read_text())["store"], "status": ""} | said))
+        log(tracker(), {})
+        assert mlflow.get_run(run.run_id).info.status == "RUNNING"
 
 
 def test_artifacts_that_cannot_be_written_leave_the_metrics_where_they_are(tracker, tmp_path, caplog):

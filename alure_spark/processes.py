@@ -1,4 +1,4 @@
-"""Who is writing to a lake, and whether that process still lives.
+"""Processes that say who they are (writers of a lake, open runs of MLflow), and whether they still live.
 
 A process is known again by the boot of its machine, its pid namespace, its id and its start ticks: none of them moves when the clock
 is set, and containers that share a host name do not share a namespace. Where there is no /proc (macOS), and for rows of earlier
@@ -34,7 +34,7 @@ def identity() -> dict[str, str]:
 
 
 def is_this(process: str, its: Mapping[str, str]) -> bool:
-    """Whether the row of a writer names this very process; its: the facts of the row."""
+    """Whether what a process said of itself (this_process, identity) names this very one."""
     mine = identity()
     if not mine or BOOT not in its:
         return process == this_process()
@@ -42,7 +42,7 @@ def is_this(process: str, its: Mapping[str, str]) -> bool:
 
 
 def is_alive(process: str, its: Mapping[str, str]) -> bool | None:
-    """Whether the writer is still there; None where that cannot be seen from here, so that its lease counts."""
+    """Whether the process is still there; None where that cannot be seen from here."""
     host, pid, *since = process.split(" ")
     if BOOT in its:
         mine = identity()
