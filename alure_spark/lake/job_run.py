@@ -15,7 +15,8 @@ from ..errors import LakeError
 from ..session import DRIVER_OPTIONS, EXECUTOR_OPTIONS, JVM_ZONE, session_settings
 from ..tables import table
 from .content import hash_and_count
-from .store import UNCHANGED, sentence
+from .damage import sentence
+from .store import UNCHANGED
 
 if TYPE_CHECKING:
     from .publishing import Lake
@@ -95,6 +96,8 @@ class JobRun:
         except Exception as error:
             if CONCURRENT.search(str(error)):
                 raise LakeError(f"{_interrupted(name)} ({sentence(error)})") from error
+            if lost := self.lake.lost_file(error):
+                raise lost from error
             if "DELTA_CANNOT_MODIFY_APPEND_ONLY" in str(error):
                 allow = f"ALTER TABLE {self.lake.location(name)} SET TBLPROPERTIES ('delta.appendOnly' = 'false')"
                 raise LakeError(

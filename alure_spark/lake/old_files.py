@@ -59,7 +59,7 @@ def _vacuum(store: Store, name: str, retain: str, confirmed: bool) -> None:
     }
     if confirmed:
         settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
-    with session_settings(store.spark, settings):
+    with session_settings(store.spark, settings), store.reading(name):
         store.spark.sql(f"VACUUM {store.location(name)}{retain}")
 
 

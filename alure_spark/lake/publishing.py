@@ -31,9 +31,10 @@ from ..processes import identity, this_process
 from ..run_messages import stored_message
 from ..session import TIME_ZONE, session_settings
 from ..tables import RUNS, SCHEMA_VERSION, table
+from .damage import sentence
 from .job_run import JobRun
 from .old_files import vacuum, vacuum_runs
-from .store import UNCHANGED, Store, completed, sentence
+from .store import UNCHANGED, Store, completed
 from .turns import ERASED_BEFORE, LEASE, killed_runs, say_what_is_due, standing, take_turn, writing_here
 
 logger = logging.getLogger(__name__)

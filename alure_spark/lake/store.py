@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -19,7 +18,8 @@ from pyspark.sql.types import StructType
 from ..config import LakeConfig
 from ..errors import AlureError, LakeError
 from ..paths import delta_table, is_url
-from ..tables import RUNS, TABLES, Table, table
+from ..tables import RUNS, Table, table
+from .damage import Damage, sentence
 
 VERSION_PROPERTY = "alure.schema_version"
 DELTA_PROPERTY = "delta.minReaderVersion"  # shown of every Delta table and of nothing else
@@ -28,17 +28,9 @@ NOT_A_TABLE = re.compile(r"EXPECT_TABLE_NOT_VIEW|ONLY_OPERATION|DELTA_UNSUPPORTE
 # Operations that leave the rows as they are. After the first two a VACUUM erases the files of the version before.
 UNCHANGED = ("OPTIMIZE", "REORG", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES", "COMPUTE STATS", "ANALYZE TABLE", "CLUSTER BY")
 COMMIT = ("version", "userMetadata", "operation", "operationMetrics", "operationParameters")
-# What Delta says of a log that lacks a commit; older classes first.
-DAMAGED = re.compile(
-    r"Cannot time travel Delta table|DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_LOG_FILE_NOT_FOUND|DELTA_STATE_RECOVER_ERROR|DELTA_TRUNCATED"
-    r"|DELTA_VERSION_NOT_FOUND|DELTA_CANNOT_RESTORE_TABLE_VERSION|DELTA_MISSING_PART_FILES|DELTA_CHECKPOINT_NON_EXIST"
-)
-
-# What they say of a file of rows that is not there, or not whole.
-LOST_FILE = re.compile(r"FAILED_READ_FILE|DELTA_FILE_NOT_FOUND|FileNotFoundException|Not all files from version")
 
 
-class Store:
+class Store(Damage):
     """The Delta tables under one root."""
 
     def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
@@ -114,43 +106,6 @@ class Store:
             f"where table '{name}' of lake {self.root} belongs there is {what}, which alure_spark did not make; it is left as it is: give "
             "lake.root a folder or a schema of its own, or move that away"
         )
-
-    def damaged(self, name: str, what: str) -> LakeError:
-        """The error of a table whose log lacks what `runs` says is there; what: a clause that says so."""
-        log = f"{self.root}/{name}/_delta_log" if self.is_folder else f"the _delta_log of {self.root}.{name}"
-        return LakeError(
-            f"table '{name}' in lake {self.root} {what}: commits were lost or deleted, and nothing was changed. Put the missing files back "
-            f"into {log} from a backup, or give an empty lake.root and run the jobs anew, from jobs/{table(name).producer}.py on"
-        )
-
-    def lost_file(self, error: BaseException) -> LakeError | None:
-        """The error of a table whose files are gone or damaged; None where this one says nothing like it about a table of the lake."""
-        text = unquote(str(error))
-        lost = re.search(rf"{re.escape(self.root) if self.is_folder else ''}/({'|'.join(TABLES)})/[^\n'\"]*?([^/]*\.parquet)", text)
-        if lost is None or not LOST_FILE.search(text):
-            return None
-        return self._lost(lost[1], lost[2])
-
-    def _lost(self, name: str, file: str = "") -> LakeError:
-        return LakeError(
-            f"table '{name}' in lake {self.root} lacks a file of its published rows{file and f' ({file})'}, or it is damaged: somebody "
-            "deleted it, perhaps by VACUUM after a job had been killed; nothing was changed. Put its files back from a backup, or give an "
-            f"empty lake.root and run the jobs anew, from jobs/{table(name).producer}.py on"
-        )
-
-    @contextmanager
-    def reading(self, name: str) -> Iterator[None]:
-        """What Delta says of a log with a hole becomes a LakeError."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, AlureError):
-                raise
-            if LOST_FILE.search(str(error)):
-                raise self._lost(name) from error
-            if not DAMAGED.search(str(error)):
-                raise
-            raise self.damaged(name, f"cannot be read ({sentence(error)})") from error
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -338,15 +293,3 @@ def _as_sql(settings: Mapping[str, str]) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "")
-
-
-def sentence(error: BaseException) -> str:
-    """The one line of a Spark error that says what happened, without the stack of the JVM."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if match := re.search(r"\[[A-Z][A-Z_.]+\] [^\n]*", line):
-            return match[0][:300]
-    for line in lines:
-        if match := re.search(r"(?:Exception|Error): (.+)", line):
-            return match[1][:300]
-    return (lines or [type(error).__name__])[0][:300]

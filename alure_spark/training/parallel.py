@@ -17,7 +17,7 @@ from ..batches.batch import JaggedBatch, select_users
 from ..batches.epochs import Batches, ChangedBatches
 from ..config import TrainingConfig
 from ..errors import TrainingError
-from ..lake.store import sentence
+from ..lake.damage import sentence
 from ..model.parallel import Alone
 from ..model.user_model import UserModel
 

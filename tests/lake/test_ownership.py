@@ -196,7 +196,7 @@ def test_a_log_that_lost_commits_is_noticed_by_readers_and_writers_and_mended_by
     what = "files that are no Delta table" if damage == "log" else rf"table 'user_edges' in lake .*{found}.*_delta_log from a backup"
     for attempt in (
         lambda run: run.write("user_edges", edges(spark, 1, 400), as_of_scope(400)),
-        lambda run: run.read("user_edges"),
+        *([lambda run: run.read("user_edges")] if damage != "cut" else []),  # of which the line that says who wrote is whole
         lambda run: run.delete("user_edges", spark.createDataFrame([("0",)], "user_id string")),
         lambda run: lake.vacuum("user_edges", 0),
     ):
@@ -206,6 +206,8 @@ def test_a_log_that_lost_commits_is_noticed_by_readers_and_writers_and_mended_by
         with pytest.raises(LakeError, match="user_edges"):
             lake.read("user_edges")
     assert sorted(path.name for path in (tmp_path / "copy").rglob("*.json")) == files, "nothing was committed"
+    with pytest.raises(LakeError, match=what), lake.run("retrieve_ads", CONFIG, "true") as run:
+        run.read("user_edges").collect()
     # The way to mend it that the error names.
     mended = tmp_path / "mended"
     shutil.copytree(tmp_path / "copy", mended)
