@@ -19,7 +19,8 @@ from alure_spark.lake import Lake
 from alure_spark.packed.readers import open_reader
 from alure_spark.packed.rows import file_column
 from alure_spark.paths import is_url, located, sqlite_uri
-from alure_spark.sources.mapping import Options, canonical
+from alure_spark.sources.mapping import canonical
+from alure_spark.sources.table_options import Options
 from alure_spark.tables import TABLES, VOCABULARIES
 from alure_spark.tracking import Columns, Tracker
 from jobs import apply_retention, forget_users, pipeline

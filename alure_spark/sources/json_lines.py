@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -15,9 +14,7 @@ from pyspark.sql import functions as F
 
 from ..canonical import MALFORMED, quoted
 from ..errors import DataError
-
-if TYPE_CHECKING:
-    from .mapping import TableMapping
+from .table_options import TableMapping
 
 CORRUPT = "_corrupt_record"  # Spark's name for the text of a line that it cannot read
 SAME_FILES = ("pathglobfilter", "recursivefilelookup", "modifiedbefore", "modifiedafter", "linesep", "basepath")

@@ -10,7 +10,7 @@ import pytest
 from alure_spark.clock import parse_time
 from alure_spark.config import Config, as_dict, build, load
 from alure_spark.errors import AlureError, ConfigError
-from alure_spark.sources.mapping import Options
+from alure_spark.sources.table_options import Options
 from tests import fuzz_confs
 from tests.conftest import ROOT
 

@@ -13,7 +13,8 @@ from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.preflight import count_tables
 from alure_spark.sources import failures_named
 from alure_spark.sources.batch_where import filled
-from alure_spark.sources.mapping import Options, TableMapping, canonical
+from alure_spark.sources.mapping import canonical
+from alure_spark.sources.table_options import Options, TableMapping
 
 BATCH = (parse_time("2025-05-04"), parse_time("2025-05-05T12:00"))
 DAY = timedelta(days=1)
