@@ -19,7 +19,7 @@ LAYERS = {
 # Rooms that stand on other rooms: the model and packed rows on batches, training and inference on the model, and a training starts from
 # the item vectors of classic methods. analysis asks what the results of the others are worth.
 ROOMS_BELOW = {
-    "model": ("batches",), "packed": ("batches",), "inference": ("batches", "model"),
+    "model": ("batches",), "ranking": ("batches", "model"), "packed": ("batches",), "inference": ("batches", "model"),
     "training": ("batches", "packed", "model", "baselines"),
     "analysis": ("batches", "packed", "events", "baselines", "model", "training", "inference", "retrieval"),
 }  # fmt: skip
@@ -27,10 +27,10 @@ BORDERS = {  # big dependency -> the places that may import it
     "petastorm": ("alure_spark/packed/petastorm_reader",),
     "mlflow": ("alure_spark/tracking",),
     "faiss": ("alure_spark/graph/",),
-    "torch": ("alure_spark/batches/", "alure_spark/model/", "alure_spark/training/", "alure_spark/inference/", "alure_spark/analysis/"),
+    "torch": tuple(f"alure_spark/{room}/" for room in ("batches", "model", "ranking", "training", "inference", "analysis")),
     "delta": ("alure_spark/session", "alure_spark/lake/"),
 }
-WITHOUT_SPARK = ("batches", "model")  # whoever has rows may use them
+WITHOUT_SPARK = ("batches", "model", "ranking")  # whoever has rows may use them
 FILES = sorted(PACKAGE.rglob("*.py"))
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 LONGEST_JOB = 60  # lines: what reads, what writes, and one call; what is more belongs to a room

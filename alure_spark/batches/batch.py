@@ -60,6 +60,8 @@ class Impressions:
     weight: Tensor  # (M,) float32 sample weight
     label_age_ms: Tensor  # (M,) int64
     validation: Tensor  # (M,) bool: of the validation split
+    words: Mapping[str, Tensor] = field(default_factory=dict)  # text of the impression -> (M, words) int64, as of SourceTokens
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)  # embedding of the impression -> (M, its dimension) float32, or NaN
 
     def users(self) -> Tensor:
         """(M,) int64: to whom it was shown."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from ..clock import DAY_MS
+from ..clock import DAY_MS, MINUTE_MS
 from ..config import IngestConfig
 
-MINUTE_MS = 60_000
 MAX_OFFSET_MINUTES = 14 * 60  # of local time, either way
 MAX_DWELL_MS = 366 * DAY_MS
 MAY_BE_IMPOSSIBLE = ("position", "utc_offset_minutes", "dwell_ms", "arrival_time")  # what drop_impossible looks at

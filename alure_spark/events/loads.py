@@ -15,14 +15,13 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from ..canonical import quoted
-from ..clock import DAY_MS, EARLIEST_MS, parse_time
+from ..clock import DAY_MS, EARLIEST_MS, MINUTE_MS, parse_time
 from ..config import Config, IngestConfig
 from ..lake import Lake
 from ..privacy import identity
 from ..privacy.tombstones import lake_key, without_forgotten
 from ..tables import ADS, FOLLOWS
 from . import clean, preflight, reasons
-from .dwell import MINUTE_MS
 
 FAR_MS = 366 * DAY_MS  # so far in the future a time is none that a later batch may bring
 Batch = tuple[int, int]  # [from, to), epoch ms of known_at

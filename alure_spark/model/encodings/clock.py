@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ...batches.batch import SourceTokens
-from ...clock import DAY_MS
+from ...clock import DAY_MS, MINUTE_MS
 from .encoding import Encoding
 
-MINUTE_MS = 60_000
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; 0 is Monday
 OFFSET = "utc_offset_minutes"
 

@@ -1,0 +1,110 @@
+"""Multiple numeral systems (MNS; Pan et al., section 3.2, equation 2): a number as its digits in several bases, so that order is kept.
+
+Numbers that share their high digits share rows, and what one base tears apart at a carry another one holds together. Rows: one for a
+missing number, one for a number below the range of the training split and one above it, then base * (k - 1) + digit of each base for
+the k-th digit, the lowest first. With the paper's own row number, base * k + digit in one table, digits of different bases collide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError
+
+MISSING, BELOW, ABOVE, FIRST = 0, 1, 2, 3
+KINDS = ("integer", "uniform", "log", "quantile")
+
+
+@dataclass(frozen=True)
+class NumeralSystems:
+    """The steps into which numbers are cut, and the bases in which a step is written. `fitted` makes one from the training split."""
+
+    low: float  # the range of the training split
+    high: float
+    steps: int  # number of whole steps: 0 to steps - 1
+    kind: str = "uniform"  # integer: the number itself; uniform and log (of 1 + |x|, with its sign): equal steps; quantile: equal shares
+    bases: tuple[int, ...] = (2, 3, 10)
+    edges: tuple[float, ...] = ()  # quantile: where the steps 1, 2, ... begin, ascending
+
+    @classmethod
+    def fitted(cls, values: np.ndarray, kind: str = "quantile", steps: int = 256, bases: Sequence[int] = (2, 3, 10)) -> NumeralSystems:
+        """For the numbers (n,) of the training split; NaN are missing ones.
+
+        Raises DataError where no number is there, or all are the same.
+        """
+        numbers = np.asarray(values, np.float64)
+        numbers = numbers[np.isfinite(numbers)]
+        if not len(numbers) or numbers.min() == numbers.max():
+            what = f"is always {numbers[0]:g}" if len(numbers) else "is always missing"
+            raise DataError(f"the number {what} in the training split: leave the field out")
+        low, high = float(numbers.min()), float(numbers.max())
+        if kind == "integer":
+            return cls(low, high, int(math.floor(high) - math.floor(low)) + 1, kind, tuple(bases))
+        if kind != "quantile":
+            return cls(low, high, steps, kind, tuple(bases))
+        edges = np.unique(np.quantile(numbers, np.arange(1, steps) / steps, method="inverted_cdf"))
+        edges = edges[edges > low]
+        return cls(low, high, len(edges) + 1, kind, tuple(bases), tuple(map(float, edges)))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Digits of the last step in each base."""
+        return [digits_of(self.steps - 1, base) for base in self.bases]
+
+    @property
+    def rows(self) -> int:
+        return FIRST + sum(base * length for base, length in zip(self.bases, self.lengths, strict=True))
+
+    @property
+    def width(self) -> int:
+        return 1 + sum(self.lengths)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """values: (n,) numbers, NaN where missing. First the row of missing, below or above, or none; then the digits, none if missing.
+
+        A number out of range has the digits of the nearest step too: its own row is learnt only if training meets it.
+        """
+        numbers = values.double()
+        there = ~numbers.isnan()
+        outside = torch.where(numbers < self.low, BELOW, torch.where(numbers > self.high, ABOVE, -1))
+        found = [torch.where(there, outside, MISSING)[:, None]]
+        step = self.step(numbers)[:, None]
+        begin = FIRST
+        for base, length in zip(self.bases, self.lengths, strict=True):
+            found.append(torch.where(there[:, None], numeral_rows(step, base, length) + begin, -1))
+            begin += base * length
+        return torch.cat(found, dim=1)
+
+    def step(self, values: Tensor) -> Tensor:
+        """(n,) int64: the step of each number (n,) float64, those out of range the nearest one; anything where NaN."""
+        inside = torch.where(values.isnan(), self.low, values).clamp(self.low, self.high)
+        if self.kind == "quantile":
+            return torch.searchsorted(torch.tensor(self.edges, dtype=torch.float64), inside, right=True)
+        low, high = self.low, self.high
+        if self.kind == "integer":
+            return (inside.floor() - math.floor(low)).long()
+        if self.kind == "log":
+            inside = inside.sign() * inside.abs().log1p()
+            low, high = (math.copysign(math.log1p(abs(bound)), bound) for bound in (low, high))
+        return ((inside - low) / (high - low) * self.steps).long().clamp(0, self.steps - 1)
+
+
+def digits_of(number: int, base: int) -> int:
+    """How many digits the number has in the base, at least 1. Whole-number arithmetic: a logarithm errs at powers of the base."""
+    count = 1
+    while number >= base:
+        number //= base
+        count += 1
+    return count
+
+
+def numeral_rows(numbers: Tensor, base: int, length: int) -> Tensor:
+    """(n, length) int64: base * (k - 1) + the k-th digit of numbers (n, 1) int64, the lowest first."""
+    powers = torch.tensor([base**place for place in range(length)])
+    return numbers // powers % base + base * torch.arange(length)

@@ -1,0 +1,99 @@
+"""Temporal interest module (TIM; Pan et al., section 3.1, equation 1; Zhou et al. 2023): what a history says of one target, by when.
+
+With e~_i = e_i + p(place of i before the target) + p(how long before it), and v~ likewise for the target itself,
+u = sum over i of softmax_i(<e~_i, v~> / sqrt(d)) * (e~_i * v~). The history is jagged: nothing is padded, and each event's vector is read
+once per user and not once per impression.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...batches.batch import SourceTokens, ranges
+from ...clock import DAY_MS, HOUR_MS, MINUTE_MS
+
+# Upper ends of the intervals between a behaviour and its target, each about twice the one before, up to a year.
+INTERVALS_MS = (
+    MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, 30 * MINUTE_MS, HOUR_MS, 2 * HOUR_MS, 4 * HOUR_MS, 8 * HOUR_MS, 16 * HOUR_MS, DAY_MS,
+    2 * DAY_MS, 4 * DAY_MS, 7 * DAY_MS, 14 * DAY_MS, 28 * DAY_MS, 60 * DAY_MS, 120 * DAY_MS, 240 * DAY_MS, 365 * DAY_MS,
+)  # fmt: skip
+
+
+class TemporalInterest(nn.Module):
+    """One category sequence, in the vectors of one table."""
+
+    ends: Tensor
+
+    def __init__(self, dimension: int, events: int = 50, position: bool = True, interval: bool = True, deviation: float = 0.1) -> None:
+        """events: the last so many before the target are read; position, interval: which temporal encodings are added."""
+        super().__init__()
+        self.events = events
+        self.register_buffer("ends", torch.tensor(INTERVALS_MS), persistent=False)
+        # Row 0 is the target's; place 1 is the newest event, interval 1 the shortest.
+        sizes = (events + 1 if position else 0, len(INTERVALS_MS) + 2 if interval else 0)
+        self.places, self.intervals = (
+            nn.Parameter(nn.init.normal_(torch.empty(size, dimension), std=deviation)) if size else None for size in sizes
+        )
+
+    def forward(self, tokens: SourceTokens, vectors: Tensor, users: Tensor, time_ms: Tensor, targets: Tensor) -> Tensor:
+        """(m, d) of m impressions; zeros where the user had no event before.
+
+        vectors (T, d): those of the tokens' categories; users (m,) int64: whose impression; time_ms (m,) int64: events known before it are
+        history; targets (m, d): the vectors of the targets' categories.
+        """
+        first, counts = self.history(tokens, users, time_ms)
+        impression = torch.repeat_interleave(torch.arange(len(users)), counts)
+        token = ranges(first, counts)
+        target = targets
+        if self.places is not None:
+            target = target + self.places[0]
+        if self.intervals is not None:
+            target = target + self.intervals[0]
+        scores = (vectors[token] * target[impression]).sum(dim=1)
+        codes = []
+        if self.places is not None:  # <e + p, v> = <e, v> + <p, v>: of the few p first, of the many pairs then
+            place = torch.repeat_interleave(counts.cumsum(0), counts) - torch.arange(len(token))
+            codes.append((place, self.places))
+        if self.intervals is not None:
+            gap = time_ms[impression] - tokens.event_time_ms[token]
+            codes.append((torch.bucketize(gap, self.ends) + 1, self.intervals))
+        for code, table in codes:
+            scores = scores + (target @ table.T)[impression, code]
+        weights = softmax_within(scores / math.sqrt(targets.shape[1]), impression, len(users))
+        # v~ is the same for all of an impression's events, so the sum over them is one of e~ alone.
+        found = torch.zeros_like(targets).index_add(0, impression, weights[:, None] * vectors[token])
+        for code, table in codes:
+            share = weights.new_zeros(len(users), len(table)).index_put((impression, code), weights, accumulate=True)
+            found = found + share @ table
+        return found * target
+
+    def history(self, tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """(first token, how many) of each impression: the last events that were known before it; (m,) int64 each."""
+        begin, end = tokens.offsets[users], tokens.offsets[users + 1]
+        known = begin + known_before(tokens, users, time_ms)
+        known = torch.minimum(known, end)
+        first = torch.maximum(begin, known - self.events)
+        return first, known - first
+
+
+def known_before(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
+    """(m,) int64: how many tokens of the user were known before the moment.
+
+    One bisection for all: a user's moments ascend, so user * span + moment ascends over all tokens.
+    """
+    if not len(tokens.known_at_ms):
+        return torch.zeros_like(users)
+    least = torch.minimum(tokens.known_at_ms.min(), time_ms.min() if len(time_ms) else tokens.known_at_ms.min())
+    span = torch.maximum(tokens.known_at_ms.max(), time_ms.max() if len(time_ms) else tokens.known_at_ms.max()) - least + 2
+    moments = tokens.users() * span + (tokens.known_at_ms - least)
+    return torch.searchsorted(moments, users * span + (time_ms - least)) - tokens.offsets[users]
+
+
+def softmax_within(scores: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(n,): softmax of scores (n,) among those of the same group (n,) int64, 0 to groups - 1."""
+    highest = scores.new_full((groups,), -math.inf).scatter_reduce(0, group, scores.detach(), "amax")
+    shares = (scores - highest[group]).exp()
+    return shares / scores.new_zeros(groups).index_add(0, group, shares)[group]

@@ -1,0 +1,176 @@
+"""Heterogeneous experts over several embedding tables (Pan et al., sections 2 and 4.2, figure 1).
+
+values -> codes -> vectors of every table -> experts, each with the histories and the fields beside it -> a layer with ReLU
+-> per task: a gate's weights over the experts -> tower -> logit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..batches.batch import Impressions, JaggedBatch
+from ..errors import DataError, nearest
+from ..model.named import Modules
+from ..model.trainable import ParameterGroup
+from .encodings.temporal_interest import TemporalInterest
+from .experts import EXPERTS, Expert
+from .spec import RankingSpec
+from .tables import Codes, EmbeddingTable, Lookup
+
+
+class RankingNetwork(nn.Module):
+    """Logits of impressions, one per task."""
+
+    def __init__(self, spec: RankingSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encodings = {name: spec.fields[name].made() for name in spec.coded}
+        self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
+        self.tables = Modules({name: EmbeddingTable(self.lookup.total, size, spec.deviation) for name, size in spec.tables.items()})
+        self.given = Modules({name: _Projections(spec, size) for name, size in spec.tables.items()})
+        self.histories = Modules({name: _Histories(spec, size) for name, size in spec.tables.items()})
+        order = {name: place for place, name in enumerate(spec.order)}
+        self.met, self.beside = ([order[name] for name in names] for names in (spec.interacting, spec.beside))
+        self.experts = Modules({name: _Branch(spec, name) for name in spec.experts})
+        self.gates = Modules({task: nn.Linear(sum(spec.tables.values()), len(spec.experts)) for task in spec.tasks})
+        self.towers = Modules({task: _tower(spec) for task in spec.tasks})
+
+    def forward(self, batch: JaggedBatch) -> Tensor:
+        """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
+        codes, numbers = self.codes(batch), {name: _value(batch, name) for name in self.spec.dense}
+        vectors = {name: self._vectors(name, codes, numbers) for name in self.spec.tables}
+        histories = {name: self._histories(name, batch, vectors[name]) for name in self.spec.tables}
+        found = []
+        for name, expert in self.spec.experts.items():
+            its = vectors[expert.table]
+            found.append(self.experts[name](its[:, self.met], [*histories[expert.table], its[:, self.beside].flatten(1)]))
+        outputs = torch.stack(found, dim=1)  # (M, experts, hidden)
+        overview = torch.cat([its.mean(dim=1) for its in vectors.values()], dim=1)
+        logits = []
+        for task in self.spec.tasks:
+            weights = self.gates[task](overview).softmax(dim=1)
+            logits.append(self.towers[task]((weights[:, None] @ outputs).squeeze(1)))
+        return torch.cat(logits, dim=1)
+
+    def codes(self, batch: JaggedBatch) -> Codes:
+        """The rows of all coded fields."""
+        return self.lookup.codes([encoding.codes(_value(batch, name)) for name, encoding in self.encodings.items()])
+
+    def losses(self, batch: JaggedBatch) -> dict[str, Tensor]:
+        """Task -> () the mean cross entropy, nats, weighted as the impressions are."""
+        shown = batch.impressions
+        if shown is None or not len(shown.time_ms):
+            return {}
+        labels = shown.labels_of(self.spec.tasks)
+        each = F.binary_cross_entropy_with_logits(self(batch), labels, reduction="none")
+        means = (each * shown.weight[:, None]).sum(dim=0) / shown.weight.sum()
+        return dict(zip(self.spec.tasks, means, strict=True))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """`tables`: sparse rows, which do not decay; `network`: all else."""
+        tables = list(self.tables.parameters())
+        mine = {id(parameter) for parameter in tables}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in mine]
+        return [ParameterGroup("tables", tables, decays=False, optimizer=torch.optim.SparseAdam), ParameterGroup("network", rest)]
+
+    def start_at(self, rates: Mapping[str, float]) -> None:
+        """Make the first prediction of each task its base rate."""
+        with torch.no_grad():
+            for task, rate in rates.items():
+                last = cast(nn.Linear, cast(nn.Sequential, self.towers[task])[-1])
+                last.bias.fill_(math.log(rate / (1 - rate)))
+
+    def parameter_counts(self) -> dict[str, int]:
+        """What is learnt, by part: tables and network."""
+        return {group.name: sum(parameter.numel() for parameter in group.parameters) for group in self.parameter_groups()}
+
+    def _vectors(self, table: str, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
+        """(M, fields, dimension), in the spec's order."""
+        found = self.tables[table](codes)
+        return torch.cat([found, self.given[table](numbers)], dim=1) if numbers else found
+
+    def _histories(self, table: str, batch: JaggedBatch, vectors: Tensor) -> list[Tensor]:
+        shown = _shown(batch)
+        found = []
+        for name, sequence in self.spec.sequences.items():
+            tokens = batch.sources.get(sequence.source)
+            if tokens is None or sequence.category not in tokens.rows:
+                what = f"'{sequence.category}' of the stream '{sequence.source}'"
+                raise DataError(f"ranking.sequences.{name} reads {what}, which the rows lack")
+            place = self.spec.coded.index(sequence.target)
+            of_tokens = cast(EmbeddingTable, self.tables[table]).of(tokens.rows[sequence.category] + self.lookup.begins[place])
+            read = cast(_Histories, self.histories[table]).of[name]
+            found.append(read(tokens, of_tokens, shown.users(), shown.time_ms, vectors[:, place]))
+        return found
+
+
+class _Branch(nn.Module):
+    """An expert, and the layer that is not linear: without it several tables would be one (section 4.2)."""
+
+    def __init__(self, spec: RankingSpec, name: str) -> None:
+        super().__init__()
+        own = spec.experts[name]
+        dimension = spec.tables[own.table]
+        self.expert: Expert = EXPERTS[own.kind](spec.meeting(), dimension, **own.options)
+        self.layer = nn.Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
+
+    def forward(self, vectors: Tensor, beside: list[Tensor]) -> Tensor:
+        return torch.relu(self.layer(torch.cat([self.expert(vectors), *beside], dim=1)))
+
+
+class _Projections(nn.Module):
+    """Given embeddings as vectors of a table; one that is missing has a vector of its own."""
+
+    def __init__(self, spec: RankingSpec, dimension: int) -> None:
+        super().__init__()
+        self.names = spec.dense
+        self.of = Modules({name: nn.Linear(int(spec.fields[name].settings["numbers"]) + 1, dimension) for name in spec.dense})
+
+    def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
+        """(M, dense fields, dimension)."""
+        found = []
+        for name in self.names:
+            values, layer = numbers[name], cast(nn.Linear, self.of[name])
+            if values.shape[1] + 1 != layer.in_features:
+                raise DataError(f"the field '{name}' has {values.shape[1]} numbers, but the model was trained on {layer.in_features - 1}")
+            missing = values.isnan().any(dim=1, keepdim=True)
+            found.append(layer(torch.cat([torch.where(missing, 0, values), missing], dim=1).to(layer.weight.dtype)))
+        return torch.stack(found, dim=1)
+
+
+class _Histories(nn.Module):
+    def __init__(self, spec: RankingSpec, dimension: int) -> None:
+        super().__init__()
+        switches = {name: (one.events, one.position, one.interval) for name, one in spec.sequences.items()}
+        self.of = Modules({name: TemporalInterest(dimension, *its, spec.deviation) for name, its in switches.items()})
+
+
+def _tower(spec: RankingSpec) -> nn.Sequential:
+    sizes = [spec.hidden, *spec.tower]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+
+
+def _shown(batch: JaggedBatch) -> Impressions:
+    if batch.impressions is None:
+        raise DataError("the batch has no impressions to be ranked")
+    return batch.impressions
+
+
+def _value(batch: JaggedBatch, name: str) -> Tensor:
+    """What the impressions say of a field. Raises DataError where they say nothing."""
+    shown = _shown(batch)
+    for part in (shown.rows, shown.numbers, shown.vectors, shown.words):
+        if name in part:
+            return part[name]
+    known = [*shown.rows, *shown.numbers, *shown.vectors, *shown.words]
+    raise DataError(f"the impressions lack the field '{name}'{nearest(name, known)}")

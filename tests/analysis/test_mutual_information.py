@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import mutual_info_score
+
+from alure_spark.analysis.mutual_information import mutual_information
+from alure_spark.errors import DataError
+
+RANDOM = np.random.default_rng(2)
+
+
+def test_bits_are_those_of_scikit_learn_less_the_bias_of_two_by_two():
+    response = RANDOM.integers(0, 2, 300)
+    facts = np.stack([response, RANDOM.integers(0, 2, 300), (response + (RANDOM.random(300) < 0.2)) % 2], axis=1)
+    found = mutual_information(facts, response)
+    plain = [mutual_info_score(fact, response) / np.log(2) for fact in facts.T]
+    bias = 1 / (2 * 300 * np.log(2))
+    # Two cells of the first table are empty, so its correction goes the other way: 2 + 2 - 2 - 1.
+    np.testing.assert_allclose(found.bits, [plain[0] + bias, plain[1] - bias, plain[2] - bias])
+    assert found.bits[0] > found.high[0]
+    assert found.bits[2] > found.high[2]
+
+
+def test_without_a_relation_the_mean_is_zero_and_the_interval_holds_19_of_20():
+    facts = RANDOM.integers(0, 2, (400, 400)).astype(bool)
+    response = RANDOM.integers(0, 2, 400)
+    found = mutual_information(facts, response)
+    error = found.bits.std() / np.sqrt(400)
+    assert abs(found.bits.mean()) < 4 * error
+    inside = ((found.bits >= found.low) & (found.bits <= found.high)).mean()
+    assert abs(inside - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 400)
+    plain = np.mean([mutual_info_score(fact, response) / np.log(2) for fact in facts.T])
+    assert plain > 4 * error, "uncorrected it is above 0"
+
+
+def test_a_fact_or_response_that_never_differs_says_nothing():
+    response = np.array([0, 1, 0, 1])
+    found = mutual_information(np.array([[0, 1]] * 4), response)
+    np.testing.assert_allclose(found.bits, 0, atol=1e-12)
+    np.testing.assert_allclose(mutual_information(response[:, None], np.zeros(4)).bits, 0, atol=1e-12)
+
+
+def test_equal_seeds_give_equal_intervals_and_none_are_nan():
+    facts, response = RANDOM.integers(0, 2, (50, 3)), RANDOM.integers(0, 2, 50)
+    one, again = mutual_information(facts, response), mutual_information(facts, response)
+    np.testing.assert_array_equal(one.low, again.low)
+    assert np.isnan(mutual_information(facts, response, permutations=0).low).all()
+
+
+@pytest.mark.parametrize(
+    ("facts", "response", "says"),
+    [
+        (np.zeros((3, 2)), np.zeros(4), r"facts are \(3, 2\) and responses \(4,\)"),
+        (np.zeros((0, 2)), np.zeros(0), "n at least 1"),
+        (np.full((3, 2), 2), np.zeros(3), "neither 0 nor 1"),
+        (np.full((3, 2), np.nan), np.zeros(3), "neither 0 nor 1"),
+    ],
+)
+def test_what_is_no_table_of_facts_is_a_sentence(facts, response, says):
+    with pytest.raises(DataError, match=says):
+        mutual_information(facts, response)
