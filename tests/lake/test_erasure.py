@@ -219,7 +219,7 @@ def test_old_files_dated_after_the_clock_are_said_to_stay_until_they_are_erased(
     assert scan.places("person3", Path(context.lake.root)) != set()
     for path in files:
         os.utime(path)
-    lake = run(context, forget_users.job([]))
+    lake = run(context, forget_users.job(["person3"]))
     assert scan.places("person3", Path(lake.root)) == set()
 
 
