@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from alure_spark.batches.batch import SourceTokens, offsets_of
+from alure_spark.batches.history import known_ends
 from alure_spark.clock import HOUR_MS
-from alure_spark.ranking.encodings.temporal_interest import INTERVALS_MS, TemporalInterest, known_before, softmax_within
+from alure_spark.ranking.encodings.temporal_interest import INTERVALS_MS, TemporalInterest, softmax_within
 
 DIMENSION = 6
 GENERATOR = torch.Generator().manual_seed(4)
@@ -91,8 +92,8 @@ def test_what_was_known_before_is_counted_as_by_a_loop():
         int((tokens.known_at_ms[tokens.offsets[user] : tokens.offsets[user + 1]] < time).sum())
         for user, time in zip(users.tolist(), time_ms.tolist(), strict=True)
     ]
-    assert known_before(tokens, users, time_ms).tolist() == wanted
-    assert known_before(histories([0, 0]), torch.tensor([1]), torch.tensor([3])).tolist() == [0]
+    assert (known_ends(tokens, users, time_ms) - tokens.offsets[users]).tolist() == wanted
+    assert known_ends(histories([0, 0]), torch.tensor([1]), torch.tensor([3])).tolist() == [0]
 
 
 def test_softmax_within_groups_survives_large_scores_and_empty_groups():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, DataError
-from .numeral_systems import digits_of, numeral_rows
+from .numeral_systems import Numerals
 
 MISSING, FIRST = 0, 1
 MOST_BITS = 62  # of a whole number with a sign
@@ -35,28 +35,22 @@ class HashId:
             raise ConfigError(f"a HashID has {self.bits} bits; allowed: 1 to {MOST_BITS}")
 
     @property
-    def lengths(self) -> list[int]:
-        """Digits of the largest number in each base."""
-        return [digits_of(2**self.bits - 1, base) for base in self.bases]
+    def numerals(self) -> Numerals:
+        return Numerals(2**self.bits - 1, self.bases, FIRST)
 
     @property
     def rows(self) -> int:
-        return FIRST + sum(base * length for base, length in zip(self.bases, self.lengths, strict=True))
+        return self.numerals.rows
 
     @property
     def width(self) -> int:
-        return 1 + sum(self.lengths)
+        return self.numerals.width
 
     def codes(self, values: Tensor) -> Tensor:
         """values: (n, numbers); a row with NaN, or of zeros, is missing. Raises DataError where the embeddings have another length."""
         missing = values.isnan().any(dim=1) | (values == 0).all(dim=1)
-        number = self.hashes(torch.where(missing[:, None], 0, values))[:, None]
-        found = [torch.where(missing, MISSING, -1)[:, None]]
-        begin = FIRST
-        for base, length in zip(self.bases, self.lengths, strict=True):
-            found.append(torch.where(missing[:, None], -1, numeral_rows(number, base, length) + begin))
-            begin += base * length
-        return torch.cat(found, dim=1)
+        number = self.hashes(torch.where(missing[:, None], 0, values))
+        return self.numerals.codes(torch.where(missing, MISSING, -1), number, missing)
 
     def hashes(self, values: Tensor) -> Tensor:
         """(n,) int64: the bits of embeddings (n, numbers) as whole numbers, the first projection the lowest bit."""

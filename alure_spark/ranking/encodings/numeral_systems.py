@@ -22,6 +22,36 @@ KINDS = ("integer", "uniform", "log", "quantile")
 
 
 @dataclass(frozen=True)
+class Numerals:
+    """Where the digits of the numbers 0 to `last` have their rows: those of each base after the other, behind `first` other rows."""
+
+    last: int
+    bases: tuple[int, ...]
+    first: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Digits of the last number in each base."""
+        return [digits_of(self.last, base) for base in self.bases]
+
+    @property
+    def rows(self) -> int:
+        return self.first + sum(base * length for base, length in zip(self.bases, self.lengths, strict=True))
+
+    @property
+    def width(self) -> int:
+        return 1 + sum(self.lengths)
+
+    def codes(self, other: Tensor, numbers: Tensor, missing: Tensor) -> Tensor:
+        """(n, width) int64: other (n,), a row below `first` or -1; then the rows of the digits of numbers (n,) int64, -1 where missing."""
+        parts, begin = [other[:, None]], self.first
+        for base, length in zip(self.bases, self.lengths, strict=True):
+            parts.append(torch.where(missing[:, None], -1, numeral_rows(numbers[:, None], base, length) + begin))
+            begin += base * length
+        return torch.cat(parts, dim=1)
+
+
+@dataclass(frozen=True)
 class NumeralSystems:
     """The steps into which numbers are cut, and the bases in which a step is written. `fitted` makes one from the training split."""
 
@@ -53,17 +83,21 @@ class NumeralSystems:
         return cls(low, high, len(edges) + 1, kind, tuple(bases), tuple(map(float, edges)))
 
     @property
+    def numerals(self) -> Numerals:
+        return Numerals(self.steps - 1, self.bases, FIRST)
+
+    @property
     def lengths(self) -> list[int]:
         """Digits of the last step in each base."""
-        return [digits_of(self.steps - 1, base) for base in self.bases]
+        return self.numerals.lengths
 
     @property
     def rows(self) -> int:
-        return FIRST + sum(base * length for base, length in zip(self.bases, self.lengths, strict=True))
+        return self.numerals.rows
 
     @property
     def width(self) -> int:
-        return 1 + sum(self.lengths)
+        return self.numerals.width
 
     def codes(self, values: Tensor) -> Tensor:
         """values: (n,) numbers, NaN where missing. First the row of missing, below or above, or none; then the digits, none if missing.
@@ -71,15 +105,9 @@ class NumeralSystems:
         A number out of range has the digits of the nearest step too: its own row is learnt only if training meets it.
         """
         numbers = values.double()
-        there = ~numbers.isnan()
+        missing = numbers.isnan()
         outside = torch.where(numbers < self.low, BELOW, torch.where(numbers > self.high, ABOVE, -1))
-        found = [torch.where(there, outside, MISSING)[:, None]]
-        step = self.step(numbers)[:, None]
-        begin = FIRST
-        for base, length in zip(self.bases, self.lengths, strict=True):
-            found.append(torch.where(there[:, None], numeral_rows(step, base, length) + begin, -1))
-            begin += base * length
-        return torch.cat(found, dim=1)
+        return self.numerals.codes(torch.where(missing, MISSING, outside), self.step(numbers), missing)
 
     def step(self, values: Tensor) -> Tensor:
         """(n,) int64: the step of each number (n,) float64, those out of range the nearest one; anything where NaN."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...batches.batch import SourceTokens, ranges
+from ...batches.history import history_spans
 from ...clock import DAY_MS, HOUR_MS, MINUTE_MS
 
 # Upper ends of the intervals between a behaviour and its target, each about twice the one before, up to a year.
@@ -44,9 +45,10 @@ class TemporalInterest(nn.Module):
         vectors (T, d): those of the tokens' categories; users (m,) int64: whose impression; time_ms (m,) int64: events known before it are
         history; targets (m, d): the vectors of the targets' categories.
         """
-        first, counts = self.history(tokens, users, time_ms)
+        seen = history_spans(tokens, users, time_ms, self.events)
+        counts = seen.counts
         impression = torch.repeat_interleave(torch.arange(len(users)), counts)
-        token = ranges(first, counts)
+        token = ranges(seen.first, counts)
         target = targets
         if self.places is not None:
             target = target + self.places[0]
@@ -69,27 +71,6 @@ class TemporalInterest(nn.Module):
             share = weights.new_zeros(len(users), len(table)).index_put((impression, code), weights, accumulate=True)
             found = found + share @ table
         return found * target
-
-    def history(self, tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
-        """(first token, how many) of each impression: the last events that were known before it; (m,) int64 each."""
-        begin, end = tokens.offsets[users], tokens.offsets[users + 1]
-        known = begin + known_before(tokens, users, time_ms)
-        known = torch.minimum(known, end)
-        first = torch.maximum(begin, known - self.events)
-        return first, known - first
-
-
-def known_before(tokens: SourceTokens, users: Tensor, time_ms: Tensor) -> Tensor:
-    """(m,) int64: how many tokens of the user were known before the moment.
-
-    One bisection for all: a user's moments ascend, so user * span + moment ascends over all tokens.
-    """
-    if not len(tokens.known_at_ms):
-        return torch.zeros_like(users)
-    least = torch.minimum(tokens.known_at_ms.min(), time_ms.min() if len(time_ms) else tokens.known_at_ms.min())
-    span = torch.maximum(tokens.known_at_ms.max(), time_ms.max() if len(time_ms) else tokens.known_at_ms.max()) - least + 2
-    moments = tokens.users() * span + (tokens.known_at_ms - least)
-    return torch.searchsorted(moments, users * span + (time_ms - least)) - tokens.offsets[users]
 
 
 def softmax_within(scores: Tensor, group: Tensor, groups: int) -> Tensor:
