@@ -73,8 +73,7 @@ def _require_gone(store: Store, name: str, since_ms: int) -> None:
         detail = store.spark.sql(f"DESCRIBE DETAIL {store.location(name)}").first()
         assert detail is not None
         path = detail["location"]
-    files = store.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
-    dated = files.load(path).select("path", F.unix_millis("modificationTime").alias("at"))
+    dated = store.files(path).select("path", F.unix_millis("modificationTime").alias("at"))
     there = dated.where(F.col("at") >= since_ms).collect()
     needed = {unquote(path) for path in store.spark.sql(f"SELECT * FROM {store.location(name)}").inputFiles()} if there else set()
     if left := [row["at"] for row in there if unquote(row["path"]) not in needed]:

@@ -93,13 +93,17 @@ class Store(Damage):
     def _holds_files(self, path: str) -> bool:
         if os.path.lexists(path) and (not os.path.isdir(path) or set(os.listdir(path)) - {"_delta_log"}):
             return True  # Spark does not see hidden files (.git, _SUCCESS), and Delta makes no table of ours beside them
-        reader = self.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
         try:
-            return not reader.load(path).select("path").isEmpty()
+            return not self.files(path).select("path").isEmpty()
         except Exception as error:
             if "PATH_NOT_FOUND" in str(error):
                 return False
             raise
+
+    def files(self, path: str) -> DataFrame:
+        """Spark's table of the files below a folder (path, modificationTime, ...), but for hidden ones."""
+        reader = self.spark.read.format("binaryFile").option("recursiveFileLookup", "true").option("__globPaths__", "false")
+        return reader.load(path)
 
     def _foreign(self, name: str, what: str) -> LakeError:
         return LakeError(
