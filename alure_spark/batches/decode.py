@@ -55,11 +55,7 @@ def jagged_batch(
         _require_ascending(part[known_at], known_at, user_ids)
         if source in layout.last_events:
             part = _newest(part, part[known_at], _first_reads(columns, as_of_ms, with_impressions), layout.last_events[source])
-        rows, numbers = _features(kinds, part, vocabulary)
-        words, vectors = (
-            {name: _tensor(part[f"{source}__{name}"].values, dtype) for name, its in layout.attributes(source).items() if its == kind}
-            for kind, dtype in (("text", np.int64), ("embedding", np.float32))
-        )
+        rows, numbers, words, vectors = _features(kinds, part, layout, vocabulary)
         sources[source] = SourceTokens(
             offsets=_tensor(part[known_at].offsets, np.int64),
             known_at_ms=_tensor(part[known_at].values, np.int64),
@@ -113,7 +109,8 @@ def _newest(part: Mapping[str, Jagged], known_at: Jagged, moments: np.ndarray, l
 def _impressions(columns: Mapping[str, Jagged], layout: Layout, vocabulary: Vocabulary, user_ids: Sequence[str]) -> Impressions:
     kinds = layout.impression_columns()
     part = _parallel(columns, list(kinds), user_ids)
-    rows, numbers = _features({name: kind for name, kind in kinds.items() if name.startswith("impression__")}, part, vocabulary)
+    given = {name: kind for name, kind in kinds.items() if name.startswith("impression__")}
+    rows, numbers, words, vectors = _features(given, part, layout, vocabulary)
     ad, account, split = part["ad_id"], part["account_id"], part["split"].values
     rows[ITEM] = _tensor(vocabulary.rows(ITEM, ad.values, ad.present), np.int64)
     rows[ACCOUNT] = _tensor(vocabulary.rows(ACCOUNT, account.values, account.present), np.int64)
@@ -128,20 +125,31 @@ def _impressions(columns: Mapping[str, Jagged], layout: Layout, vocabulary: Voca
         label_age_ms=_tensor(part["label_age_ms"].values, np.int64),
         # Packed rows hold the flag, lists of the table the word.
         validation=_tensor(split == "validation" if split.dtype == object else split, np.bool_),
+        words=words,
+        vectors=vectors,
     )
 
 
-def _features(kinds: Mapping[str, str], part: Mapping[str, Jagged], vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(rows by space, numbers by attribute) of the columns `<source>__<name>`; a space is called as its attribute."""
-    rows, numbers = {}, {}
+def _features(
+    kinds: Mapping[str, str], part: Mapping[str, Jagged], layout: Layout, vocabulary: Vocabulary
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """(rows, numbers, words, vectors) by attribute of columns `<source>__<name>`; a space is called as it, or as layout.spaces says."""
+    rows: dict[str, Tensor] = {}
+    numbers: dict[str, Tensor] = {}
+    words: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}
     for column, kind in kinds.items():
         name, jagged = column.split("__", 1)[1], part[column]
         if kind == "categorical":
-            rows[name] = _tensor(vocabulary.rows(name, jagged.values, jagged.present), np.int64)
+            rows[name] = _tensor(vocabulary.rows(layout.spaces.get(name, name), jagged.values, jagged.present), np.int64)
         elif kind == "numeric":
             values = jagged.values if jagged.present is None else np.where(jagged.present, jagged.values, np.nan)
             numbers[name] = _tensor(values, np.float32)
-    return rows, numbers
+        elif kind == "text":
+            words[name] = _tensor(jagged.values, np.int64)
+        elif kind == "embedding":
+            vectors[name] = _tensor(jagged.values, np.float32)
+    return rows, numbers, words, vectors
 
 
 def _parallel(columns: Mapping[str, Jagged], names: Sequence[str], user_ids: Sequence[str]) -> dict[str, Jagged]:

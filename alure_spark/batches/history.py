@@ -47,3 +47,17 @@ def history_spans(tokens: SourceTokens, users: Tensor, time_ms: Tensor, last_eve
     if last_ms is not None:
         first = torch.maximum(first, known_ends(tokens, users, time_ms - last_ms))
     return HistorySpan(first, end)
+
+
+def events_of_rows(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, wanted: Tensor) -> Tensor:
+    """(R,) int64: how many of the events that each read may see have its row of the space, wanted (R,); 0 for the unknown row."""
+    size = len(tokens.known_at_ms)
+    # Only events of rows that somebody was shown matter; a shown (user, row) is numbered, so that place breaks ties in one key.
+    spread = int(wanted.max()) + 1 if len(wanted) else 1
+    shown_keys, group = torch.unique(users * spread + wanted, return_inverse=True)
+    events = torch.where(tokens.rows[space] < spread, tokens.users() * spread + tokens.rows[space], -1)
+    place = torch.searchsorted(shown_keys, events).clamp(max=max(0, len(shown_keys) - 1))
+    kept = torch.nonzero(shown_keys[place] == events).squeeze(1) if len(shown_keys) else place[:0]
+    ordered = torch.sort(place[kept] * (size + 1) + kept).values
+    low, high = (torch.searchsorted(ordered, group * (size + 1) + border) for border in (span.first, span.end))
+    return torch.where(wanted > 0, high - low, 0)

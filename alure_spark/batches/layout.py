@@ -29,6 +29,7 @@ class Layout:
     withheld: tuple[str, ...] = ()  # sources that a policy withholds: a batch has them without tokens
     last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
     tasks: tuple[str, ...] = DEFAULT_TASKS
+    spaces: Mapping[str, str] = field(default_factory=dict)  # categorical attribute -> the space of its ids, where that is called otherwise
 
     def under(self, policy: FeaturePolicy) -> Layout:
         """What the policy leaves of it."""
@@ -57,7 +58,8 @@ class Layout:
 
     def column_widths(self) -> dict[str, int]:
         """Columns of more than one number per event -> how many."""
-        names = ((source, name) for source in self.sources for name in self.attributes(source))
+        names = [(source, name) for source in self.sources for name in self.attributes(source)]
+        names += [("impression", name) for name in self._decoded(self.impression_attributes)]
         return {f"{source}__{name}": self.widths[name] for source, name in names if name in self.widths}
 
     def _decoded(self, attributes: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
+from .ranking import KIND_OF, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
 from .reading import build, load
 from .retrieval import RetrievalConfig
 from .root import Config
@@ -29,10 +30,10 @@ from .training import ObjectiveConfig, TrainingConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
-    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "FeaturePolicy", "FollowConfig", "GraphConfig",
-    "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RetrievalConfig",
-    "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig",
-    "TrainingConfig", "VocabularyConfig",
+    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS",
+    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "FeaturePolicy", "FieldConfig",
+    "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig",
+    "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "Since", "SourceConfig", "SparkConfig",
+    "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

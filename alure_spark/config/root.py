@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from ..errors import ConfigError
 from ..tables import EVENTS
@@ -18,9 +19,10 @@ from .lake import LakeConfig
 from .model import ModelConfig
 from .names import RunName, check_streams
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
+from .ranking import RankingConfig
 from .retrieval import RetrievalConfig
 from .rules import require_known
-from .section import Section, as_dict, digest_of
+from .section import Section, Since, as_dict, digest_of
 from .semantic_ids import SemanticIdConfig
 from .source import SourceConfig
 from .spark import SparkConfig
@@ -58,6 +60,7 @@ class Config(Section):
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     dynamix: DynamixConfig = field(default_factory=DynamixConfig)
+    ranking: Annotated[RankingConfig, Since("2026-11-30")] = field(default_factory=RankingConfig)
     feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy, within that of 'all'
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
 
@@ -80,6 +83,7 @@ class Config(Section):
         usable = [name for name, kind in of_impressions.items() if kind in ("categorical", "numeric")]
         for name in self.labels.impression_attributes:
             require_known("labels.impression_attributes", name, usable)
+        self.ranking.check_declared(self.streams, self.impression_attributes, self.labels.heads)
 
     def _check_kinds(self) -> None:
         """An attribute has one kind in all streams, and that of its column where it is a column of `events`."""
@@ -129,6 +133,16 @@ class Config(Section):
                     require_known(f"labels.tasks.{name}.{setting}", column, sorted(known), "numeric column")
         for name in self.training.objectives.tasks:
             require_known("training.objectives.tasks", name, self.labels.heads, "task")
+
+    @property
+    def ranking_tasks(self) -> tuple[str, ...]:
+        """What the ranking model predicts."""
+        return self.ranking.tasks or self.labels.heads
+
+    @property
+    def ranking_name(self) -> str:
+        """Under which name MLflow registers the ranking model."""
+        return f"{self.model_name}_ranking"
 
     def _check_policies(self, policies: Mapping[str, FeaturePolicy], path: str) -> None:
         for segment, policy in policies.items():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
-from ..batches.history import HistorySpan, history_spans, known_ends
+from ..batches.history import events_of_rows, history_spans, known_ends
 from ..batches.vocabulary import ACCOUNT, ITEM
 from ..clock import DAY_MS, HOUR_MS
 from .encodings.clock import clock_encoding
@@ -204,7 +204,7 @@ def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impre
         for when, first in (("", span.first), ("_recent", recent)):
             found[f"sum_{name}{when}"] = running[span.end] - running[first]
     for space in matched_spaces(spec, source):
-        found[f"same_{space}"] = unknown if tokens.lacks(space) else _same(tokens, users, span, space, shown).double()
+        found[f"same_{space}"] = unknown if tokens.lacks(space) else events_of_rows(tokens, users, span, space, shown.rows[space]).double()
     return found
 
 
@@ -225,17 +225,3 @@ def over_item_sources(spec: ModelSpec, counted: Mapping[str, Mapping[str, Tensor
 def on_log_scale(counts: Mapping[str, Tensor]) -> Tensor:
     """(M, facts) float64: signed log1p of each count and sum; `seen` stays 0 or 1."""
     return torch.stack([x if name == "seen" else x.sign() * x.abs().log1p() for name, x in counts.items()], dim=-1)
-
-
-def _same(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, shown: Impressions) -> Tensor:
-    """(M,) int64: how many of the events that the read may see have the impression's row of the space; 0 for the unknown row."""
-    wanted, size = shown.rows[space], len(tokens.known_at_ms)
-    # Only events of rows that somebody was shown matter; a shown (user, row) is numbered, so that place breaks ties in one key.
-    spread = int(wanted.max()) + 1 if len(wanted) else 1
-    shown_keys, group = torch.unique(users * spread + wanted, return_inverse=True)
-    events = torch.where(tokens.rows[space] < spread, tokens.users() * spread + tokens.rows[space], -1)
-    found = torch.searchsorted(shown_keys, events).clamp(max=max(0, len(shown_keys) - 1))
-    kept = torch.nonzero(shown_keys[found] == events).squeeze(1) if len(shown_keys) else found[:0]
-    place = torch.sort(found[kept] * (size + 1) + kept).values
-    low, high = (torch.searchsorted(place, group * (size + 1) + border) for border in (span.first, span.end))
-    return torch.where(wanted > 0, high - low, 0)

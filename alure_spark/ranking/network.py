@@ -21,12 +21,15 @@ from ..model.named import Modules
 from ..model.trainable import ParameterGroup
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
+from .history_counts import history_count
 from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
 
 
 class RankingNetwork(nn.Module):
     """Logits of impressions, one per task."""
+
+    calibration: Tensor  # (tasks, 2)
 
     def __init__(self, spec: RankingSpec) -> None:
         super().__init__()
@@ -41,10 +44,12 @@ class RankingNetwork(nn.Module):
         self.experts = Modules({name: _Branch(spec, name) for name in spec.experts})
         self.gates = Modules({task: nn.Linear(sum(spec.tables.values()), len(spec.experts)) for task in spec.tasks})
         self.towers = Modules({task: _tower(spec) for task in spec.tasks})
+        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
 
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
-        codes, numbers = self.codes(batch), {name: _value(batch, name) for name in self.spec.dense}
+        codes, numbers = self.codes(batch), {name: self.value(batch, name) for name in self.spec.dense}
         vectors = {name: self._vectors(name, codes, numbers) for name in self.spec.tables}
         histories = {name: self._histories(name, batch, vectors[name]) for name in self.spec.tables}
         found = []
@@ -59,9 +64,17 @@ class RankingNetwork(nn.Module):
             logits.append(self.towers[task]((weights[:, None] @ outputs).squeeze(1)))
         return torch.cat(logits, dim=1)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(M, tasks) calibrated probabilities."""
+        return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
+
     def codes(self, batch: JaggedBatch) -> Codes:
         """The rows of all coded fields."""
-        return self.lookup.codes([encoding.codes(_value(batch, name)) for name, encoding in self.encodings.items()])
+        return self.lookup.codes([encoding.codes(self.value(batch, name)) for name, encoding in self.encodings.items()])
+
+    def value(self, batch: JaggedBatch, name: str) -> Tensor:
+        """What the batch says of a field. Raises DataError where it says nothing."""
+        return value_of(self.spec, batch, name)
 
     def losses(self, batch: JaggedBatch) -> dict[str, Tensor]:
         """Task -> () the mean cross entropy, nats, weighted as the impressions are."""
@@ -166,9 +179,16 @@ def _shown(batch: JaggedBatch) -> Impressions:
     return batch.impressions
 
 
-def _value(batch: JaggedBatch, name: str) -> Tensor:
-    """What the impressions say of a field. Raises DataError where they say nothing."""
-    shown = _shown(batch)
+def value_of(spec: RankingSpec, batch: JaggedBatch, name: str) -> Tensor:
+    """What a batch says of a field: of its impressions, or counted from histories. Raises DataError where it says nothing."""
+    shown, one = _shown(batch), spec.fields[name]
+    if one.history:
+        stream, what, *of = one.history.split(".", 2)
+        tokens = batch.sources.get(stream)
+        if tokens is None:
+            raise DataError(f"ranking.fields.{name} counts the stream '{stream}', which the rows lack")
+        counted = of[0] if of else ""
+        return history_count(tokens, shown, what, counted, spec.space_of(counted) if what == "same" else "", one.days)
     for part in (shown.rows, shown.numbers, shown.vectors, shown.words):
         if name in part:
             return part[name]

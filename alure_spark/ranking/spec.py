@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import build
+from ..batches.layout import Layout
+from ..batches.vocabulary import ITEM
+from ..config import EVERYBODY, KIND_OF, ExpertConfig, SequenceConfig, build
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
 from .experts import EXPERTS, Fields
 
 DENSE = "numbers"  # the encoding of a given embedding that is read as it is
+WIDTHS = {"text": "words", "embedding": "numbers"}  # kind of value -> the setting that says how many numbers it has
 
 
 @dataclass(frozen=True)
@@ -23,31 +26,13 @@ class FieldSpec:
     group: str = "user"  # GwPFM learns a weight for each pair of groups
     part: str = "user"  # and a vector of each field for each part; all fields of a group are in one
     interacts: bool = True  # else its vectors stand beside what the experts make of the others (a similarity; Pan et al., section 3.3)
+    history: str = ""  # STREAM.COUNT, where it is counted from the batch's histories (history_counts.py)
+    days: float = 0.0  # of these, the last so many; 0: all
+    space: str = ""  # of the vocabulary, where that is not called as the field
 
     def made(self) -> Encoding:
         """Raises ConfigError where the settings are not those of the encoding."""
         return build(ENCODINGS[self.encoding], self.settings)
-
-
-@dataclass(frozen=True)
-class SequenceSpec:
-    """A history that is read for the impression's target (TIM)."""
-
-    source: str  # the stream
-    category: str  # space of the stream's rows
-    target: str  # the field that says the same of the impression: its rows are those of the category
-    events: int = 50
-    position: bool = True
-    interval: bool = True
-
-
-@dataclass(frozen=True)
-class ExpertSpec:
-    """An interaction of all fields in one table."""
-
-    kind: str  # one of EXPERTS
-    table: str
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,9 +41,9 @@ class RankingSpec:
 
     fields: Mapping[str, FieldSpec]
     tables: Mapping[str, int]  # table -> numbers of its rows
-    experts: Mapping[str, ExpertSpec]
+    experts: Mapping[str, ExpertConfig]
     tasks: tuple[str, ...]  # a tower and a gate each
-    sequences: Mapping[str, SequenceSpec] = field(default_factory=dict)
+    sequences: Mapping[str, SequenceConfig] = field(default_factory=dict)
     hidden: int = 64  # numbers that the layer after an expert makes
     tower: tuple[int, ...] = (32,)
     deviation: float = 0.01  # of the rows of tables before training
@@ -77,6 +62,35 @@ class RankingSpec:
                 raise ConfigError(f"ranking.{what} is empty; allowed: at least one")
         if unused := sorted(set(self.tables) - {expert.table for expert in self.experts.values()}):
             raise ConfigError(f"ranking.tables has '{unused[0]}', which no expert reads")
+
+    def layout(self, impressions: bool = True, segment: str = EVERYBODY) -> Layout:
+        """The arrays that the model reads of users, as training has them with impressions. It treats all segments alike."""
+        sources: dict[str, dict[str, str]] = {}
+        for stream, attribute, kind in (*self._of_sequences(), *self._of_histories()):
+            sources.setdefault(stream, {})
+            if attribute and attribute != ITEM:
+                sources[stream][attribute] = kind
+        given = {name: KIND_OF[one.encoding] for name, one in self.fields.items() if not one.history}
+        widths = {name: int(self.fields[name].settings[WIDTHS[kind]]) for name, kind in given.items() if kind in WIDTHS}
+        spaces = {name: one.space for name, one in self.fields.items() if one.space}
+        return Layout(sources, given if impressions else {}, widths, tasks=self.tasks, spaces=spaces)
+
+    def _of_sequences(self) -> list[tuple[str, str, str]]:
+        return [(one.source, one.category, "categorical") for one in self.sequences.values()]
+
+    def _of_histories(self) -> list[tuple[str, str, str]]:
+        """(stream, attribute that is counted or '', its kind) of each field that is counted."""
+        found = []
+        for one in self.fields.values():
+            if one.history:
+                stream, what, *of = one.history.split(".", 2)
+                name = self.space_of(of[0]) if what == "same" else of[0] if of else ""
+                found.append((stream, name, "categorical" if what == "same" else "numeric"))
+        return found
+
+    def space_of(self, name: str) -> str:
+        """Whose ids the field has in the vocabulary."""
+        return self.fields[name].space or name
 
     @property
     def coded(self) -> list[str]:

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import metrics
 from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import ObjectiveConfig
 from ..errors import DataError
 from ..model.user_model import Moments, UserModel
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model on the validation split."""
-
-    losses: dict[str, float]  # objective -> nats
-    tasks: tuple[str, ...]  # what the columns below are of
-    logits: np.ndarray  # (M, tasks) float64 uncalibrated
-    labels: np.ndarray  # (M, tasks) float64
-    weights: np.ndarray  # (M,) float64
-    users: np.ndarray  # (M,) object
-    segments: np.ndarray  # (M,) object: the user's when it was shown
-
-    def total(self, objectives: ObjectiveConfig) -> float:
-        return sum(objectives.weight(name) * loss for name, loss in self.losses.items())
-
-    def has_both(self, column: int) -> bool:
-        """Whether the task of that column has labels of both classes among what is weighed."""
-        return bool(0 < self.labels[:, column] @ self.weights < self.weights.sum())
+from .evaluation import Evaluation
 
 
 @torch.no_grad()
@@ -57,25 +37,21 @@ def evaluate(model: UserModel, loader: Batches, moments: Moments, objectives: Ob
     losses = {name: value / count for name, (value, count) in sums.items()}
     joined = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else _no_impressions(len(tasks))
     logits, labels, weights, users, segments = joined
+    found = Evaluation(losses, tasks, logits, labels, weights, users, segments)
     if weights.sum() > 0:
-        for column, task in enumerate(tasks):
-            if objectives.weight(task):
-                each = np.logaddexp(0, logits[:, column]) - labels[:, column] * logits[:, column]
-                losses[task] = float(np.average(each, weights=weights))
+        losses |= {task: found.cross_entropy(column) for column, task in enumerate(tasks) if objectives.weight(task)}
     if not losses:
         raise DataError(
             "the validation split is empty: no impression and no later item in the last labels.validation_days before as_of; "
             "raise labels.validation_days"
         )
-    return Evaluation(losses, tasks, logits, labels, weights, users, segments)
+    return found
 
 
 def calibrate(model: UserModel, found: Evaluation) -> None:
     """Fit scale and offset of each task on the validation split, so that the mean probability is the mean label."""
-    for column in range(len(found.tasks)):
-        if found.has_both(column):
-            scale, offset = metrics.fit_calibration(found.logits[:, column], found.labels[:, column], found.weights)
-            model.readout.calibration[column] = torch.tensor([scale, offset])  # type: ignore[operator]
+    for column, pair in found.calibrations().items():
+        model.readout.calibration[column] = torch.tensor(pair)  # type: ignore[operator]
 
 
 def probabilities(model: UserModel, found: Evaluation) -> np.ndarray:
@@ -86,22 +62,7 @@ def probabilities(model: UserModel, found: Evaluation) -> np.ndarray:
 
 def label_metrics(model: UserModel, found: Evaluation) -> dict[str, float | None]:
     """<task>.ne, .auc, .gauc and .calibration of the calibrated probabilities; None where a task has labels of one class only."""
-    result: dict[str, float | None] = {}
-    predicted = probabilities(model, found)
-    for column, task in enumerate(found.tasks):
-        labels, weights, p = found.labels[:, column], found.weights, predicted[:, column]
-        names = [f"{task}.{name}" for name in ("ne", "auc", "gauc", "calibration")]
-        if not found.has_both(column):
-            result |= dict.fromkeys(names)
-            continue
-        values = (
-            metrics.normalized_entropy(labels, p, weights),
-            metrics.auc(labels, p, weights),
-            metrics.grouped_auc(labels, p, found.users, weights),
-            metrics.calibration(labels, p, weights),
-        )
-        result |= dict(zip(names, values, strict=True))
-    return result
+    return found.metrics(probabilities(model, found))
 
 
 def flops_per_user(model: UserModel, batch: JaggedBatch) -> float:

@@ -7,7 +7,8 @@ import torch
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import HOUR_MS
-from alure_spark.ranking.spec import ExpertSpec, FieldSpec, RankingSpec, SequenceSpec
+from alure_spark.config import ExpertConfig, SequenceConfig
+from alure_spark.ranking.spec import FieldSpec, RankingSpec
 
 CATEGORIES, ADS = 6, 20
 SPEC = RankingSpec(
@@ -23,13 +24,13 @@ SPEC = RankingSpec(
     },
     tables={"first": 8, "second": 4},
     experts={
-        "gwpfm": ExpertSpec("gwpfm", "first"),
-        "flat": ExpertSpec("flat_dnn", "first", {"hidden": (12,)}),
-        "ipnn": ExpertSpec("ipnn", "second"),
-        "cross": ExpertSpec("dcn_v2", "second"),
+        "gwpfm": ExpertConfig("gwpfm", "first"),
+        "flat": ExpertConfig("flat_dnn", "first", {"hidden": (12,)}),
+        "ipnn": ExpertConfig("ipnn", "second"),
+        "cross": ExpertConfig("dcn_v2", "second"),
     },
     tasks=("click", "conversion"),
-    sequences={"clicked": SequenceSpec("click", "category", "category", events=5)},
+    sequences={"clicked": SequenceConfig("click", "category", "category", events=5)},
     hidden=16,
     tower=(8,),
     deviation=0.1,

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from alure_spark.batches.batch import select_users
-from alure_spark.config import build
+from alure_spark.config import ExpertConfig, build
 from alure_spark.config.section import as_dict
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.ranking.network import RankingNetwork
-from alure_spark.ranking.spec import ExpertSpec, FieldSpec, RankingSpec
+from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.ranking.tables import Lookup, grown
 from alure_spark.training.loop import fit
 from alure_spark.training.plan import Plan
@@ -151,10 +151,10 @@ def test_a_lookup_gives_each_field_rows_of_its_own():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"experts": {"a": ExpertSpec("gwpmf", "first")}}, "ranking.experts.a.kind names the expert 'gwpmf'; did you mean 'gwpfm'"),
-        ({"experts": {"a": ExpertSpec("fm", "frist")}}, "ranking.experts.a.table names the table 'frist'; did you mean 'first'"),
+        ({"experts": {"a": ExpertConfig("gwpmf", "first")}}, "ranking.experts.a.kind names the expert 'gwpmf'; did you mean 'gwpfm'"),
+        ({"experts": {"a": ExpertConfig("fm", "frist")}}, "ranking.experts.a.table names the table 'frist'; did you mean 'first'"),
         ({"experts": {}}, "ranking.experts is empty"),
-        ({"experts": {"a": ExpertSpec("fm", "first")}}, "ranking.tables has 'second', which no expert reads"),
+        ({"experts": {"a": ExpertConfig("fm", "first")}}, "ranking.tables has 'second', which no expert reads"),
         ({"tasks": ()}, "ranking.tasks is empty"),
         ({"fields": SPEC.fields | {"x": FieldSpec("idd")}}, "ranking.fields.x.encoding names the encoding 'idd'; did you mean 'id'"),
     ],

@@ -1,0 +1,198 @@
+"""Section `ranking`: what the ranking model reads of an impression, how it is encoded, and how the model is made and trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from ..errors import ConfigError, shown
+from .names import one_spelling
+from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, OneOf, PositiveFloat, PositiveInt, require, require_known
+from .section import Section
+from .streams import StreamConfig
+
+# Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
+ENCODINGS_OF = {
+    "categorical": ("id",),
+    "numeric": ("numeral_systems",),
+    "text": ("words",),
+    "embedding": ("hash_id", "numbers"),
+}
+KIND_OF = {encoding: kind for kind, encodings in ENCODINGS_OF.items() for encoding in encodings}
+# Where a field may come from -> what may follow the dot; None: what other sections declare.
+ORIGINS: Mapping[str, Mapping[str, str] | None] = {
+    "impression": None,
+    "ad": {
+        "account_id": "categorical", "category_id": "categorical", "bid": "numeric", "value": "numeric", "title": "text",
+        "media_embedding": "embedding",
+    },
+    "context": {"country": "categorical", "segment": "categorical", "hour": "numeric", "weekday": "numeric"},
+    "history": None,
+    "embedding": {"user": "embedding"},
+}  # fmt: skip
+COUNTS = ("count", "days_since", "sum", "same")  # what may be read of the history of a stream
+
+
+def check_field(path: str, name: str) -> None:
+    """A field's name becomes the column impression__<name> and part of metrics' names."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > 64 or name in ("item_id", "account_id"):
+        raise ConfigError(
+            f"{path} names {shown(name)}; allowed: at most 64 small letters, digits and single '_', a letter first, "
+            "not item_id or account_id"
+        )
+
+
+def check_reads(path: str, value: str) -> None:
+    """ORIGIN.NAME, with a name that this origin has."""
+    origin, dot, name = value.partition(".")
+    if not dot or not name:
+        raise ConfigError(f"{path} is {shown(value)}; allowed: ORIGIN.NAME, with an origin of {', '.join(ORIGINS)}")
+    require_known(path, origin, ORIGINS, "origin")
+    names = ORIGINS[origin]
+    if names is not None:
+        require_known(path, name, names)
+    if origin == "history":
+        stream, _, count = name.partition(".")
+        what, _, of = count.partition(".")
+        if not stream or what not in COUNTS or bool(of) != (what in ("sum", "same")):
+            raise ConfigError(f"{path} is {shown(value)}; allowed: history.STREAM.count, .days_since, .sum.ATTRIBUTE or .same.FIELD")
+
+
+@dataclass(frozen=True)
+class FieldConfig(Section, prefix="ranking.fields "):
+    """One thing that is known of an impression before it is shown."""
+
+    reads: Annotated[str, check_reads]  # ORIGIN.NAME, e.g. ad.category_id
+    encoding: Annotated[str, OneOf(tuple(KIND_OF))]
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the encoding
+    group: str = ""  # whose fields meet others in the same way (GwPFM); empty: the origin
+    part: str = ""  # whose fields share a vector per field (GwPFM); empty: the group
+    space: str = ""  # whose ids it has, where another field or a sequence has the same ones; empty: its own
+    interacts: bool = True  # else its vectors stand beside what the experts make of the others
+    days: Annotated[float, OFF_OR_MORE] = 0.0  # of history: events known in so many days before the impression; 0: all that are there
+
+    @property
+    def origin(self) -> str:
+        return self.reads.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """What is read of the origin."""
+        return self.reads.partition(".")[2]
+
+    @property
+    def kind(self) -> str:
+        """Kind of its values, as of a stream's attributes."""
+        return KIND_OF[self.encoding]
+
+    def check_together(self) -> None:
+        names = ORIGINS[self.origin]
+        kind = names[self.name] if names is not None else "numeric" if self.origin == "history" else self.kind
+        require(self.kind == kind, "ranking.fields encoding", self.encoding, f"for {self.reads}, {' or '.join(ENCODINGS_OF[kind])}")
+        require(not self.days or self.origin == "history", "ranking.fields days", self.days, "0 but for history fields")
+
+
+@dataclass(frozen=True)
+class SequenceConfig(Section, prefix="ranking.sequences "):
+    """A history that is read for the impression's target (TIM)."""
+
+    source: str  # the stream
+    category: str  # item_id or a categorical attribute of the stream
+    target: str  # the field that says the same of the impression: they share their ids
+    events: PositiveInt = 50  # the last so many before the impression
+    position: bool = True  # encode how many events ago
+    interval: bool = True  # encode how long ago
+
+
+@dataclass(frozen=True)
+class ExpertConfig(Section, prefix="ranking.experts "):
+    """An interaction of all fields in one table."""
+
+    kind: str  # gwpfm, ipnn, dcn_v2, flat_dnn, fm or fwfm
+    table: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+FieldName = Annotated[str, check_field]
+Width = Annotated[PositiveInt, Largest(65_536)]
+
+
+@dataclass(frozen=True)
+class RankingConfig(Section, prefix="ranking."):
+    """The ranking model (Pan et al., Ad Recommendation in a Collapsed and Entangled World)."""
+
+    fields: Mapping[FieldName, FieldConfig] = field(default_factory=dict)  # empty: there is no ranking model
+    sequences: Mapping[FieldName, SequenceConfig] = field(default_factory=dict)
+    tables: Mapping[FieldName, Width] = field(default_factory=lambda: {"wide": 16, "narrow": 8})  # embedding table -> its numbers per row
+    experts: Mapping[FieldName, ExpertConfig] = field(
+        default_factory=lambda: {"gwpfm": ExpertConfig("gwpfm", "wide"), "dcn": ExpertConfig("dcn_v2", "narrow")}
+    )
+    tasks: tuple[str, ...] = ()  # that it predicts; empty: all of labels.tasks but sums
+    hidden: Width = 64  # numbers that the layer after an expert makes
+    tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
+    deviation: PositiveFloat = 0.01  # of the rows of tables before training
+    epochs: PositiveInt = 8
+    patience: PositiveInt = 2  # epochs without a better validation loss before training stops
+    batch_users: PositiveInt = 256
+    learning_rate: PositiveFloat = 1e-3
+    table_learning_rate_share: NonNegativeFloat = 3.0  # rows of tables are met seldom, so that they learn faster
+    weight_decay: NonNegativeFloat = 0.01  # of all but the tables
+    clip_norm: PositiveFloat = 10.0
+    gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
+    # Task -> what one such response is worth in the score: bid and value are those of the ad (0 where it has none), or a number.
+    score: Mapping[str, str] = field(default_factory=dict)
+    # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    seed: PositiveInt = 7
+
+    def check_together(self) -> None:
+        spelled: dict[str, str] = {}
+        for name in self.fields:
+            one_spelling(name, spelled, "ranking.fields")
+        for name, sequence in self.sequences.items():
+            path = f"ranking.sequences.{name}.target"
+            require_known(path, sequence.target, self.fields, "field")
+            require(self.fields[sequence.target].encoding == "id", path, sequence.target, "a field with the encoding id")
+        for name, one in self.fields.items():
+            if one.origin == "history" and (of := one.name.split(".", 2)[2:]) and ".same." in one.reads:
+                path = f"ranking.fields.{name}.reads"
+                require_known(path, of[0], self.fields, "field")
+                require(self.fields[of[0]].encoding == "id", path, one.reads, "the name of a field with the encoding id")
+
+    def check_declared(self, streams: Mapping[str, StreamConfig], impression_attributes: Mapping[str, str], heads: Sequence[str]) -> None:
+        """Whether what the model reads is declared: streams, attributes of impressions (name -> kind), tasks. Raises ConfigError."""
+        attributes = {stream: {"item_id": "categorical"} | dict(one.attributes) for stream, one in streams.items()}
+        for name, one in self.fields.items():
+            path = f"ranking.fields.{name}.reads"
+            if one.origin == "impression":
+                known = {"ad_id": "categorical", "account_id": "categorical"} | dict(impression_attributes)
+                require_known(path, one.name, known, "attribute of labels.impression_attributes")
+                kind = known[one.name]
+                require(one.kind == kind, f"ranking.fields.{name}.encoding", one.encoding, " or ".join(ENCODINGS_OF[kind]))
+            elif one.origin == "history":
+                stream, what, *of = one.name.split(".", 2)
+                require_known(path, stream, streams, "source")
+                if of:
+                    counted, kind = (self.space_of(of[0]), "categorical") if what == "same" else (of[0], "numeric")
+                    require_known(path, counted, _of_kind(attributes[stream], kind), f"{kind} attribute of {stream}")
+        for name, sequence in self.sequences.items():
+            path = f"ranking.sequences.{name}"
+            require_known(f"{path}.source", sequence.source, streams, "source")
+            require_known(f"{path}.category", sequence.category, _of_kind(attributes[sequence.source], "categorical"))
+        for setting, tasks in (("tasks", self.tasks), ("score", self.score)):
+            for task in tasks:
+                require_known(f"ranking.{setting}", task, heads, "task")
+        for name in self.serving:
+            require_known("ranking.serving", name, impression_attributes, "attribute of labels.impression_attributes")
+
+    def space_of(self, name: str) -> str:
+        """Whose ids the field has."""
+        own = self.fields[name]
+        shared = [sequence.category for sequence in self.sequences.values() if sequence.target == name]
+        return own.space or (shared[0] if shared else name)
+
+
+def _of_kind(attributes: Mapping[str, str], kind: str) -> list[str]:
+    return [name for name, its in attributes.items() if its == kind]
