@@ -305,6 +305,25 @@ AD_CANDIDATES = Table(
     users=("user_id",),
 )
 
+RANKING_SCORES = Table(
+    name="ranking_scores",
+    producer="score_impressions",
+    doc="One row per user with candidates: the funnel's last stage, candidate ads as parallel arrays, by score, at most ranking.cap.",
+    columns=_columns("""
+        user_id STRING ! : who
+        country STRING ! : country of the user
+        as_of TIMESTAMP ! : of the candidates; the history that was read ends here, exclusive
+        model_id STRING ! : digest of the ranking model
+        ad_id ARRAY<STRING> ! : raw ids, best first; ties by ad_id
+        account_id ARRAY<STRING> ! : of the ad
+        score ARRAY<DOUBLE> ! : sum over the tasks of ranking.score of what a response is worth x its probability
+    """),
+    key=("user_id", "as_of"),
+    partitions=("as_of",),
+    open=True,  # per task p_<task> ARRAY<DOUBLE>, its calibrated probability
+    users=("user_id",),
+)
+
 SERVING_CANDIDATES = Table(
     name="serving_candidates",
     producer="retrieve_ads",
@@ -461,8 +480,8 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS,
-        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, SERVING_CANDIDATES, DWELL_STATISTICS, DWELL_CORRELATIONS,
-        USER_SEGMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
+        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES, DWELL_STATISTICS,
+        DWELL_CORRELATIONS, USER_SEGMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 

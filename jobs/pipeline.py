@@ -1,5 +1,7 @@
 """The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part.
 
+Where the conf has ranking.fields, the chain trains a ranking model before evaluation and ends in ranked candidates.
+
 --from-day DAY --to-day DAY run it for every day in turn, each as time.as_of and in an MLflow run of its own: with ingest.batch_days,
 labels.days and training.warm_start that is a model which goes on learning day after day. Where the conf has policies or experiments for
 segments, jobs/correlate_dwell.py runs before the sequences are built.
@@ -21,16 +23,17 @@ def job_of(name: str) -> Job:
     return found
 
 
-ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", "evaluate")
+RANKED = ("train_ranking", "score_impressions")  # where the conf has ranking.fields
+ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", *RANKED, "evaluate")
 STAGES = {name: job_of(name) for name in ORDER}
 
 
-def stages(first: str = "", last: str = "", segmented: bool = False) -> list[Job]:
+def stages(first: str = "", last: str = "", segmented: bool = False, ranked: bool = False) -> list[Job]:
     """The jobs from the first to the last stage, both included; with segments, correlate_dwell before build_sequences.
 
-    Raises ConfigError on an unknown or reversed pair.
+    ranked: with RANKED before evaluate. Raises ConfigError on an unknown or reversed pair.
     """
-    names = part_of(ORDER, first, last)
+    names = part_of(tuple(name for name in ORDER if ranked or name not in RANKED), first, last)
     chosen = [STAGES[name] for name in names]
     if segmented and "build_sequences" in names:
         chosen.insert(names.index("build_sequences"), job_of("correlate_dwell"))
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to-day", default="", metavar="TIME", help="the last of these days (default: time.as_of)")
 
     def run(options: argparse.Namespace) -> None:
-        jobs = stages(options.first, options.last, load(options.conf, options.set).segmented)
+        config = load(options.conf, options.set)
+        jobs = stages(options.first, options.last, config.segmented, bool(config.ranking.fields))
         run_options(options, jobs, "pipeline", days_between(options, "from_day", "to_day"))
 
     guarded(run, parser.parse_args(arguments))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ..errors import ConfigError, shown
 from .names import one_spelling
-from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, OneOf, PositiveFloat, PositiveInt, require, require_known
+from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, require, require_known
 from .section import Section
 from .streams import StreamConfig
 
@@ -28,7 +28,7 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
         "account_id": "categorical", "category_id": "categorical", "bid": "numeric", "value": "numeric", "title": "text",
         "media_embedding": "embedding",
     },
-    "context": {"country": "categorical", "segment": "categorical", "hour": "numeric", "weekday": "numeric"},
+    "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,
     "embedding": {"user": "embedding"},
 }  # fmt: skip
@@ -58,6 +58,12 @@ def check_reads(path: str, value: str) -> None:
         what, _, of = count.partition(".")
         if not stream or what not in COUNTS or bool(of) != (what in ("sum", "same")):
             raise ConfigError(f"{path} is {shown(value)}; allowed: history.STREAM.count, .days_since, .sum.ATTRIBUTE or .same.FIELD")
+
+
+def check_worth(path: str, value: str) -> None:
+    """bid, value, or a number as text."""
+    number = re.fullmatch(r"\d{1,12}(\.\d{1,12})?", value)
+    require(value in ("bid", "value") or number is not None, path, value, "bid, value, or a number of at least 0 in quotes")
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,8 @@ class RankingConfig(Section, prefix="ranking."):
     experts: Mapping[FieldName, ExpertConfig] = field(
         default_factory=lambda: {"gwpfm": ExpertConfig("gwpfm", "wide"), "dcn": ExpertConfig("dcn_v2", "narrow")}
     )
+    min_count: PositiveInt = 1  # an id has a row of its own once the training split has named it so often
+    hash_buckets: NonNegativeInt = 0  # rows of every space among which other ids are spread; 0: they share row 0
     tasks: tuple[str, ...] = ()  # that it predicts; empty: all of labels.tasks but sums
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
@@ -141,8 +149,10 @@ class RankingConfig(Section, prefix="ranking."):
     weight_decay: NonNegativeFloat = 0.01  # of all but the tables
     clip_norm: PositiveFloat = 10.0
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
-    # Task -> what one such response is worth in the score: bid and value are those of the ad (0 where it has none), or a number.
-    score: Mapping[str, str] = field(default_factory=dict)
+    # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
+    # task's probability is the score.
+    score: Mapping[str, Annotated[str, check_worth]] = field(default_factory=dict)
+    cap: Annotated[PositiveInt, Largest(10_000_000)] = 200  # candidates per user that stay, the best first
     # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
     serving: Mapping[str, Any] = field(default_factory=dict)
     seed: PositiveInt = 7

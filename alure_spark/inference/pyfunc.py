@@ -47,7 +47,7 @@ class UserModelFunction:
             raise DataError(f"the rows lack the column 'user_id'{nearest('user_id', map(str, frame.columns))}")
         kinds = {name: kind for name, kind in self.embedder.layout.columns().items() if name in frame}
         columns = {"user_id": pa.array(frame["user_id"], pa.string())}
-        columns |= {name: _lists(frame[name], kind) for name, kind in kinds.items()}
+        columns |= {name: lists(frame[name], kind) for name, kind in kinds.items()}
         rows = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         as_of_ms, embedding = _as_of_ms(frame), np.zeros((len(frame), self.embedder.dimension), np.float32)
         for segment, places in self._segments(frame).items():
@@ -63,7 +63,7 @@ class UserModelFunction:
         return {str(segment): np.asarray(places) for segment, places in frame.groupby("segment", sort=True).indices.items()}
 
 
-def _lists(column: pd.Series, kind: str) -> pa.ListArray:
+def lists(column: pd.Series, kind: str) -> pa.ListArray:
     try:
         return pa.array(column, pa.list_(VALUES.get(kind, pa.int64())), from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

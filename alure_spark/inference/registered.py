@@ -14,8 +14,9 @@ from ..errors import TrackingError
 from ..lake import make_private, scratch_folder, workspace
 from ..model import semantic_ids
 from ..model.artifact import VALIDATED, Artifact
+from ..ranking.artifact import RankingArtifact
 from ..tracking import Columns, ModelVersion, Tracker
-from . import pyfunc, semantic_pyfunc
+from . import pyfunc, ranking_pyfunc, semantic_pyfunc
 
 CHAMPION, AS_OF = "champion", "alure.as_of"
 
@@ -35,14 +36,17 @@ def registered(config: Config, tracker: Tracker) -> ModelVersion:
     return found
 
 
-def champion_at(config: Config, tracker: Tracker) -> ModelVersion | None:
-    """The champion of time.as_of: what the alias names, or, where that has learnt from later days, the newest that passed its gate by
-    then. So a day that is run again has the model that it had.
+def champion_at(config: Config, tracker: Tracker, name: str = "") -> ModelVersion | None:
+    """The champion of time.as_of, of the user model or of another name.
+
+    What the alias names, or, where that has learnt from later days, the newest that passed its gate by then. So a day that is run again
+    has the model that it had.
     """
-    now = tracker.alias_tags(config.model_name, CHAMPION)
+    name = name or config.model_name
+    now = tracker.alias_tags(name, CHAMPION)
     if now is None or _as_of_ms(now[1]) <= config.time.as_of_ms:
-        return tracker.find_model(config.model_name, now[0]) if now else None
-    return _newest_passed(config, tracker, config.time.as_of_ms)
+        return tracker.find_model(name, now[0]) if now else None
+    return _newest_passed(name, tracker, config.time.as_of_ms)
 
 
 def champion(config: Config, tracker: Tracker) -> Artifact:
@@ -53,26 +57,30 @@ def champion(config: Config, tracker: Tracker) -> Artifact:
 
 def earlier_champion(config: Config, tracker: Tracker) -> Artifact | None:
     """The newest registered model that passed its gate and was trained for an earlier as_of; a rerun goes on from where the run did."""
-    found = _newest_passed(config, tracker, config.time.as_of_ms - 1)
+    found = _newest_passed(config.model_name, tracker, config.time.as_of_ms - 1)
     return Artifact.read(found.folder, found.digest) if found else None
 
 
-def promote(config: Config, tracker: Tracker, version: str) -> str:
-    """Let the alias name the version, unless it names one that has learnt from later days; what to say of that, else empty."""
-    now = tracker.alias_tags(config.model_name, CHAMPION)
+def promote(config: Config, tracker: Tracker, version: str, name: str = "") -> str:
+    """Let the alias of the user model, or of another name, name the version, unless it names one that has learnt from later days.
+
+    Returns what to say of that, else empty.
+    """
+    name = name or config.model_name
+    now = tracker.alias_tags(name, CHAMPION)
     if now is not None and _as_of_ms(now[1]) > config.time.as_of_ms:
         return f" of its day; the alias stays at version {now[0]}, trained up to {now[1][AS_OF]}"
-    tracker.promote(config.model_name, version, CHAMPION)
+    tracker.promote(name, version, CHAMPION)
     return ""
 
 
-def _newest_passed(config: Config, tracker: Tracker, until_ms: int) -> ModelVersion | None:
+def _newest_passed(name: str, tracker: Tracker, until_ms: int) -> ModelVersion | None:
     passed = list[tuple[int, int]]()
-    for version, tags in tracker.model_versions(config.model_name).items():
+    for version, tags in tracker.model_versions(name).items():
         if tags.get("alure.gate", "").startswith("champion") and AS_OF in tags:
             passed.append((_as_of_ms(tags), int(version)))
     passed = [one for one in passed if one[0] <= until_ms]
-    return tracker.find_model(config.model_name, str(max(passed)[1])) if passed else None  # of a day that was run again the last
+    return tracker.find_model(name, str(max(passed)[1])) if passed else None  # of a day that was run again the last
 
 
 def _as_of_ms(tags: Mapping[str, str]) -> int:
@@ -91,6 +99,23 @@ def register(
         make_private(folder)
         columns = Columns(pyfunc.REQUIRED, pyfunc.optional_columns(artifact.spec), pyfunc.OUTPUTS)
         return tracker.log_model(config.model_name, written, pyfunc.__name__, artifact.digest, tags, columns)
+
+
+def register_ranking(config: Config, tracker: Tracker, artifact: RankingArtifact, tags: Mapping[str, str], scratch_name: str) -> str:
+    """A new version of the conf's ranking model; its number."""
+    with scratch_folder(workspace(config.lake), scratch_name) as folder:
+        written = artifact.write(folder)
+        make_private(folder)
+        columns = Columns(ranking_pyfunc.REQUIRED, ranking_pyfunc.optional_columns(artifact.spec), ranking_pyfunc.outputs(artifact.spec))
+        return tracker.log_model(config.ranking_name, written, ranking_pyfunc.__name__, artifact.digest, tags, columns)
+
+
+def ranking_champion(config: Config, tracker: Tracker) -> RankingArtifact:
+    """The ranking model of time.as_of, its digest checked. Raises TrackingError where there is none."""
+    version = champion_at(config, tracker, config.ranking_name)
+    if version is None:
+        raise TrackingError(f"MLflow at {tracker.place} has no champion of {config.ranking_name}: run jobs/train_ranking.py first")
+    return RankingArtifact.read(version.folder, version.digest)
 
 
 def register_quantizer(config: Config, tracker: Tracker, attribute: str, model: semantic_ids.SemanticIds) -> tuple[str, str]:

@@ -44,8 +44,7 @@ def write_embeddings(
     leaves them. Raises DataError where nobody gets an embedding.
     """
     as_of, spark = config.time.as_of_ms, run.lake.spark
-    published = "user_embeddings" in run.lake.published_versions()
-    due = table.recomputed(sequences, run.read("user_embeddings") if published else None, artifact.model_id, as_of)
+    due = table.recomputed(sequences, run.read_if_published("user_embeddings"), artifact.model_id, as_of)
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.inference.batch_users))
     rows = run.write("user_embeddings", table.embed_segments(cut(due), artifact, config.inference, as_of), as_of_scope(as_of))
     users, asked = sequences.count(), due.count()

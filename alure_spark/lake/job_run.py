@@ -46,6 +46,10 @@ class JobRun:
         """The published rows of the table, at one version for the whole run."""
         return self.lake.read(name, self.read_version(name))
 
+    def read_if_published(self, name: str) -> DataFrame | None:
+        """The same, or None where no run has published the table yet."""
+        return self.read(name) if name in self.inputs or name in self.lake.published_versions() else None
+
     def read_version(self, name: str) -> int:
         """The version that `read` reads."""
         if name not in self.inputs:

@@ -28,16 +28,15 @@ from torch import Tensor
 from ..batches.vocabulary import Vocabulary
 from ..config import as_dict, build
 from ..errors import DataError
-from .files import readable
+from .files import finite_weights, read_sealed, readable, sha256, write_sealed
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
 from .user_model import UserModel
 
 FIRST_MODELS = "2026-11-23"  # what came later (Since) means at its default what these models did, and leaves their digest as it was
 USER, READOUT, DESCRIPTION, VALIDATED = "user.safetensors", "readout.safetensors", "model.json", "validated"
-# What a description holds beside its own digest, and of its facts those that later runs decide by.
+# What a description holds beside its own digest.
 DESCRIBED = {"spec": dict, "facts": dict, "digest": str, "readout_digest": str}
-DECISIVE_FACTS = {"as_of_ms": int, "validated": str}
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,7 @@ class Artifact:
     def of(cls, model: UserModel, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> Artifact:
         """Of a model in memory. Raises DataError where a weight is not finite or the vocabulary does not fit."""
         vocabulary.require_fits(model.spec.spaces)
-        weights = {name: value.detach().to(torch.float32).contiguous() for name, value in model.state_dict().items()}
-        broken = [name for name, value in weights.items() if not value.isfinite().all()]
-        if broken:
-            raise DataError(f"the model's weights {', '.join(broken[:3])} hold NaN or infinity: it is not saved")
+        weights = finite_weights(model)
         known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
         user = {name: value for name, value in weights.items() if name.startswith("encoder.")}
         rest = {name: value for name, value in weights.items() if name not in user}
@@ -106,10 +102,8 @@ class Artifact:
         place.mkdir(parents=True, exist_ok=True)
         (place / USER).write_bytes(self.user)
         (place / READOUT).write_bytes(self.readout)
-        content = {"spec": as_dict(self.spec), "facts": dict(self.facts), "digest": self.digest, "readout_digest": _sha256(self.readout)}
-        # Not sorted: the order of the sources is that of the weights' columns.
-        seal = _sha256(json.dumps(content).encode())
-        (place / DESCRIPTION).write_text(json.dumps(content | {"description_digest": seal}, indent=1) + "\n")
+        content = {"spec": as_dict(self.spec), "facts": dict(self.facts), "digest": self.digest, "readout_digest": sha256(self.readout)}
+        write_sealed(place / DESCRIPTION, content)
         return place
 
     @classmethod
@@ -120,11 +114,11 @@ class Artifact:
         if missing:
             raise DataError(f"{place} is not a user model: it lacks {', '.join(missing)}")
         with readable(f"the model in {place}"):
-            content = _description((place / DESCRIPTION).read_bytes())
+            content = read_sealed(place / DESCRIPTION, DESCRIBED)
             spec = build(ModelSpec, content["spec"], "spec")
             found = cls((place / USER).read_bytes(), spec, (place / READOUT).read_bytes(), content["facts"])
         expected = digest or content["digest"]
-        if found.digest != expected or _sha256(found.readout) != content["readout_digest"]:
+        if found.digest != expected or sha256(found.readout) != content["readout_digest"]:
             raise DataError(
                 f"the model in {place} was changed or damaged: its digest is {found.digest[:12]}..., expected {expected[:12]}...; "
                 "take it from MLflow again, or train anew"
@@ -141,24 +135,6 @@ def read_validated(folder: str | Path, digest: str) -> Artifact:
     if "validated" not in refitted.facts:
         return refitted
     return Artifact.read(Path(folder) / VALIDATED, refitted.facts["validated"])
-
-
-def _description(content: bytes) -> dict[str, Any]:
-    """What model.json says; ValueError where it is not as `write` leaves it."""
-    said = json.loads(content)
-    if not isinstance(said, dict) or said.pop("description_digest", "") != _sha256(json.dumps(said).encode()):
-        raise ValueError(f"{DESCRIPTION} does not have the digest that it names")
-    if {name: type(value) for name, value in said.items()} != DESCRIBED:
-        raise ValueError(f"{DESCRIPTION} holds {', '.join(said)}; allowed: {', '.join(DESCRIBED)}, each of its type")
-    json.dumps(said["spec"], allow_nan=False)
-    for name, kind in DECISIVE_FACTS.items():
-        if name in said["facts"] and type(said["facts"][name]) is not kind:
-            raise ValueError(f"its {name} is {said['facts'][name]!r}; allowed: {kind.__name__}")
-    return said
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

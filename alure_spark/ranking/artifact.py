@@ -1,0 +1,98 @@
+"""A ranking model on disk: safetensors and JSON, trusted only by its digest (house rule 7).
+
+ranking.safetensors  weights, calibration and the vocabulary
+model.json           the spec with its fitted encodings, and what the training run said of itself
+
+The model_id is 'ranking-' and 12 hex digits of the digest over ranking.safetensors and the spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from ..batches.vocabulary import Vocabulary
+from ..config import build
+from ..config.section import as_dict
+from ..errors import DataError
+from ..model.files import finite_weights, read_sealed, readable, write_sealed
+from .network import RankingNetwork
+from .spec import RankingSpec
+
+WEIGHTS, DESCRIPTION = "ranking.safetensors", "model.json"
+DESCRIBED = {"spec": dict, "facts": dict, "digest": str}
+
+
+@dataclass(frozen=True)
+class RankingArtifact:
+    """The bytes of a ranking model, as they travel to disk, to MLflow and to Spark's workers."""
+
+    weights: bytes
+    spec: RankingSpec
+    facts: Mapping[str, Any] = field(default_factory=dict)  # as_of_ms, conf hash, commit, metrics: plain values
+
+    @classmethod
+    def of(cls, network: RankingNetwork, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> RankingArtifact:
+        """Of a model in memory. Raises DataError where a weight is not finite."""
+        known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
+        return cls(save(finite_weights(network) | known), network.spec, dict(facts))
+
+    @property
+    def digest(self) -> str:
+        """sha256 over weights, vocabulary and spec, hex."""
+        content = hashlib.sha256(self.weights)
+        content.update(json.dumps(as_dict(self.spec)).encode())
+        return content.hexdigest()
+
+    @property
+    def model_id(self) -> str:
+        return f"ranking-{self.digest[:12]}"
+
+    @property
+    def as_of_ms(self) -> int:
+        """The model was trained on what was known before this moment, epoch ms. Raises DataError where it does not say."""
+        if "as_of_ms" not in self.facts:
+            raise DataError(f"model {self.model_id} does not say up to when it was trained (as_of_ms): train one by jobs/train_ranking.py")
+        return int(self.facts["as_of_ms"])
+
+    def network(self) -> tuple[RankingNetwork, Vocabulary]:
+        """The model in evaluation mode, and the vocabulary that it reads ids by. Raises DataError on broken weights."""
+        with readable(f"model {self.model_id}"):
+            tensors = load(self.weights)
+            vocabulary = Vocabulary.from_state({name: value.numpy() for name, value in tensors.items() if name.startswith("vocabulary.")})
+            network = RankingNetwork(self.spec)
+            network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("vocabulary.")})
+            return network.eval(), vocabulary
+
+    def write(self, folder: str | Path) -> Path:
+        """Into a folder, which is made; returns it."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / WEIGHTS).write_bytes(self.weights)
+        write_sealed(place / DESCRIPTION, {"spec": as_dict(self.spec), "facts": dict(self.facts), "digest": self.digest})
+        return place
+
+    @classmethod
+    def read(cls, folder: str | Path, digest: str = "") -> RankingArtifact:
+        """From a folder. Raises DataError when files are missing or do not have the digest (by default the one that the folder names)."""
+        place = Path(folder)
+        missing = [name for name in (WEIGHTS, DESCRIPTION) if not (place / name).is_file()]
+        if missing:
+            raise DataError(f"{place} is not a ranking model: it lacks {', '.join(missing)}")
+        with readable(f"the model in {place}"):
+            content = read_sealed(place / DESCRIPTION, DESCRIBED)
+            artifact = cls((place / WEIGHTS).read_bytes(), build(RankingSpec, content["spec"], "spec"), content["facts"])
+        expected = digest or content["digest"]
+        if artifact.digest != expected:
+            raise DataError(
+                f"the model in {place} was changed or damaged: its digest is {artifact.digest[:12]}..., expected {expected[:12]}...; "
+                "take it from MLflow again, or train anew"
+            )
+        return artifact

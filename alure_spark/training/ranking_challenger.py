@@ -1,0 +1,75 @@
+"""A ranking model trained for time.as_of, and whether it may take the champion's place.
+
+Enters: `ranking_rows`, the champion. Leaves: the model, its vocabulary, the verdict of the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ..batches.vocabulary import Vocabulary
+from ..config import Config
+from ..lake import workspace
+from ..packed.segments import Segments, segment_loaders
+from ..ranking.artifact import RankingArtifact
+from . import ranking_model, ranking_start
+from .gate import Verdict
+
+
+@dataclass(frozen=True)
+class RankingChallenger:
+    """What a training ends in."""
+
+    trained: ranking_model.TrainedRanking
+    vocabulary: Vocabulary
+    verdict: Verdict
+
+
+def checkpoint_of(config: Config, name: str) -> Path:
+    """Where a training of that name leaves its state, so that it goes on after it was killed."""
+    return Path(workspace(config.lake)) / f"{name}.checkpoint"
+
+
+def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str) -> RankingChallenger:
+    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf.
+
+    Raises DataError where a split or a task has nothing to learn from, ConfigError where the conf does not fit.
+    """
+    draft = ranking_start.draft_spec(config)
+    shown = rows.where(F.size("time_ms") > 0)
+    vocabulary = ranking_start.fitted_vocabulary(shown, config)
+    training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    with segment_loaders(shown, draft.layout(), vocabulary, training, workspace(config.lake), name) as packed:
+        loader = packed.decoding(draft, vocabulary)
+        spec = ranking_model.fitted_spec(draft, loader, vocabulary)
+        network = ranking_model.new_network(spec, loader, config.ranking.seed)
+        trained = ranking_model.train(network, packed.decoding(spec, vocabulary), config.ranking, checkpoint_of(config, name))
+        verdict = decide(champion, trained, packed, config)
+    return RankingChallenger(trained, vocabulary, verdict)
+
+
+def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanking, packed: Segments, config: Config) -> Verdict:
+    """Passed unless the champion's validation loss is lower by more than ranking.gate of it, as training/gate.decide."""
+    if champion is None:
+        return Verdict(True, "champion: there was none")
+    if champion.as_of_ms > config.time.as_of_ms:
+        return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
+    ours = trained.network.spec
+    if set(champion.spec.tasks) != set(ours.tasks):
+        return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
+    theirs, there = champion.spec.layout(), ours.layout()
+    columns = [layout.columns() | layout.impression_columns() for layout in (theirs, there)]
+    if not columns[0].items() <= columns[1].items() or not theirs.column_widths().items() <= there.column_widths().items():
+        return Verdict(True, f"champion: {champion.model_id} reads other fields, so it cannot be compared")
+    network, vocabulary = champion.network()
+    before = sum(ranking_model.evaluate(network, packed.decoding(champion.spec, vocabulary)).losses.values())
+    loss = sum(trained.validation.losses.values())
+    passed = loss <= before + config.ranking.gate * abs(before)
+    return Verdict(passed, f"{'' if passed else 'not '}champion: validation loss {loss:.4f}, {champion.model_id} has {before:.4f}")

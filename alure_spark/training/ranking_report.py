@@ -1,0 +1,35 @@
+"""What a person looks at after a ranking model was trained: curves, calibration, how its tables use their dimensions, lines of text."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .. import metrics
+from ..plots import curves
+from .ranking_model import TrainedRanking, probabilities
+
+
+def figures(trained: TrainedRanking) -> dict[str, Figure]:
+    """Loss per epoch and task; calibration of the tasks that have both labels."""
+    epochs = np.arange(1, len(trained.curves) + 1)
+    names = sorted({key for row in trained.curves for key in row if "." in key and not key.endswith(".total")})
+    lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
+    drawn = {"train_ranking/losses.png": curves(lines, "epoch", "nats")}
+    evaluation, bins = trained.validation, {}
+    predicted = probabilities(trained.network, evaluation)
+    for column, task in enumerate(evaluation.tasks):
+        if evaluation.has_both(column):
+            curve = metrics.calibration_curve(evaluation.labels[:, column], predicted[:, column], weights=evaluation.weights)
+            bins[task] = (curve.probability, curve.label)
+    return drawn | ({"train_ranking/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
+
+
+def metrics_and_text(trained: TrainedRanking, title: str) -> tuple[dict[str, float | None], str]:
+    """(metrics, lines below the title)."""
+    result = trained.metrics()
+    lines = [title, *(f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items()))]
+    counts = {f"parameters.{name}": float(count) for name, count in trained.network.parameter_counts().items()}
+    result |= counts | {"best_epoch": float(trained.best_epoch + 1), "steps": float(trained.steps)}
+    lines.append(", ".join(f"{name} {count:,.0f}" for name, count in counts.items()))
+    return result, "\n".join(lines)

@@ -1,0 +1,52 @@
+"""training_examples, ads, user_embeddings -> a ranking model in MLflow; the alias `champion` moves to it when it passes the gate.
+
+Every field is read as it was known before its impression. The encodings are fitted on the training split, the best epoch and the
+calibration are chosen on the last labels.validation_days, from which no step learns.
+"""
+
+from __future__ import annotations
+
+from alure_spark.events.ranking_fields import ranking_rows
+from alure_spark.inference.registered import champion_at, promote, register_ranking
+from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.ranking.artifact import RankingArtifact
+from alure_spark.running import Context, Job, Report
+from alure_spark.tracking import git_commit
+from alure_spark.training import ranking_challenger, ranking_report
+
+
+def train(context: Context, run: JobRun) -> Report:
+    config, tracker, as_of = context.config, context.tracker, context.config.time.as_of_ms
+    examples = run.read("training_examples").where(as_of_scope(as_of))
+    ads, embeddings = (run.read_if_published(name) for name in ("ads", "user_embeddings"))
+    rows = ranking_rows(examples, config.ranking, ads, embeddings, config.embedding.publish_lag_ms)
+    registered = champion_at(config, tracker, config.ranking_name)
+    champion = RankingArtifact.read(registered.folder, registered.digest) if registered else None
+    name = f"{config.name}-ranking-v{run.inputs['training_examples']}-{config.digest()}"
+    learnt = ranking_challenger.train(config, rows, champion, name)
+    facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
+    artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts)
+    figures = ranking_report.figures(learnt.trained)  # before the registry is touched: what can fail comes first
+    tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
+    version = register_ranking(config, tracker, artifact, tags, f"{name}.model")
+    kept = promote(config, tracker, version, config.ranking_name) if learnt.verdict.passed else ""
+    ranking_challenger.checkpoint_of(config, name).unlink(missing_ok=True)
+    run.content_hashes["ranking_model"] = artifact.digest[:16]
+    for epoch, row in enumerate(learnt.trained.curves):
+        tracker.log_metrics({f"train_ranking.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
+    title = f"{config.ranking_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}{kept}"
+    metrics, text = ranking_report.metrics_and_text(learnt.trained, title)
+    return Report(metrics, figures, {"train_ranking/summary.txt": text})
+
+
+JOB = Job(
+    "train_ranking",
+    "the ranking model, its curves and its place in the registry",
+    ("training_examples", "ads", "user_embeddings"),
+    (),
+    lambda config: as_of_scope(config.time.as_of_ms),
+    train,
+)
+
+if __name__ == "__main__":
+    JOB.main()
