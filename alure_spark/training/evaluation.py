@@ -32,7 +32,9 @@ class Evaluation:
     def cross_entropy(self, column: int) -> float:
         """Weighted mean of the task of that column, nats."""
         logits, labels = self.logits[:, column], self.labels[:, column]
-        return float(np.average(np.logaddexp(0, logits) - labels * logits, weights=self.weights))
+        with np.errstate(invalid="ignore"):  # an infinite logit ends as NaN, which the loop names
+            each = np.logaddexp(0, logits) - labels * logits
+        return float(np.average(each, weights=self.weights))
 
     def calibrations(self) -> dict[int, tuple[float, float]]:
         """Column -> (scale, offset) with which the mean probability is the mean label; of tasks that have both classes."""

@@ -1,0 +1,110 @@
+"""Section `ranking`: what can be read, and one sentence for what cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from alure_spark.config import Config, build
+from alure_spark.errors import ConfigError
+
+STREAMS = {
+    "ad_impression": {"attributes": {"slot": "categorical", "position": "numeric"}},
+    "ad_click": {"attributes": {"account_id": "categorical", "value": "numeric"}},
+}
+LABELS = {"impression_attributes": ["slot", "position"]}
+AD = {"reads": "impression.ad_id", "encoding": "id"}
+
+
+def conf(fields=None, **more):
+    return build(Config, {"streams": STREAMS, "labels": LABELS, "ranking": {"fields": fields or {}} | more})
+
+
+def test_fields_of_every_origin_are_read():
+    fields = {
+        "ad": AD,
+        "slot": {"reads": "impression.slot", "encoding": "id", "group": "place"},
+        "account": {"reads": "impression.account_id", "encoding": "id", "space": "account_id"},
+        "bid": {"reads": "ad.bid", "encoding": "numeral_systems", "options": {"bases": [2, 3]}},
+        "title": {"reads": "ad.title", "encoding": "words"},
+        "media": {"reads": "ad.media_embedding", "encoding": "hash_id", "options": {"numbers": 4}},
+        "hour": {"reads": "context.hour", "encoding": "numeral_systems"},
+        "spent": {"reads": "history.ad_click.sum.value", "encoding": "numeral_systems", "days": 28},
+        "again": {"reads": "history.ad_click.same.account", "encoding": "numeral_systems"},
+        "taste": {"reads": "embedding.user", "encoding": "numbers"},
+    }
+    config = conf(fields, score={"click": "bid", "conversion": "2.5"}, serving={"slot": "top"})
+    assert config.ranking_tasks == ("click", "conversion")
+    assert config.ranking.space_of("account") == "account_id"
+    assert config.ranking.space_of("ad") == "ad"
+    assert config.ranking_name == "alure_user_model_run_ranking"
+
+
+def test_a_sequence_shares_its_ids_with_its_target():
+    sequences = {"clicked": {"source": "ad_click", "category": "account_id", "target": "account"}}
+    fields = {"account": {"reads": "impression.account_id", "encoding": "id"}}
+    assert conf(fields, sequences=sequences).ranking.space_of("account") == "account_id"
+
+
+def test_the_conf_of_before_keeps_its_digest():
+    plain = build(Config, {"streams": STREAMS, "labels": LABELS})
+    assert conf().digest() == plain.digest()
+    assert conf({"ad": AD}).digest() != plain.digest()
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ({"reads": "ad_id", "encoding": "id"}, "allowed: ORIGIN.NAME, with an origin of impression, ad"),
+        ({"reads": "add.bid", "encoding": "id"}, "names the origin 'add'; did you mean 'ad'"),
+        ({"reads": "ad.bids", "encoding": "id"}, "names 'bids'; did you mean 'bid'"),
+        ({"reads": "ad.bid", "encoding": "id"}, "encoding is 'id'; allowed: for ad.bid, numeral_systems"),
+        ({"reads": "ad.media_embedding", "encoding": "words"}, "allowed: for ad.media_embedding, hash_id or numbers"),
+        (
+            {"reads": "ad.bid", "encoding": "mns"},
+            "encoding is 'mns'; allowed: id, numeral_systems, words, hash_id, numbers",
+        ),
+        (
+            {"reads": "impression.slots", "encoding": "id"},
+            "names the attribute of labels.impression_attributes 'slots'; did you mean 'slot'",
+        ),
+        ({"reads": "impression.slot", "encoding": "numeral_systems"}, "ranking.fields.x.encoding is 'numeral_systems'; allowed: id"),
+        ({"reads": "impression.ad_id", "encoding": "numeral_systems"}, "allowed: id"),
+        ({"reads": "history.ad_click.mean", "encoding": "numeral_systems"}, "allowed: history.STREAM.count, .days_since"),
+        ({"reads": "history.ad_click.sum", "encoding": "numeral_systems"}, "allowed: history.STREAM.count"),
+        ({"reads": "history.ad_clik.count", "encoding": "numeral_systems"}, "names the source 'ad_clik'; did you mean 'ad_click'"),
+        ({"reads": "history.ad_click.sum.worth", "encoding": "numeral_systems"}, "names the numeric attribute of ad_click 'worth'"),
+        ({"reads": "history.ad_click.same.y", "encoding": "numeral_systems"}, "names the field 'y'"),
+        ({"reads": "history.ad_click.count", "encoding": "id"}, "for history.ad_click.count, numeral_systems"),
+        ({"reads": "ad.bid", "encoding": "numeral_systems", "days": 3}, "days is 3.0; allowed: 0 but for history fields"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_one_sentence(field, says):
+    with pytest.raises(ConfigError) as raised:
+        conf({"x": field})
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"sequences": {"s": {"source": "ad_clik", "category": "account_id", "target": "ad"}}}, "source names the source 'ad_clik'"),
+        ({"sequences": {"s": {"source": "ad_click", "category": "value", "target": "ad"}}}, "category names 'value'"),
+        ({"sequences": {"s": {"source": "ad_click", "category": "item_id", "target": "add"}}}, "names the field 'add'; did you mean 'ad'"),
+        ({"tasks": ["clik"]}, "ranking.tasks names the task 'clik'; did you mean 'click'"),
+        ({"score": {"clik": "bid"}}, "ranking.score names the task 'clik'"),
+        ({"score": {"click": "bids"}}, "ranking.score.click is 'bids'; allowed: bid, value, or a number"),
+        ({"serving": {"slots": "top"}}, "ranking.serving names the attribute of labels.impression_attributes 'slots'"),
+        ({"gate": -1}, "ranking.gate is -1"),
+    ],
+)
+def test_what_is_not_declared_is_one_sentence(more, says):
+    with pytest.raises(ConfigError) as raised:
+        conf({"ad": AD}, **more)
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["Ad", "a.b", "item_id", "a__b", "1a", ""])
+def test_a_field_needs_a_name_that_columns_can_have(name):
+    with pytest.raises(ConfigError, match="ranking.fields names"):
+        conf({name: AD})

@@ -1,0 +1,141 @@
+"""Candidates ranked by the model: the same probabilities by whatever way, and an order by what responses are worth."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.config import RankingConfig
+from alure_spark.errors import DataError
+from alure_spark.inference.candidate_scores import scored
+from alure_spark.inference.ranking_pyfunc import RankingFunction, optional_columns, outputs
+from alure_spark.inference.ranking_rows import ImpressionScorer
+from alure_spark.ranking.artifact import RankingArtifact
+from alure_spark.training import ranking_model
+from tests.ranking.planted_ranking import ADS, CATEGORIES, DRAFT, VOCABULARY, users
+
+AS_OF = datetime(2025, 1, 6, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    loader = MemoryLoader(users(200), 64, seed=1)
+    spec = ranking_model.fitted_spec(DRAFT, loader, VOCABULARY)
+    network = ranking_model.new_network(spec, loader, 3)
+    trained = ranking_model.train(network, loader, RankingConfig(epochs=3, learning_rate=0.01))
+    return ImpressionScorer(RankingArtifact.of(trained.network, VOCABULARY, {}))
+
+
+def hashes(space, rows):
+    """The ids that have these rows of the space; a row of 0 is an id that nobody knows."""
+    known, of = VOCABULARY.entries[space]
+    return [int(known[np.flatnonzero(of == row)[0]]) if row else 10**12 for row in rows]
+
+
+def candidates(seed=0, count=8):
+    """Users with 0 to 6 candidates as score_impressions hands them to a worker."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        shown, clicks = random.integers(0, 7), random.integers(0, 5)
+        ad = random.integers(0, ADS + 1, shown)
+        rows.append(
+            {
+                "user_id": f"u{number}",
+                "country": "SE",
+                "as_of": AS_OF,
+                "ads": [f"ad{one}" for one in ad],
+                "accounts": [f"account{one % 2}" for one in ad],
+                "_bid": [float(one % 3) if one % 5 else None for one in ad],
+                "time_ms": [500 * 3_600_000] * shown,
+                "impression__ad": hashes("ad", ad),
+                "impression__category": hashes("category", ad % CATEGORIES + 1),
+                "impression__price": [float(one) if one % 4 else None for one in ad],
+                "click__known_at_ms": sorted(random.integers(0, 600 * 3_600_000, clicks).tolist()),
+                "click__event_time_ms": [0] * clicks,
+                "click__item_id": [None] * clicks,
+                "click__category": hashes("category", random.integers(1, CATEGORIES + 1, clicks)),
+            }
+        )
+    numbers = {"_bid": pa.list_(pa.float64()), "impression__price": pa.list_(pa.float64())}
+    texts = dict.fromkeys(("ads", "accounts"), pa.list_(pa.string()))
+    plain = {"user_id": pa.string(), "country": pa.string(), "as_of": pa.timestamp("us", "UTC")}
+    schema = pa.schema([(name, (plain | texts | numbers).get(name, pa.list_(pa.int64()))) for name in rows[0]])
+    return pa.RecordBatch.from_pylist(rows, schema)
+
+
+def with_columns(rows, changed):
+    """The rows with some columns changed."""
+    columns = {name: rows.column(name) for name in rows.schema.names} | changed
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def test_a_user_alone_has_the_probabilities_that_it_has_among_others(scorer):
+    rows = candidates()
+    together, at = scorer.probabilities(rows), 0
+    for number in range(rows.num_rows):
+        alone = scorer.probabilities(rows.slice(number, 1))
+        np.testing.assert_allclose(alone, together[at : at + len(alone)], atol=2e-6)
+        at += len(alone)
+    assert at == len(together)
+
+
+def test_candidates_come_by_score_ties_by_id_and_at_most_the_cap(scorer):
+    rows = candidates(seed=2, count=20)
+    config = RankingConfig(score={"click": "bid"}, cap=3)
+    result = scored(rows, scorer, config, "m").to_pylist()
+    p, at = scorer.probabilities(rows)[:, 0], 0
+    for given, row in zip(rows.to_pylist(), result, strict=True):
+        mine = p[at : at + len(given["ads"])]
+        at += len(mine)
+        worth = [(-round((bid or 0.0) * chance, 9), ad, account, chance) for bid, chance, ad, account in
+                 zip(given["_bid"], mine, given["ads"], given["accounts"], strict=True)]  # fmt: skip
+        best = sorted(worth)[:3]
+        assert row["ad_id"] == [ad for _, ad, _, _ in best]
+        assert row["account_id"] == [account for _, _, account, _ in best]
+        assert row["score"] == pytest.approx([-score for score, *_ in best], abs=1e-8)
+        assert row["p_click"] == pytest.approx([chance for *_, chance in best])
+        assert (row["user_id"], row["country"], row["model_id"]) == (given["user_id"], "SE", "m")
+
+
+def test_without_a_score_the_first_tasks_probability_decides(scorer):
+    rows = candidates(seed=3)
+    for row in scored(rows, scorer, RankingConfig(), "m").to_pylist():
+        assert row["score"] == row["p_click"] == sorted(row["p_click"], reverse=True)
+
+
+def test_what_becomes_known_after_the_moment_changes_nothing(scorer):
+    rows = candidates(seed=5, count=30)
+    known = rows.column("click__known_at_ms").to_pylist()
+    categories = rows.column("click__category").to_pylist()
+    other = [[hashes("category", [1])[0] if at >= 500 * 3_600_000 else one for at, one in zip(*pair, strict=True)] for pair in
+             zip(known, categories, strict=True)]  # fmt: skip
+    assert other != categories
+    changed = with_columns(rows, {"click__category": pa.array(other, pa.list_(pa.int64()))})
+    np.testing.assert_array_equal(scorer.probabilities(changed), scorer.probabilities(rows))
+
+
+def test_the_pyfunc_says_what_the_table_says(scorer):
+    rows = candidates(seed=6)
+    frame = rows.to_pandas()
+    frame.index = [10 + number for number in range(len(frame))]
+    predicted = RankingFunction(scorer).predict(frame)
+    assert predicted.index.tolist() == frame.index.tolist()
+    assert np.concatenate([np.array(one) for one in predicted["p_click"]]).tolist() == scorer.probabilities(rows)[:, 0].tolist()
+    assert {"time_ms", *optional_columns(scorer.spec)} == set(scorer.columns())
+    assert outputs(scorer.spec) == {"user_id": "string", "p_click": "double[]"}
+
+
+def test_a_field_that_is_missing_at_serving_is_one_sentence(scorer):
+    rows = candidates()
+    with pytest.raises(DataError, match="the rows lack the column 'impression__price'"):
+        scorer.probabilities(rows.select([name for name in rows.schema.names if name != "impression__price"]))
+    with pytest.raises(DataError, match="the rows lack the column 'impression__price'"):
+        RankingFunction(scorer).predict(rows.to_pandas().drop(columns="impression__price"))
+    with pytest.raises(DataError, match="'impression__price' does not hold lists of numbers"):
+        RankingFunction(scorer).predict(pd.DataFrame(rows.to_pandas()).assign(impression__price="cheap"))
