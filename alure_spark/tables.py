@@ -203,6 +203,40 @@ RANKING_EXAMPLES = Table(
     users=("user_id",),
 )
 
+IMPRESSION_EXAMPLES = Table(
+    name="impression_examples",
+    producer="ingest_examples",
+    doc="One row per impression of a table that was mapped as it is (source.options.examples), for the ranking model alone.",
+    columns=_columns("""
+        user_id STRING ! : who
+        event_time TIMESTAMP ! : when it was shown, UTC
+        ad_id STRING : the ad shown
+        split STRING : train, validation or test, where the table says so; else its time decides
+        weight DOUBLE ! : sample weight, 1 where the table has none
+    """),
+    key=("user_id", "event_time", "ad_id"),
+    open=True,  # a column per field of ranking.fields and per task of ranking.tasks
+    users=("user_id",),
+)
+
+IMPRESSION_SCORES = Table(
+    name="impression_scores",
+    producer="score_impressions",
+    doc="One row per impression of impression_examples, with what the ranking model expects.",
+    columns=_columns("""
+        user_id STRING ! : who
+        event_time TIMESTAMP ! : when it was shown, UTC
+        ad_id STRING : the ad shown
+        split STRING : as in impression_examples
+        as_of TIMESTAMP ! : of the model
+        model_id STRING ! : digest of the ranking model
+    """),
+    key=("user_id", "event_time", "ad_id", "as_of"),
+    partitions=("as_of",),
+    open=True,  # per task its label, and p_<task> DOUBLE, its calibrated probability
+    users=("user_id",),
+)
+
 VOCABULARIES = Table(
     name="vocabularies",
     producer="build_sequences",
@@ -479,7 +513,8 @@ RUNS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, VOCABULARIES, USER_EMBEDDINGS,
+        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES, VOCABULARIES,
+        USER_EMBEDDINGS,
         USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES, DWELL_STATISTICS,
         DWELL_CORRELATIONS, USER_SEGMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )

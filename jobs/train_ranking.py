@@ -1,4 +1,6 @@
-"""training_examples, ads, user_embeddings -> a ranking model in MLflow; the alias `champion` moves to it when it passes the gate.
+"""training_examples (or impression_examples), ads, user_embeddings -> a ranking model in MLflow.
+
+The alias `champion` moves to it when it passes the gate.
 
 Every field is read as it was known before its impression. The encodings are fitted on the training split, the best epoch and the
 calibration are chosen on the last labels.validation_days, from which no step learns.
@@ -6,7 +8,6 @@ calibration are chosen on the last labels.validation_days, from which no step le
 
 from __future__ import annotations
 
-from alure_spark.events.ranking_fields import ranking_rows
 from alure_spark.inference.registered import champion_at, promote, register_ranking
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.ranking.artifact import RankingArtifact
@@ -17,12 +18,11 @@ from alure_spark.training import ranking_challenger, ranking_report
 
 def train(context: Context, run: JobRun) -> Report:
     config, tracker, as_of = context.config, context.tracker, context.config.time.as_of_ms
-    examples = run.read("training_examples").where(as_of_scope(as_of))
-    ads, embeddings = (run.read_if_published(name) for name in ("ads", "user_embeddings"))
-    rows = ranking_rows(examples, config.ranking, ads, embeddings, config.embedding.publish_lag_ms)
+    rows = ranking_challenger.training_rows(run, config)
     registered = champion_at(config, tracker, config.ranking_name)
     champion = RankingArtifact.read(registered.folder, registered.digest) if registered else None
-    name = f"{config.name}-ranking-v{run.inputs['training_examples']}-{config.digest()}"
+    versions = "-".join(f"v{version}" for version in run.inputs.values())
+    name = f"{config.name}-ranking-{versions}-{config.digest()}"
     learnt = ranking_challenger.train(config, rows, champion, name)
     facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
     artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts)
@@ -42,7 +42,7 @@ def train(context: Context, run: JobRun) -> Report:
 JOB = Job(
     "train_ranking",
     "the ranking model, its curves and its place in the registry",
-    ("training_examples", "ads", "user_embeddings"),
+    ("training_examples", "impression_examples", "ads", "user_embeddings"),
     (),
     lambda config: as_of_scope(config.time.as_of_ms),
     train,

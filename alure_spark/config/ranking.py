@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..errors import ConfigError, shown
-from .names import one_spelling
+from ..tables import IMPRESSION_EXAMPLES
+from .labels import check_task
 from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, require, require_known
 from .section import Section
 from .streams import StreamConfig
@@ -31,6 +32,7 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,
     "embedding": {"user": "embedding"},
+    "example": None,
 }  # fmt: skip
 COUNTS = ("count", "days_since", "sum", "same")  # what may be read of the history of a stream
 
@@ -157,10 +159,14 @@ class RankingConfig(Section, prefix="ranking."):
     serving: Mapping[str, Any] = field(default_factory=dict)
     seed: PositiveInt = 7
 
+    @property
+    def ready_made(self) -> bool:
+        """Whether the model is trained on a table of impressions that is mapped as it is (source.options.examples)."""
+        return any(one.origin == "example" for one in self.fields.values())
+
     def check_together(self) -> None:
-        spelled: dict[str, str] = {}
-        for name in self.fields:
-            one_spelling(name, spelled, "ranking.fields")
+        if self.ready_made:
+            self._check_ready_made()
         for name, sequence in self.sequences.items():
             path = f"ranking.sequences.{name}.target"
             require_known(path, sequence.target, self.fields, "field")
@@ -171,8 +177,25 @@ class RankingConfig(Section, prefix="ranking."):
                 require_known(path, of[0], self.fields, "field")
                 require(self.fields[of[0]].encoding == "id", path, one.reads, "the name of a field with the encoding id")
 
+    def _check_ready_made(self) -> None:
+        for name, one in self.fields.items():
+            path = f"ranking.fields.{name}.reads"
+            require(one.origin == "example", path, one.reads, "example.COLUMN, as other fields of the ranking model")
+            taken = {*IMPRESSION_EXAMPLES.column_names, *self.tasks}
+            require(one.name not in taken, path, one.reads, f"another name than {', '.join(sorted(taken))}, which a row has already")
+            check_field(path, one.name)
+        for setting, value in (("sequences", self.sequences), ("serving", self.serving)):
+            require(not value, f"ranking.{setting}", dict(value), "none where fields read example.COLUMN")
+        require(bool(self.tasks), "ranking.tasks", self.tasks, "at least one label column where fields read example.COLUMN")
+        for task in self.tasks:
+            check_task("ranking.tasks", task)
+        for task in self.score:
+            require_known("ranking.score", task, self.tasks, "task")
+
     def check_declared(self, streams: Mapping[str, StreamConfig], impression_attributes: Mapping[str, str], heads: Sequence[str]) -> None:
         """Whether what the model reads is declared: streams, attributes of impressions (name -> kind), tasks. Raises ConfigError."""
+        if self.ready_made:
+            return
         attributes = {stream: {"item_id": "categorical"} | dict(one.attributes) for stream, one in streams.items()}
         for name, one in self.fields.items():
             path = f"ranking.fields.{name}.reads"

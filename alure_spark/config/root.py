@@ -65,7 +65,7 @@ class Config(Section):
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
 
     def check_together(self) -> None:
-        if not self.streams:
+        if not self.streams and not self.ranking.ready_made:
             raise ConfigError("streams is empty: declare at least one source, e.g. streams: {purchase: {}}")
         check_streams({name: stream.attributes for name, stream in self.streams.items()})
         self._check_kinds()

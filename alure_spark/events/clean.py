@@ -60,10 +60,10 @@ def validate_events(
     ingest = ingest or IngestConfig()
     filled = (("dwell_ms",) if ingest.dwell_from_next else ()) + (("utc_offset_minutes",) if ingest.utc_offset_minutes else ())
     required = (*REQUIRED_INPUT_COLUMNS, *(name for name in attributes if name not in filled))
-    typed = _typed(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, required)
+    typed = typed_frame(frame, EVENTS, attributes, DERIVED_EVENT_COLUMNS, required)
     no_country = UNKNOWN_COUNTRY if "country" in frame.columns else NO_COUNTRY
     typed = typed.withColumn("country", F.coalesce("country", F.lit(no_country))).withColumn("_own_id", own_id(typed))
-    typed = _without_empty(typed)
+    typed = without_empty(typed)
     names = [name for name, kind in attributes.items() if kind == "categorical" and typed.schema[name].dataType == T.StringType()]
     typed = without_blanks(typed, {"event_id", "country", *_names(EVENTS), *names} - {*REQUIRED_INPUT_COLUMNS, FREE_TEXT})
     typed = typed.withColumns(
@@ -76,19 +76,19 @@ def validate_events(
     late_ms = F.unix_millis("known_at") - F.unix_millis("event_time")
     numeric = [name for name, kind in attributes.items() if kind == "numeric" and name not in EVENTS.column_names]
     embeddings = dict.fromkeys(["media_embedding", *(name for name, kind in attributes.items() if kind == "embedding")])
-    reason = _first_reason(
-        _missing("user_id"),
+    reason = first_reason(
+        missing("user_id"),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
         (F.unix_millis("event_time") < not_before_ms, reasons.TOO_EARLY.of(column="event_time", time=format_time(not_before_ms))),
         (F.unix_millis("known_at") >= not_after_ms, reasons.FUTURE.text),
         *([(late_ms > round(ingest.late_days * DAY_MS), reasons.LATE.of(days=f"{ingest.late_days:g}"))] if ingest.late_days else []),
-        _missing("source"),
+        missing("source"),
         (~F.col("source").isin(streams), reasons.UNDECLARED.text),
-        _missing("item_id"),
+        missing("item_id"),
         (F.col("dwell_ms") < 0, reasons.NEGATIVE_DWELL.text),
-        *(check for name in embeddings for check in _unusable(name, (dimensions or {}).get(name))),
-        *(check for name in ("value", *numeric) for check in _not_a_number(name)),
+        *(check for name in embeddings for check in unusable(name, (dimensions or {}).get(name))),
+        *(check for name in ("value", *numeric) for check in not_a_number(name)),
     )
     checked = drop_impossible(typed.withColumn("reason", reason).drop("_lost", "_own_id", MALFORMED), not_before_ms)
     checked = checked.withColumn(RAW, F.when(F.col("reason").isNotNull(), F.col(RAW)))  # JSON of every row would double the shuffle
@@ -121,7 +121,7 @@ def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
     return frame.withColumns({name: F.when(~blank(quoted(name)), quoted(name)) for name in texts})
 
 
-def _without_empty(typed: DataFrame) -> DataFrame:
+def without_empty(typed: DataFrame) -> DataFrame:
     """An embedding without a number is none."""
     names = [item.name for item in typed.schema.fields if isinstance(item.dataType, T.ArrayType)]
     return typed.withColumns({name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names})
@@ -129,18 +129,20 @@ def _without_empty(typed: DataFrame) -> DataFrame:
 
 def validate_ads(frame: DataFrame) -> DataFrame:
     """Every input ad with the verdict on it: one row per (ad_id, active_from) stays, other content for that key is refused."""
-    typed = _without_empty(without_blanks(_typed(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from")), ("category_id",)))
+    typed = without_empty(
+        without_blanks(typed_frame(frame, ADS, {}, ("ad_hash",), ("ad_id", "account_id", "active_from")), ("category_id",))
+    )
     start, end = F.unix_millis("active_from"), F.unix_millis("active_to")
-    reason = _first_reason(
-        _missing("ad_id"),
-        _missing("account_id"),
+    reason = first_reason(
+        missing("ad_id"),
+        missing("account_id"),
         (F.col("active_from").isNull(), reasons.NO_TIME.of(column="active_from")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
         (F.col("active_to") <= F.col("active_from"), reasons.ENDS_FIRST.text),
         (~start.between(FIRST_YEAR_MS, LAST_START_MS), reasons.OUT_OF_YEARS.of(column="active_from", years="1 to 2200")),
         (~end.between(FIRST_YEAR_MS, LAST_YEAR_MS), reasons.OUT_OF_YEARS.of(column="active_to", years="1 to 9999")),
-        *_unusable("media_embedding"),
-        *(check for name in ("bid", "value") for check in _not_a_number(name)),
+        *unusable("media_embedding"),
+        *(check for name in ("bid", "value") for check in not_a_number(name)),
     )
     checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
     checked = checked.withColumn("_content", wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
@@ -150,9 +152,9 @@ def validate_ads(frame: DataFrame) -> DataFrame:
 
 def validate_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataFrame:
     """Every input follow with the verdict on it: of equal pairs the earliest stays, later ones vanish. It may be older than any event."""
-    typed = _typed(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
+    typed = typed_frame(frame, FOLLOWS, {}, (), FOLLOWS.column_names)
     since = F.unix_millis("event_time")
-    reason = _first_reason(
+    reason = first_reason(
         (_blank_or_null("src_user_id") | _blank_or_null("dst_user_id"), reasons.USER_EMPTY.text),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
@@ -207,7 +209,9 @@ def _first_per_key(
     return ranked.withColumn("reason", F.when(differs, why).otherwise(F.col("reason")))
 
 
-def _typed(frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]) -> DataFrame:
+def typed_frame(
+    frame: DataFrame, of: Table, attributes: Mapping[str, str], derived: tuple[str, ...], required: tuple[str, ...]
+) -> DataFrame:
     """The table's columns and the declared attributes in their types, missing optional ones as null.
 
     Also MALFORMED, `_lost` (why a value could not be read; null where all could) and RAW (the row as JSON; of a row of quarantine as it
@@ -258,7 +262,7 @@ def _names(of: Table) -> list[str]:
     return [column.name for column in of.columns if column.type == "STRING"]
 
 
-def _first_reason(*checks: tuple[Column, str | Column]) -> Column:
+def first_reason(*checks: tuple[Column, str | Column]) -> Column:
     """The reason of the first condition that holds; of a line that cannot be read, that alone."""
     every = ((F.col(MALFORMED).isNotNull(), reasons.MALFORMED.text), *checks)
     return F.coalesce(*(F.when(condition, reason if isinstance(reason, Column) else F.lit(reason)) for condition, reason in every))
@@ -268,11 +272,11 @@ def _blank_or_null(name: str) -> Column:
     return F.col(name).isNull() | blank(F.col(name))
 
 
-def _missing(name: str) -> tuple[Column, str]:
+def missing(name: str) -> tuple[Column, str]:
     return _blank_or_null(name), reasons.EMPTY.of(column=name)
 
 
-def _not_a_number(name: str) -> list[tuple[Column, str]]:
+def not_a_number(name: str) -> list[tuple[Column, str]]:
     size = F.abs(quoted(name))
     return [
         (F.isnan(quoted(name)) | (size == float("inf")), reasons.NOT_FINITE.of(column=name)),
@@ -280,7 +284,7 @@ def _not_a_number(name: str) -> list[tuple[Column, str]]:
     ]
 
 
-def _unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
+def unusable(name: str, width: int | None = None) -> list[tuple[Column, str]]:
     """What training could not read of an embedding."""
     checks = [
         (F.exists(quoted(name), lambda x: x.isNull() | F.isnan(x)), reasons.BROKEN_EMBEDDING.of(column=name)),

@@ -20,6 +20,7 @@ from . import batches, clean, preflight
 from .loads import Batch, Load, count_reasons, last_profile, remarks, sentences, validated_events
 
 REPLAYED = "source LIKE 'events/%'"  # the rows of quarantine that are events
+OF_LOADS = "source NOT IN ('user_embeddings', 'examples')"  # and those that come from here
 Metrics = dict[str, float | None]
 
 
@@ -60,9 +61,9 @@ def write_load(run: JobRun, config: Config, load: Load, force: bool) -> tuple[Me
     metrics["refused"] = sum(row["count"] for row in per_reason)
     rows = refused.withColumn("run_id", F.lit(run.run_id))
     if load.batch is not None and "quarantine" in published:
-        run.write("quarantine", batches.of_quarantine(rows, run.read("quarantine")), scope="source <> 'user_embeddings'", append=True)
+        run.write("quarantine", batches.of_quarantine(rows, run.read("quarantine")), scope=OF_LOADS, append=True)
     else:
-        run.write("quarantine", rows, scope="source <> 'user_embeddings'")
+        run.write("quarantine", rows, scope=OF_LOADS)
     for frame in (load.events, load.ads, load.follows):
         frame.unpersist()
     texts = {"load.txt": told, "quarantine.txt": sentences(per_reason)}

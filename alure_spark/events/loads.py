@@ -74,15 +74,7 @@ def validated_load(
     Raises ConfigError where user ids would be written under another key, or in another way, than the lake's.
     """
     key, spark = lake_key(lake, config.ingest.hash_user_ids), lake.spark
-
-    def pseudonyms(frame: DataFrame, *names: str) -> DataFrame:
-        if not config.ingest.hash_user_ids:
-            return frame
-        return frame.select(
-            *(identity.keyed_hash(quoted(name), key).alias(name) if name in names else quoted(name) for name in frame.columns)
-        )
-
-    validated = validated_events(lake, config, pseudonyms(events, "user_id"))
+    validated = validated_events(lake, config, _pseudonyms(events, config, key, "user_id"))
     if batch is not None:
         known = F.unix_millis("known_at")
         never = (known < parse_time(config.time.not_before)) | (known >= _not_after_ms(config) + FAR_MS)  # no batch will ask for it
@@ -90,10 +82,27 @@ def validated_load(
     ads = ads if ads is not None else spark.createDataFrame([], ADS.ddl()).drop("ad_hash")
     ends = ("src_user_id", "dst_user_id")
     follows = follows if follows is not None else spark.createDataFrame([], FOLLOWS.ddl())
-    follows = without_forgotten(lake, pseudonyms(follows, *ends), *ends)
+    follows = without_forgotten(lake, _pseudonyms(follows, config, key, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
     follows = clean.validate_follows(follows, _not_after_ms(config))
     return Load(validated, clean.validate_ads(ads), follows, preflight.count_tables(tables), ids, batch)
+
+
+def _pseudonyms(frame: DataFrame, config: Config, key: bytes, *names: str) -> DataFrame:
+    """The frame with the ids of these columns as the lake has them."""
+    if not config.ingest.hash_user_ids:
+        return frame
+    return frame.select(*(identity.keyed_hash(quoted(name), key).alias(name) if name in names else quoted(name) for name in frame.columns))
+
+
+def with_lake_ids(lake: Lake, config: Config, frame: DataFrame) -> tuple[DataFrame, str]:
+    """A frame with a user_id, as the lake has ids and without forgotten users; and how ids are, for the facts of the run.
+
+    Raises ConfigError where user ids would be written under another key, or in another way, than the lake's.
+    """
+    key = lake_key(lake, config.ingest.hash_user_ids)
+    frame = without_forgotten(lake, _pseudonyms(frame, config, key, "user_id"), "user_id")
+    return frame, identity.ids_are(config.ingest.hash_user_ids, key)
 
 
 def validated_events(lake: Lake, config: Config, events: DataFrame, others: DataFrame | None = None) -> DataFrame:

@@ -32,8 +32,8 @@ class Reason:
         return re.fullmatch(re.sub(r"\\\{\w+\\\}", "(.+)", re.escape(self.text)), text, re.DOTALL) is not None
 
 
-EVENTS, ADS, FOLLOWS = ("events",), ("ads",), ("follows",)
-ALL = (*EVENTS, *ADS, *FOLLOWS)
+EVENTS, ADS, FOLLOWS, EXAMPLES = ("events",), ("ads",), ("follows",), ("examples",)
+ALL, NUMBERED = (*EVENTS, *ADS, *FOLLOWS, *EXAMPLES), (*EVENTS, *ADS, *EXAMPLES)
 
 MALFORMED = Reason(
     "the line is no JSON", ALL,
@@ -43,7 +43,7 @@ MALFORMED = Reason(
     "read_options.mode Spark decides.",
 )  # fmt: skip
 EMPTY = Reason(
-    "{column} is null or empty", (*EVENTS, *ADS),
+    "{column} is null or empty", NUMBERED,
     "user_id, source, item_id, ad_id or account_id of an ad is null, '' or nothing but white space",
     "Map the column that holds the id; leave rows that have none out with `where`.",
 )  # fmt: skip
@@ -89,11 +89,11 @@ UNDECLARED = Reason(
 )  # fmt: skip
 NEGATIVE_DWELL = Reason("dwell_ms is negative", EVENTS, "dwell_ms is below 0", "Map a sentinel such as -1 to null: nullif(x, -1).")
 BROKEN_EMBEDDING = Reason(
-    "{column} has NaN or null", (*EVENTS, *ADS), "an embedding has a number that is missing",
+    "{column} has NaN or null", NUMBERED, "an embedding has a number that is missing",
     "Make the whole embedding null, or repair its maker."
 )  # fmt: skip
 ABSURD_EMBEDDING = Reason(
-    "{column} has infinity or a number beyond 1e12", (*EVENTS, *ADS), "an embedding has a number whose square training could not hold",
+    "{column} has infinity or a number beyond 1e12", NUMBERED, "an embedding has a number whose square training could not hold",
     "Make the whole embedding null, or repair its maker.",
 )  # fmt: skip
 EMBEDDING_LENGTH = Reason(
@@ -102,10 +102,13 @@ EMBEDDING_LENGTH = Reason(
     "Mend the conf, or map embeddings of another model as an attribute of their own.",
 )  # fmt: skip
 NOT_FINITE = Reason(
-    "{column} is not finite", (*EVENTS, *ADS), "a number (value, bid, numeric attribute) is NaN or infinity", "nullif, nanvl or try_divide."
+    "{column} is not finite",
+    NUMBERED,
+    "a number (value, bid, numeric attribute) is NaN or infinity",
+    "nullif, nanvl or try_divide.",
 )
 BEYOND_FLOAT = Reason(
-    "{column} is beyond 3.4e38", (*EVENTS, *ADS), "a number does not fit the 32 bits of training: 1.8e308 of a client without a value",
+    "{column} is beyond 3.4e38", NUMBERED, "a number does not fit the 32 bits of training: 1.8e308 of a client without a value",
     "Make the sentinel null: nullif(x, 1.7976931348623157e308D).",
 )  # fmt: skip
 OTHER_CONTENT = Reason(
@@ -130,10 +133,22 @@ OUT_OF_YEARS = Reason(
 )  # fmt: skip
 ITSELF = Reason("a user follows itself", FOLLOWS, "both ends of a follow are one user", "Nothing: such a follow says nothing.")
 
+NO_LABEL = Reason(
+    "{column} is neither 0 nor 1", EXAMPLES, "a task's label is null, or another number",
+    "Map the label as a condition (y > 0), which is 0 or 1; leave impressions without a label out with `where`.",
+)  # fmt: skip
+NO_WEIGHT = Reason(
+    "weight is below 0 or not finite", EXAMPLES, "a sample weight cannot be multiplied with", "Leave the column out: it is 1."
+)
+NO_SPLIT = Reason(
+    "split is none of train, validation, test", EXAMPLES, "the split says something else",
+    "Map it by CASE WHEN; null leaves the choice to the time (labels.validation_days).",
+)  # fmt: skip
+
 REASONS = (
     MALFORMED, EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, LATE, UNDECLARED,
     NEGATIVE_DWELL, BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT, OTHER_STREAM,
-    OTHER_FLIGHT, ENDS_FIRST, OUT_OF_YEARS, ITSELF,
+    OTHER_FLIGHT, ENDS_FIRST, OUT_OF_YEARS, ITSELF, NO_LABEL, NO_WEIGHT, NO_SPLIT,
 )  # fmt: skip
 
 # (column, when, what comes of it)

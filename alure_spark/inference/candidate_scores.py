@@ -77,7 +77,7 @@ def scored_candidates(
     fixed = ["user_id", "country", "as_of", "ads", "accounts", *(f"_{name}" for name in sorted(worth))]
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        scorer = _scorer(artifact)
+        scorer = worker_scorer(artifact)
         for batch in batches:
             yield scored(batch, scorer, ranking, model_id)
 
@@ -85,7 +85,7 @@ def scored_candidates(
     return rows.select(*fixed, *read).mapInArrow(score, schema)
 
 
-def _scorer(artifact: RankingArtifact) -> ImpressionScorer:
+def worker_scorer(artifact: RankingArtifact) -> ImpressionScorer:
     """The scorer of the model; loaded when this process sees it for the first time."""
     if artifact.digest not in _HELD:
         _HELD.clear()

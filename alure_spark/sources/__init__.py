@@ -49,6 +49,20 @@ def read(
     return kinds[config.kind]()
 
 
+def read_examples(spark: SparkSession, config: SourceConfig, columns: Mapping[str, str]) -> DataFrame:
+    """Labelled impressions as they are mapped in source.options.examples. Raises ConfigError where the source is no set of tables.
+
+    columns: field -> kind as of an attribute, and task -> numeric.
+    """
+    from . import mapping
+
+    if config.kind != "tables":
+        raise ConfigError(
+            f"source.kind is '{config.kind}'; allowed: tables, with source.options.examples, where fields read example.COLUMN"
+        )
+    return mapping.examples(spark, build(mapping.Options, config.options, "source.options"), columns)
+
+
 def _options(config: SourceConfig) -> dict[str, Any]:
     return dict(resolved(config.options, "source.options"))
 

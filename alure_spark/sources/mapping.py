@@ -21,7 +21,7 @@ from ..errors import ConfigError, DataError, shown
 from ..masking import masked_text, resolve, resolved
 from ..paths import located
 from ..session import PARTITION_TEXTS, session_settings
-from ..tables import ADS, EVENTS, FOLLOWS, Table
+from ..tables import ADS, EVENTS, FOLLOWS, IMPRESSION_EXAMPLES, Table
 from . import parquet_times
 from .batch_where import filled
 from .json_lines import require_one_object, without_broken_lines
@@ -36,6 +36,8 @@ def canonical(
     attributes: the declared ones, name -> kind. A column without any value may have any type: an empty table of pandas has INT for all.
     tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over the columns of `where` and of the times.
     """
+    if not options.events:
+        raise ConfigError("source.options.events is empty, which ingest_events reads: map a table, or run jobs/ingest_examples.py alone")
     options = _resolved(options)
     parts: list[tuple[tuple[TableMapping, ...], Table, Mapping[str, str]]] = [
         (options.events, EVENTS, attributes or {}),
@@ -44,13 +46,34 @@ def canonical(
     ]
     frames, counts = [], []
     for items, table, declared in parts:
-        targets = contract.types(table, declared)
-        _check_spelling(items, targets)
-        mapped = [(_name(item, options.root), *_mapped(spark, item, options.root, batch)) for item in items]
-        frames.append(_union([_checked(rows, name, targets) for name, rows, _ in mapped], targets))
-        counts += [count for _, _, count in mapped]
+        frame, counted = _read_all(spark, items, options.root, contract.types(table, declared), batch)
+        frames.append(frame)
+        counts += counted
     assert frames[0] is not None
     return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, counts)
+
+
+def examples(spark: SparkSession, options: Options, columns: Mapping[str, str]) -> DataFrame:
+    """The rows of source.options.examples, in columns of IMPRESSION_EXAMPLES and the declared ones. Raises as `canonical` does.
+
+    columns: field -> kind as of an attribute, and task -> numeric.
+    """
+    options = _resolved(options)
+    targets = contract.types(IMPRESSION_EXAMPLES, columns)
+    if not options.examples:
+        raise ConfigError("source.options.examples is empty, which ranking.fields reads: map a table of labelled impressions")
+    frame, _ = _read_all(spark, options.examples, options.root, targets, None)
+    assert frame is not None
+    return frame
+
+
+def _read_all(
+    spark: SparkSession, items: tuple[TableMapping, ...], root: str, targets: Mapping[str, str], batch: tuple[int, int] | None
+) -> tuple[DataFrame | None, list[DataFrame]]:
+    """The rows of tables of one kind, and the counts of each."""
+    _check_spelling(items, targets)
+    mapped = [(_name(item, root), *_mapped(spark, item, root, batch)) for item in items]
+    return _union([_checked(rows, name, targets) for name, rows, _ in mapped], targets), [count for _, _, count in mapped]
 
 
 def _check_spelling(items: tuple[TableMapping, ...], targets: Mapping[str, str]) -> None:
@@ -68,7 +91,7 @@ def _resolved(options: Options) -> Options:
         named = {"path": item.path, "table": item.table, "read_options": item.read_options}
         return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
 
-    parts = {name: tuple(map(one, getattr(options, name))) for name in ("events", "ads", "follows")}
+    parts = {name: tuple(map(one, getattr(options, name))) for name in ("events", "ads", "follows", "examples")}
     return replace(options, root=resolve(options.root, "source.options.root"), **parts)
 
 
@@ -78,7 +101,7 @@ def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | N
     The sentence has the class of Spark's error but not its text, which quotes the row.
     """
     options = _resolved(options)
-    for item in (*options.events, *options.ads, *options.follows):
+    for item in (*options.events, *options.ads, *options.follows, *options.examples):
         name = _name(item, options.root)
         if error := _failure(_read(spark, item, name, by_place=True)):
             return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"

@@ -38,17 +38,18 @@ class Options:
     events: tuple[TableMapping, ...] = ()
     ads: tuple[TableMapping, ...] = ()
     follows: tuple[TableMapping, ...] = ()
+    examples: tuple[TableMapping, ...] = ()  # labelled impressions as they are, for jobs/ingest_examples.py
     root: str = ""  # prefix of every relative path
 
     def __post_init__(self) -> None:
-        if not self.events:
+        if not self.events and not self.examples:
             raise ConfigError("source.options.events is empty: map at least one table")
         for where, mappings, of in (("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS)):
             spelled = {name: name for name in of.column_names}
             for number, mapping in enumerate(mappings):
                 for name in mapping.columns:
                     one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
-        for where, mappings in (("ads", self.ads), ("follows", self.follows)):
+        for where, mappings in (("ads", self.ads), ("follows", self.follows), ("examples", self.examples)):
             if limited := next((mapping for mapping in mappings if mapping.batch_where), None):
                 raise ConfigError(
                     f"source.options.{where}: {limited.path or limited.table} has batch_where {shown(limited.batch_where)}, but every load "

@@ -14,7 +14,9 @@ from pyspark.sql import functions as F
 
 from ..batches.vocabulary import Vocabulary
 from ..config import Config
-from ..lake import workspace
+from ..events.mapped_impressions import example_rows
+from ..events.ranking_fields import ranking_rows
+from ..lake import JobRun, as_of_scope, workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
 from . import ranking_model, ranking_start
@@ -33,6 +35,16 @@ class RankingChallenger:
 def checkpoint_of(config: Config, name: str) -> Path:
     """Where a training of that name leaves its state, so that it goes on after it was killed."""
     return Path(workspace(config.lake)) / f"{name}.checkpoint"
+
+
+def training_rows(run: JobRun, config: Config) -> DataFrame:
+    """`ranking_rows` of as_of: of training_examples, or of the ready-made table where the fields read it."""
+    ranking, as_of = config.ranking, config.time.as_of_ms
+    if ranking.ready_made:
+        return example_rows(run.read("impression_examples"), ranking, as_of, config.labels.validation_ms)
+    examples = run.read("training_examples").where(as_of_scope(as_of))
+    ads, embeddings = (run.read_if_published(name) for name in ("ads", "user_embeddings"))
+    return ranking_rows(examples, ranking, ads, embeddings, config.embedding.publish_lag_ms)
 
 
 def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str) -> RankingChallenger:

@@ -1,0 +1,54 @@
+"""A ready-made table of impressions -> `impression_scores`, by the ranking model, inside Spark.
+
+Enters: rows of `impression_examples`, the model. Leaves: the same rows with the probability of each task. A batch of rows is scored as
+one user: without histories an impression says itself all that is known of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from ..arrow import list_column
+from ..config import RankingConfig
+from ..events.mapped_impressions import field_value
+from ..lake import timestamp
+from ..ranking.artifact import RankingArtifact
+from ..tables import IMPRESSION_SCORES
+from .candidate_scores import worker_scorer
+from .ranking_rows import ImpressionScorer
+
+ROWS_AT_ONCE = 8192  # of an Arrow batch
+
+
+def scored_examples(examples: DataFrame, artifact: RankingArtifact, config: RankingConfig, as_of_ms: int) -> DataFrame:
+    """Rows of IMPRESSION_SCORES for all rows of examples, of every split."""
+    tasks, model_id = artifact.spec.tasks, artifact.model_id
+    fields = [field_value(one.name, one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
+    rows = examples.select("user_id", "event_time", "ad_id", "split", timestamp(as_of_ms).alias("as_of"), *tasks, *fields)
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        scorer = worker_scorer(artifact)
+        for batch in batches:
+            yield scored(batch, scorer, model_id)
+
+    labels = [f"{task} INT" for task in tasks]
+    schema = ", ".join([IMPRESSION_SCORES.ddl(), *labels, *(f"p_{task} DOUBLE" for task in tasks)])
+    return rows.mapInArrow(score, schema)
+
+
+def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, model_id: str) -> pa.RecordBatch:
+    """Rows of IMPRESSION_SCORES, in the order of rows."""
+    count, tasks = np.array([rows.num_rows]), scorer.spec.tasks
+    columns = {"user_id": pa.array([""]), "time_ms": list_column(np.zeros(rows.num_rows, np.int64), count)}
+    for name in rows.schema.names:
+        if name.startswith("impression__"):
+            columns[name] = list_column(rows.column(name), count)
+    p = scorer.probabilities(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+    kept = {name: rows.column(name) for name in ("user_id", "event_time", "ad_id", "split", "as_of")}
+    kept |= {"model_id": pa.repeat(model_id, rows.num_rows)} | {task: rows.column(task) for task in tasks}
+    kept |= {f"p_{task}": pa.array(p[:, column]) for column, task in enumerate(tasks)}
+    return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))
