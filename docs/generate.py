@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alure_spark import tables
-from alure_spark.config import Config, StreamConfig, TaskConfig
+from alure_spark.config import Config, ExpertConfig, FieldConfig, SequenceConfig, StreamConfig, TaskConfig
 from alure_spark.errors import ConfigError
 from alure_spark.sources import completejourney, mapping
 from alure_spark.sources.synthetic.options import WorldOptions
@@ -37,6 +37,9 @@ OPEN_COLUMNS = {  # what the conf adds to a table whose columns are not all fixe
     "training_examples": "per task (`labels.tasks.NAME`) an array called as the task (`click`, `conversion`): `ARRAY<INT>`, 1 when a "
     "response that counts was known before `as_of`, or `ARRAY<DOUBLE>`, the sum over these responses; the arrays of `user_sequences`; "
     "`impression__<attribute>` for each of `labels.impression_attributes`",
+    "impression_examples": "what fields of `ranking.fields` read (`reads: example.NAME`), and per task of `ranking.tasks` a label, `INT`",
+    "impression_scores": "per task its label (`INT`) and `p_<task>` (`DOUBLE`), its calibrated probability",
+    "ranking_scores": "per task `p_<task>` (`ARRAY<DOUBLE>`), its calibrated probability",
     "ranking_examples": "one column per task (`INT`, of a sum `DOUBLE`), and `impression__<attribute>` for each of "
     "`labels.impression_attributes`",
 }
@@ -279,8 +282,14 @@ def _instance(cls: type) -> Any:
     """One of the class with nothing set but what it asks for."""
     if cls is Config:
         return Config(streams={"a": StreamConfig()})
-    if cls is TaskConfig:
-        return TaskConfig(source="a")
+    examples = {
+        TaskConfig: {"source": "a"},
+        FieldConfig: {"reads": "impression.ad_id", "encoding": "id"},
+        SequenceConfig: {"source": "a", "category": "item_id", "target": "ad"},
+        ExpertConfig: {"kind": "fm", "table": "wide"},
+    }
+    if cls in examples:
+        return cls(**examples[cls])
     if cls is mapping.TableMapping:
         return mapping.TableMapping(columns={}, path="a")
     if cls is mapping.Options:

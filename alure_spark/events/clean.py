@@ -118,13 +118,15 @@ def validate_events(
 def without_blanks(frame: DataFrame, names: Collection[str]) -> DataFrame:
     """A text of white space alone is missing: null, in the text columns of these names."""
     texts = [item.name for item in frame.schema.fields if isinstance(item.dataType, T.StringType) and item.name in names]
-    return frame.withColumns({name: F.when(~blank(quoted(name)), quoted(name)) for name in texts})
+    given = {name: F.when(~blank(quoted(name)), quoted(name)) for name in texts}
+    return frame.withColumns(given) if given else frame
 
 
 def without_empty(typed: DataFrame) -> DataFrame:
     """An embedding without a number is none."""
     names = [item.name for item in typed.schema.fields if isinstance(item.dataType, T.ArrayType)]
-    return typed.withColumns({name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names})
+    given = {name: F.when(F.size(quoted(name)) > 0, quoted(name)) for name in names}
+    return typed.withColumns(given) if given else typed
 
 
 def validate_ads(frame: DataFrame) -> DataFrame:

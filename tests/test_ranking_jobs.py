@@ -1,0 +1,145 @@
+"""A ready-made table of impressions through its three jobs: ingested, learnt from, scored, and loaded from MLflow again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import functions as F
+
+from alure_spark.config import Config, build
+from alure_spark.errors import ConfigError, DataError
+from alure_spark.events.mapped_impressions import example_rows
+from alure_spark.metrics import auc, calibration
+from alure_spark.running import open_context, run_jobs
+from jobs import ingest_events, ingest_examples, score_impressions, train_ranking
+from tests.conftest import overrides
+
+COLUMNS = {
+    "user_id": "CAST(person AS STRING)", "event_time": "shown_at", "ad_id": "creative", "weight": "w", "split": "part",
+    "age": "age", "job": "job", "click": "clicked",
+}  # fmt: skip
+FIELDS = {
+    "age": {"reads": "example.age", "encoding": "numeral_systems", "options": {"steps": 32}},
+    "job": {"reads": "example.job", "encoding": "id"},
+}
+
+
+def impressions(rows=4000, seed=7):
+    """A click is likelier with age, and with one of five jobs."""
+    random = np.random.default_rng(seed)
+    age, job = random.uniform(18, 80, rows), random.integers(0, 5, rows)
+    odds = 0.06 * (age - 50) + np.array([2, 0, 0, -1, -1])[job]
+    return pd.DataFrame(
+        {
+            "person": random.integers(0, rows // 4, rows),
+            "shown_at": pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(random.integers(0, 30 * 24 * 3600, rows), unit="s"),
+            "creative": [f"ad{one}" for one in random.integers(0, 9, rows)],
+            "w": 1.0,
+            "part": None,
+            "age": np.where(random.random(rows) < 0.05, np.nan, age),
+            "job": [f"job{one}" for one in job],
+            "clicked": (random.random(rows) < 1 / (1 + np.exp(-odds))).astype(int),
+        }
+    ).astype({"part": object})
+
+
+def conf(folder, table, **ranking):
+    table.astype({"shown_at": "datetime64[us, UTC]"}).to_parquet(folder / "shown.parquet", index=False)
+    mapped = {"path": str(folder / "shown.parquet"), "format": "parquet", "columns": COLUMNS}
+    places = dict(pair.split("=", 1) for pair in overrides(folder))
+    values = {
+        "name": "ready",
+        "source": {"kind": "tables", "options": {"examples": [mapped]}},
+        "time": {"as_of": "2025-02-01T00:00:00Z"},
+        "labels": {"validation_days": 6},
+        "training": {"threads": 1},
+        "ranking": {"fields": FIELDS, "tasks": ["click"], "learning_rate": 0.01, "epochs": 6} | ranking,
+    }
+    for path, value in places.items():
+        section, key = path.split(".")
+        values.setdefault(section, {})[key] = value
+    return build(Config, values)
+
+
+@pytest.fixture(scope="module")
+def ready(spark, tmp_path_factory):
+    table = impressions()
+    table.loc[0, "clicked"] = 7
+    table.loc[1, "part"] = "holdout"
+    table.loc[2, "w"] = -1.0
+    table.loc[3:102, "part"] = "test"
+    context = open_context(conf(tmp_path_factory.mktemp("ready"), table))
+    run_jobs(context, [ingest_examples.JOB, train_ranking.JOB, score_impressions.JOB], "ready")
+    return context, table
+
+
+def test_a_row_that_cannot_be_learnt_from_is_in_quarantine_with_its_reason(ready):
+    context, table = ready
+    refused = {row["reason"]: json.loads(row["row"]) for row in context.lake.read("quarantine").collect()}
+    assert set(refused) == {
+        "click is neither 0 nor 1", "split is none of train, validation, test", "weight is below 0 or not finite",
+    }  # fmt: skip
+    assert refused["click is neither 0 nor 1"]["click"] == 7
+    assert context.lake.read("impression_examples").count() == len(table) - 3
+
+
+def test_every_impression_has_an_honest_probability_also_one_that_nothing_was_learnt_from(ready):
+    context, table = ready
+    scores = context.lake.read("impression_scores").toPandas()
+    assert len(scores) == len(table) - 3
+    tested = scores[scores["split"] == "test"]
+    assert len(tested) == 100
+    unseen = scores[scores["event_time"] >= pd.Timestamp("2025-01-26")]
+    assert auc(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) > 0.75
+    assert 0.95 < calibration(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) < 1.05
+    assert scores["model_id"].nunique() == 1
+
+
+def test_jobs_run_again_give_the_same_tables_and_the_same_model(ready):
+    context, _ = ready
+    before = {row["job"]: row["content_hashes"] for row in context.lake.runs().where("status = 'published'").collect()}
+    run_jobs(context, [ingest_examples.JOB, train_ranking.JOB, score_impressions.JOB], "again")
+    after = {}
+    for row in context.lake.runs().where("status = 'published'").orderBy("finished").collect():
+        after[row["job"]] = row["content_hashes"]
+    assert after == before
+
+
+def test_the_model_of_the_registry_says_what_the_table_says(ready):
+    context, _ = ready
+    mlflow.set_tracking_uri(context.config.tracking.uri)
+    model = mlflow.pyfunc.load_model(f"models:/{context.config.ranking_name}@champion")
+    rows = example_rows(context.lake.read("impression_examples"), context.config.ranking, context.config.time.as_of_ms, 0)
+    frame = rows.orderBy("user_id").limit(20).toPandas()
+    predicted = model.predict(frame)
+    scores = context.lake.read("impression_scores").where("coalesce(split, '') <> 'test'")
+    for user, p in zip(predicted["user_id"], predicted["p_click"], strict=True):
+        mine = [row["p_click"] for row in scores.where(F.col("user_id") == user).select("p_click").collect()]
+        assert sorted(p) == pytest.approx(sorted(mine), abs=2e-6)
+
+
+def test_what_is_not_there_is_one_sentence(ready, tmp_path):
+    context, table = ready
+    with pytest.raises(DataError, match="ranking.fields.age: the number is always 3 in the training split"):
+        constant = open_context(conf(tmp_path, table.assign(age=3.0)))
+        run_jobs(constant, [ingest_examples.JOB, train_ranking.JOB], "constant")
+    with pytest.raises(ConfigError, match="source.options.events is empty, which ingest_events reads"):
+        run_jobs(context, [ingest_events.JOB], "events")
+    with pytest.raises(DataError, match="lacks the column 'age'"):
+        mapped = {"path": str(tmp_path / "shown.parquet"), "format": "parquet", "columns": {k: v for k, v in COLUMNS.items() if k != "age"}}
+        source = replace(context.config.source, options={"examples": [mapped]})
+        run_jobs(open_context(replace(context.config, source=source)), [ingest_examples.JOB], "lacks")
+
+
+def test_fields_of_a_ready_made_table_stand_alone(tmp_path):
+    with pytest.raises(ConfigError, match="ranking.fields.hour.reads is 'context.hour'; allowed: example.COLUMN"):
+        conf(tmp_path, impressions(40), fields=FIELDS | {"hour": {"reads": "context.hour", "encoding": "numeral_systems"}})
+    with pytest.raises(ConfigError, match=r"ranking.tasks is .*; allowed: at least one label column"):
+        conf(tmp_path, impressions(40), tasks=[])
+    with pytest.raises(ConfigError, match="allowed: another name than"):
+        conf(tmp_path, impressions(40), fields={"x": {"reads": "example.click", "encoding": "id"}})
