@@ -47,11 +47,11 @@ class RankingNetwork(nn.Module):
         codes, numbers = self.codes(batch), {name: _value(batch, name) for name in self.spec.dense}
         vectors = {name: self._vectors(name, codes, numbers) for name in self.spec.tables}
         histories = {name: self._histories(name, batch, vectors[name]) for name in self.spec.tables}
-        found = []
+        branches = []
         for name, expert in self.spec.experts.items():
-            its = vectors[expert.table]
-            found.append(self.experts[name](its[:, self.met], [*histories[expert.table], its[:, self.beside].flatten(1)]))
-        outputs = torch.stack(found, dim=1)  # (M, experts, hidden)
+            met, beside = self._split(vectors[expert.table])
+            branches.append(self.experts[name](met, [*histories[expert.table], *beside]))
+        outputs = torch.stack(branches, dim=1)  # (M, experts, hidden)
         overview = torch.cat([its.mean(dim=1) for its in vectors.values()], dim=1)
         logits = []
         for task in self.spec.tasks:
@@ -95,6 +95,12 @@ class RankingNetwork(nn.Module):
         """(M, fields, dimension), in the spec's order."""
         found = self.tables[table](codes)
         return torch.cat([found, self.given[table](numbers)], dim=1) if numbers else found
+
+    def _split(self, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The vectors of the fields that interact (M, fields, dimension), and those beside them (M, numbers), if any."""
+        if not self.beside:  # all interact: nothing has to be copied, nor its gradient
+            return vectors, []
+        return vectors[:, self.met], [vectors[:, self.beside].flatten(1)]
 
     def _histories(self, table: str, batch: JaggedBatch, vectors: Tensor) -> list[Tensor]:
         shown = _shown(batch)
