@@ -56,7 +56,8 @@ class RankingNetwork(nn.Module):
         logits = []
         for task in self.spec.tasks:
             weights = self.gates[task](overview).softmax(dim=1)
-            logits.append(self.towers[task]((weights[:, None] @ outputs).squeeze(1)))
+            mixed = (weights[:, :, None] * outputs).sum(dim=1)  # a matrix product for each impression takes five times the time
+            logits.append(self.towers[task](mixed))
         return torch.cat(logits, dim=1)
 
     def codes(self, batch: JaggedBatch) -> Codes:
