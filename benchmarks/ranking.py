@@ -84,7 +84,9 @@ def ratios_of(rates: Mapping[tuple[str, str, str], Sequence[float]], largest: st
         least = []
         for ending, key in (("", f"{word}_vs_fastest_torch_peer"), ("_sparse", f"{word}_vs_peer_made_sparse")):
             for architecture in ARCHITECTURES:
-                its = [over(("ours", work, architecture), at) for at in rates if at[1:] == (work, architecture + ending) and at[0] != "ours"]
+                its = [
+                    over(("ours", work, architecture), at) for at in rates if at[1:] == (work, architecture + ending) and at[0] != "ours"
+                ]
                 if its and not (ending and work == "score"):
                     slowest = [min(turn) for turn in zip(*its, strict=True)]
                     ratios[f"{architecture}_{key}"] = contract.spread(slowest)

@@ -33,7 +33,9 @@ ZIPF = 1.2  # few ids are most of a field
 HISTORY_SIZES = {"user": 100_000, "ad": 10_000, "campaign": 1_000, "place": 10}
 
 
-def spec_of(architecture: str, sizes: Sequence[int], sequences: dict[str, SequenceSpec] | None = None, names: Sequence[str] = ()) -> RankingSpec:
+def spec_of(
+    architecture: str, sizes: Sequence[int], sequences: dict[str, SequenceSpec] | None = None, names: Sequence[str] = ()
+) -> RankingSpec:
     names = names or [f"field_{place}" for place in range(len(sizes))]
     return RankingSpec(
         fields={name: FieldSpec("id", {"size": size}) for name, size in zip(names, sizes, strict=True)},
@@ -92,7 +94,9 @@ def history_batch(users: int, impressions: int, events: int, seed: int = 7) -> J
         nobody,
         nobody + 1000 * HOUR_MS,
         {STREAM: SourceTokens(offsets_of(torch.full((users,), events)), known, known, {"ad": ads}, {})},
-        impressions_of(offsets_of(torch.full((users,), impressions)), shown, columns, torch.from_numpy(random.integers(0, 2, rows)).float()),
+        impressions_of(
+            offsets_of(torch.full((users,), impressions)), shown, columns, torch.from_numpy(random.integers(0, 2, rows)).float()
+        ),
     )
 
 
