@@ -162,7 +162,8 @@ def check(processes: Mapping[str, Process], folder: Path) -> None:
         saved: np.ndarray = np.load(folder / "answer.npy")
         return saved
 
-    require_equal(*(logits("ours", case) for case in HISTORY), "a history read once and copied")
+    once, copied = (logits("ours", case) for case in HISTORY)
+    require_equal(once, copied, "a history read once and copied")
     for peer in processes.keys() & set(TORCH_PEERS):
         for case in CASES[peer]:
             require_equal(logits("ours", case.removesuffix("_sparse")), logits(peer, case), f"ours and {peer}, {case}")

@@ -53,7 +53,8 @@ class Process:
 
     def ask(self, work: str, case: str) -> dict[str, float]:
         """What the work cost: seconds_cpu, seconds_wall, of its process alone. Raises RuntimeError where the process has ended."""
-        assert self.running.stdin is not None and self.running.stdout is not None
+        assert self.running.stdin is not None
+        assert self.running.stdout is not None
         try:
             self.running.stdin.write(f"{work} {case}\n")
             self.running.stdin.flush()

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.answer import Rows, answer
-from benchmarks.peers.torch_models import SPARSE, copy_weights, optimizer_of, works
+from benchmarks.peers.torch_models import SPARSE, Model, copy_weights, optimizer_of, works
 
 
 def refused(*of: Any, **options: Any) -> None:
     raise requests.ConnectionError("this process opens no connection")
 
 
-requests.get = refused
+requests.get = refused  # type: ignore[assignment]
 
 from deepctr_torch.inputs import SparseFeat, combined_dnn_input  # noqa: E402
 from deepctr_torch.models import DCN, PNN  # noqa: E402
@@ -50,6 +50,7 @@ class Case:
         names, dimension = [f"field_{place}" for place in range(len(rows.sizes))], weights["tables"].shape[1]
         columns = [SparseFeat(name, size, embedding_dim=dimension) for name, size in zip(names, rows.sizes, strict=True)]
         hidden = (len(weights["layer.bias"]), len(weights["tower.bias"]))
+        self.model: Any
         if architecture == "ipnn":
             self.model = PNN(columns, hidden, l2_reg_embedding=0)
             vectors = dimension * len(names)  # its DNN reads the vectors first, ours the products
@@ -65,7 +66,8 @@ class Case:
             self.model.out.bias.copy_(torch.from_numpy(weights["last.bias"]))
         self.model.compile(optimizer_of(self.model, tables, sparse), "binary_crossentropy")
         ids, labels = torch.from_numpy(rows.ids).float(), torch.from_numpy(rows.labels)  # floats: its form of a batch
-        self.inputs, self.labels = [ids[cut] for cut in rows.cuts()], [labels[cut] for cut in rows.cuts()]
+        self.inputs: list[Any] = [ids[cut] for cut in rows.cuts()]
+        self.labels = [labels[cut] for cut in rows.cuts()]
 
     def train(self) -> None:
         model = self.model.train()
@@ -81,7 +83,8 @@ class Case:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    rows, cases = Rows.read(folder), {}
+    rows = Rows.read(folder)
+    cases: dict[str, Model] = {}
     for architecture in ("dcn_v2", "ipnn"):
         weights = dict(np.load(folder / f"{architecture}.npz"))
         cases |= {f"{architecture}{SPARSE * sparse}": Case(architecture, rows, weights, sparse) for sparse in (False, True)}

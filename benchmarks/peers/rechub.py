@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Stacked:
         features = [SparseFeature(name, size, weights["tables"].shape[1]) for name, size in zip(names, rows.sizes, strict=True)]
         crosses = [name for name in weights if name.startswith("cross") and name.endswith("weight")]
         hidden = [len(weights["layer.bias"]), len(weights["tower.bias"])]
-        self.model = DCNv2(features, len(crosses), {"dims": hidden}, model_structure="stacked", use_low_rank_mixture=False)
+        self.model: Any = DCNv2(features, len(crosses), {"dims": hidden}, model_structure="stacked", use_low_rank_mixture=False)
         layers = self.model.stacked_dnn.mlp
         for place, layer in enumerate(layers):
             if isinstance(layer, nn.BatchNorm1d):
@@ -40,7 +41,7 @@ class Stacked:
         copy_weights(tables, linear, weights)
         self.trainer = CTRTrainer(self.model, optimizer_fn=lambda parameters, **options: optimizer_of(self.model, tables, sparse))
         ids, labels = torch.from_numpy(rows.ids), torch.from_numpy(rows.labels)
-        self.inputs = [{name: ids[cut, place].contiguous() for place, name in enumerate(names)} for cut in rows.cuts()]
+        self.inputs: list[Any] = [{name: ids[cut, place].contiguous() for place, name in enumerate(names)} for cut in rows.cuts()]
         self.labels = [labels[cut] for cut in rows.cuts()]
 
     def train(self) -> None:

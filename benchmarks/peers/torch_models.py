@@ -15,11 +15,11 @@ SPARSE = "_sparse"  # ends the name of a case whose tables have sparse gradients
 RATE = 1e-3  # the learning rate of all torch models
 
 
-class Case(Protocol):
+class Model(Protocol):
     """A peer's model of one architecture with its batches in memory."""
 
-    model: nn.Module  # from inputs to probabilities
-    inputs: Sequence[Any]  # of each batch
+    model: Any  # a module, from inputs to probabilities
+    inputs: list[Any]  # of each batch
 
     def train(self) -> None:
         """One step per batch."""
@@ -28,7 +28,7 @@ class Case(Protocol):
 class SparseAndDense:
     """SparseAdam for the parameters whose gradients are sparse, Adam for the others."""
 
-    def __init__(self, tables: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> None:
+    def __init__(self, tables: Iterable[Tensor], others: Iterable[Tensor]) -> None:
         self.both = (torch.optim.SparseAdam(list(tables), lr=RATE), torch.optim.Adam(others, lr=RATE))
         self.param_groups = self.both[1].param_groups
 
@@ -64,14 +64,14 @@ def copy_weights(tables: Sequence[nn.Embedding], linear: Mapping[str, nn.Linear]
                 layer.bias.copy_(torch.from_numpy(weights[f"{name}.bias"]))
 
 
-def chances(case: Case, batches: int | None = None) -> Tensor:
+def chances(case: Model, batches: int | None = None) -> Tensor:
     """(n,) probabilities of the first batches, or of all."""
     case.model.eval()
     with torch.inference_mode():
         return torch.cat([case.model(inputs).flatten() for inputs in case.inputs[:batches]])
 
 
-def works(cases: Mapping[str, Case]) -> dict[str, Work]:
+def works(cases: Mapping[str, Model]) -> dict[str, Work]:
     """The works of a torch peer (answer.py)."""
     return {
         "logits": lambda case: torch.logit(chances(cases[case], 1)).numpy(),
