@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import HOUR_MS
@@ -109,6 +109,8 @@ class Case:
 
     def __post_init__(self) -> None:
         self.optimizers = Optimizers(self.network.parameter_groups(), Plan(epochs=1, learning_rate=1e-3, seed=7))
+        widest = max(module.in_features for module in self.network.modules() if isinstance(module, nn.Linear))
+        self.ones = torch.ones(widest * max(len(batch.impressions.time_ms) for batch in self.batches if batch.impressions is not None))
 
     def logits(self) -> np.ndarray:
         """(n,) of the first batch."""
@@ -118,6 +120,15 @@ class Case:
     def train(self) -> None:
         for batch in self.batches:
             self.optimizers.step(self.network.losses(batch))
+
+    def products(self) -> None:
+        """The matrix products of the linear layers alone, which no method with these layers can do without."""
+        layers = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
+        with torch.inference_mode():
+            for batch in self.batches:
+                assert batch.impressions is not None
+                for layer in layers:
+                    layer(self.ones[: len(batch.impressions.time_ms) * layer.in_features].view(-1, layer.in_features))
 
     def score(self) -> float:
         with torch.inference_mode():
@@ -172,5 +183,6 @@ if __name__ == "__main__":
             "logits": lambda case: cases[case].logits(),
             "train": lambda case: cases[case].train(),
             "score": lambda case: cases[case].score(),
+            "products": lambda case: cases[case].products(),
         }
     )

@@ -16,6 +16,7 @@ from benchmarks.ranking_peers import process
 SMALL = ["--rows", "64", "--batch", "32", "--sizes", "40", "20", "10", "5", "--users", "3", "--impressions", "2", "--events", "4",
          "--largest-table", "40000", "--repetitions", "1"]  # fmt: skip
 OURS = {"history_once_vs_per_row", "history_once_vs_per_row_scoring", "step_cost_large_table"}
+OURS |= {"dcn_v2_scoring_products_share", "ipnn_scoring_products_share"}
 PEERS = os.environ.get("ALURE_RANKING_PEERS")  # the folder of --peers, where they are installed
 
 
@@ -40,7 +41,7 @@ def test_with_peers_their_logits_are_ours_and_every_ratio_is_written(tmp_path):
 
 
 def test_the_fastest_peer_is_compared_with_and_the_worse_architecture_is_told():
-    rates = {("ours", work, case): [40.0, 40.0] for work in ("train", "score") for case in ("dcn_v2", "ipnn", *ranking.HISTORY)}
+    rates = {("ours", work, case): [40.0, 40.0] for work in ("train", "score", "products") for case in ("dcn_v2", "ipnn", *ranking.HISTORY)}
     rates |= {("ours", "train", f"table_{rows}"): [10.0, 20.0] for rows in (10_000, 99_000)}
     rates |= {
         ("rechub", "train", "dcn_v2"): [10.0, 20.0],
