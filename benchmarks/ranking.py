@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks import contract
 from benchmarks.peers.answer import Rows
 from benchmarks.ranking_cases import ARCHITECTURES, SMALLEST_TABLE, made, rows_of, weights_of
-from benchmarks.ranking_peers import OTHER_PEERS, TORCH_PEERS, Process, process, python_of
+from benchmarks.ranking_peers import OTHER_PEERS, REQUIREMENTS, TORCH_PEERS, Process, process, python_of
 
 SIZES = (100_000,) * 4 + (10_000,) * 4 + (1_000,) * 4 + (100,) * 4 + (10,) * 4
 NAMES = {"ours": "ours", "rechub": "torch-rechub", "deepctr": "deepctr-torch", "trees": "LightGBM", "wabbit": "Vowpal Wabbit"}
@@ -144,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = {"road": method.name, "rows": method.rows, **contract.middle(costs)}
         table.append(row | {"rows_per_core_second": statistics.median(rates[method.peer, method.work, method.case])})
     settings = {name: value for name, value in vars(options).items() if name not in ("results", "peers")}
+    settings["peers"] = [line for peer in peers for line in (REQUIREMENTS / f"{peer}.txt").read_text().split()]
     contract.publish("ranking", {**settings, "threads": 1}, table, ratios_of(rates, str(options.largest_table)), options.results)
 
 

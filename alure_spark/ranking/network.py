@@ -129,7 +129,8 @@ class _Branch(nn.Module):
         self.layer = nn.Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
 
     def forward(self, vectors: Tensor, beside: list[Tensor]) -> Tensor:
-        return torch.relu(self.layer(torch.cat([self.expert(vectors), *beside], dim=1)))
+        made = self.expert(vectors)
+        return torch.relu(self.layer(torch.cat([made, *beside], dim=1) if beside else made))  # of one alone, cat is a copy
 
 
 class _Projections(nn.Module):

@@ -23,8 +23,8 @@ class InnerProducts(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         products = (vectors @ vectors.transpose(1, 2)).flatten(1)  # (n, fields * fields)
         # Not products[:, above]: its gradient is put back number by number and takes twice the time.
-        found = products.index_select(1, self.above_diagonal)
-        return torch.cat([found, vectors.flatten(1)], dim=1) if self.with_vectors else found
+        inner = products.index_select(1, self.above_diagonal)
+        return torch.cat([inner, vectors.flatten(1)], dim=1) if self.with_vectors else inner
 
 
 class Factorization(nn.Module):
