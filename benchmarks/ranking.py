@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import contract
 from benchmarks.peers.answer import Rows
-from benchmarks.ranking_cases import ARCHITECTURES, SMALLEST_TABLE, made, rows_of, weights_of
+from benchmarks.ranking_cases import ARCHITECTURES, HISTORY_BATCHES, SMALLEST_TABLE, made, rows_of, weights_of
 from benchmarks.ranking_peers import OTHER_PEERS, REQUIREMENTS, TORCH_PEERS, Process, process, python_of
 
 SIZES = (100_000,) * 4 + (10_000,) * 4 + (1_000,) * 4 + (100,) * 4 + (10,) * 4
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=32_768, help="rows of one call")
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="ids of each field")
-    parser.add_argument("--users", type=int, default=256, help="users with a history")
+    parser.add_argument("--users", type=int, default=256, help="users of a batch with a history")
     parser.add_argument("--impressions", type=int, default=20, help="impressions of each of them")
     parser.add_argument("--events", type=int, default=50, help="events of each of them")
     parser.add_argument("--largest-table", type=int, default=10**7, help="rows")
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("no --peers FOLDER: the peers are left out")
     pythons = {peer: python_of(peer, options.peers.resolve()) for peer in peers}
     tables = [f"table_{rows}" for rows in (SMALLEST_TABLE, options.largest_table)]
-    shown = options.users * options.impressions
+    shown = HISTORY_BATCHES * options.users * options.impressions
     with tempfile.TemporaryDirectory(prefix="ranking_") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         rows = rows_of(options.rows, options.batch, options.sizes)

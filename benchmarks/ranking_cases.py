@@ -29,6 +29,8 @@ from benchmarks.peers.answer import Rows, answer
 ARCHITECTURES = ("dcn_v2", "ipnn")
 TASK, TABLE, EXPERT, STREAM = "click", "first", "only", "click"
 DIMENSION, HIDDEN, TOWER, DEVIATION = 16, 64, 32, 0.1
+HISTORY_BATCHES = 8  # of a call
+SMALLEST_TABLE = 10_000  # rows of the table that a larger one is compared with
 ZIPF = 1.2  # few ids are most of a field
 HISTORY_SIZES = {"user": 100_000, "ad": 10_000, "campaign": 1_000, "place": 10}
 
@@ -161,9 +163,9 @@ def made(case: str, rows: Rows, users: int, impressions: int, events: int) -> Ca
     kind, _, of = case.partition("_")
     if kind == "history":
         sequences = {"clicked": SequenceSpec(STREAM, "ad", "ad", events)}
-        batch = history_batch(users, impressions, events)
+        batches = [history_batch(users, impressions, events, seed) for seed in range(HISTORY_BATCHES)]
         spec = spec_of("ipnn", list(HISTORY_SIZES.values()), sequences, list(HISTORY_SIZES))
-        return Case(network_of(spec), [batch if of == "once" else one_copy_per_impression(batch, events)])
+        return Case(network_of(spec), batches if of == "once" else [one_copy_per_impression(batch, events) for batch in batches])
     ids, sizes = rows.ids, list(rows.sizes)
     if kind == "table":
         sizes = [int(of) // len(sizes)] * len(sizes)
@@ -171,8 +173,6 @@ def made(case: str, rows: Rows, users: int, impressions: int, events: int) -> Ca
     spec = spec_of("dcn_v2" if kind == "table" else case, sizes)
     return Case(network_of(spec), [batch_of(list(spec.fields), ids[cut], rows.labels[cut]) for cut in rows.cuts()])
 
-
-SMALLEST_TABLE = 10_000  # rows of the table that a larger one is compared with
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
