@@ -8,7 +8,7 @@ setup(
     description="Event logs to user embeddings, user graphs and ad candidates on Spark",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["alure_spark", "alure_spark.*", "jobs", "benchmarks"]),
+    packages=find_packages(include=["alure_spark", "alure_spark.*", "jobs", "benchmarks", "benchmarks.peers"]),
     install_requires=[
         "pyspark>=4.0.1,<4.1",
         "delta-spark>=4.0.1,<4.1",

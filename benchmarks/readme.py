@@ -454,6 +454,14 @@ def speed_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", f"Users per core-second: {', '.join(ours)}."] if ours else [])])
 
 
+def ranking_text(result: dict[str, Any]) -> str:
+    """One row per method, then the ratios."""
+    lines = ["| work, case and method | rows | CPU s | rows per core-second |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        lines.append(f"| {row['road']} | {row['rows']:,} | {row['seconds_cpu']:.3f} | {row['rows_per_core_second']:,.0f} |")
+    return "\n".join([*lines, "", *ratio_lines(result, ".2f", "min to max")])
+
+
 def sequences_text(result: dict[str, Any]) -> str:
     """One row per world and method, then the ratios."""
     lines = ["| world | method | CPU s | wall s | peak MB | M events per core-second |", "|---|---|---|---|---|---|"]
@@ -611,6 +619,7 @@ PLACES = (
     _place("policies", "policies", policies_text),
     _place("real_dwell", "real_dwell", real_dwell_text),
     _place("encoder", "encoder", speed_text),
+    _place("ranking", "ranking", ranking_text),
     _place("embed_table", "embed_table", speed_text),
     _place("loader", "loader", speed_text),
     _place("sequences", "sequences", sequences_text),

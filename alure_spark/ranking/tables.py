@@ -39,12 +39,14 @@ class Lookup:
 
     def codes(self, given: Sequence[Tensor]) -> Codes:
         """given: of each field (n, width) int64 rows of its own, -1 for none."""
-        moved = torch.cat([torch.where(one >= 0, one + begin, -1) for one, begin in zip(given, self.begins, strict=True)], dim=1)
-        kept = moved >= 0
         widths = torch.tensor([one.shape[1] for one in given])
+        own = torch.cat(list(given), dim=1)
+        kept = own >= 0
+        moved = own + torch.tensor(self.begins).repeat_interleave(widths)
+        place = torch.arange(len(own))[:, None] * own.shape[1] + (widths.cumsum(0) - widths)
+        if bool(kept.all()):  # as ids are: nothing is left out, so a bag begins where its field does
+            return Codes(moved.flatten(), place.flatten(), len(given))
         ends = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.flatten().cumsum(0)])
-        first = torch.cat([widths.new_zeros(1), widths.cumsum(0)[:-1]])
-        place = torch.arange(len(moved))[:, None] * moved.shape[1] + first
         return Codes(moved[kept], ends[place.flatten()], len(given))
 
 

@@ -146,6 +146,9 @@ def test_a_lookup_gives_each_field_rows_of_its_own():
     assert codes.rows.tolist() == [2, 7, 0, 1]
     assert codes.begins.tolist() == [0, 1, 2, 4]
     assert (codes.fields, len(codes)) == (2, 2)
+    whole = Lookup([3, 5]).codes([torch.tensor([[2, 1], [0, 1]]), torch.tensor([[4], [0]])])
+    assert whole.rows.tolist() == [2, 1, 7, 0, 1, 3], "no row is left out"
+    assert whole.begins.tolist() == [0, 2, 3, 5]
 
 
 @pytest.mark.parametrize(

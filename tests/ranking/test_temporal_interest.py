@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from alure_spark.batches.batch import SourceTokens, offsets_of
-from alure_spark.batches.history import known_ends
+from alure_spark.batches.history import history_spans, known_ends
 from alure_spark.clock import HOUR_MS
-from alure_spark.ranking.encodings.temporal_interest import INTERVALS_MS, TemporalInterest, softmax_within
+from alure_spark.ranking.encodings.temporal_interest import INTERVALS_MS, Blocks, TemporalInterest
 
 DIMENSION = 6
 GENERATOR = torch.Generator().manual_seed(4)
@@ -96,7 +96,46 @@ def test_what_was_known_before_is_counted_as_by_a_loop():
     assert known_ends(histories([0, 0]), torch.tensor([1]), torch.tensor([3])).tolist() == [0]
 
 
-def test_softmax_within_groups_survives_large_scores_and_empty_groups():
-    scores = torch.tensor([1e4, 1e4 - 1, -1e4, 3.0])
-    found = softmax_within(scores, torch.tensor([2, 2, 0, 2]), 4)
-    torch.testing.assert_close(found, torch.cat([torch.softmax(scores[[0, 1, 3]], 0)[:2], torch.tensor([1.0, 0.0])]))
+@pytest.mark.parametrize("events", [3, 50])
+@pytest.mark.parametrize("counts", [[1, 9, 0, 4], [30, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 5]])
+def test_impressions_that_share_blocks_are_the_sums_of_equation_1(counts, events):
+    torch.manual_seed(1)
+    module = TemporalInterest(DIMENSION, events, deviation=1.0).double()
+    tokens = histories([40, 12, 5, 0])
+    vectors = torch.randn(57, DIMENSION, dtype=torch.float64, generator=GENERATOR).requires_grad_()
+    users = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    time_ms = torch.cat([torch.randint(0, 210 * HOUR_MS, (count,), generator=GENERATOR).sort().values for count in counts])
+    targets = torch.randn(len(users), DIMENSION, dtype=torch.float64, generator=GENERATOR).requires_grad_()
+    sums, wanted = module(tokens, vectors, users, time_ms, targets), expected(module, tokens, vectors, users, time_ms, targets)
+    torch.testing.assert_close(sums, wanted)
+    if wanted.requires_grad and any(counts[:3]):
+        inputs = [vectors, targets, *module.parameters()]
+        for one, other in zip(torch.autograd.grad(sums.sum(), inputs), torch.autograd.grad(wanted.sum(), inputs), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_nobody_and_no_event_are_no_interest():
+    module, empty = TemporalInterest(DIMENSION, 5), histories([0, 0])
+    none = torch.zeros(0, dtype=torch.int64)
+    assert module(empty, torch.zeros(0, DIMENSION), none, none, torch.zeros(0, DIMENSION)).shape == (0, DIMENSION)
+    assert (module(empty, torch.zeros(0, DIMENSION), torch.tensor([0, 1]), torch.tensor([5, 6]), torch.ones(2, DIMENSION)) == 0).all()
+
+
+def test_scores_that_are_large_are_no_numbers_lost():
+    module, tokens = TemporalInterest(DIMENSION, 5), histories([3])
+    vectors = 1e4 * torch.randn(3, DIMENSION)
+    interest = module(tokens, vectors, torch.tensor([0]), torch.tensor([250 * HOUR_MS]), 1e4 * torch.ones(1, DIMENSION))
+    assert interest.isfinite().all()
+
+
+@pytest.mark.parametrize("counts", [[1] * 50, [500] + [1] * 50, [20] * 30, [0, 7, 300]])
+def test_blocks_have_at_most_twice_the_places_and_the_events(counts):
+    users = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    tokens = histories([40] * len(counts))
+    time_ms = torch.cat([torch.randint(0, 210 * HOUR_MS, (count,), generator=GENERATOR).sort().values for count in counts])
+    spans = history_spans(tokens, users, time_ms, 6)
+    blocks = Blocks.of(users, spans, 6)
+    assert len(blocks.place.unique()) == len(users)
+    assert len(blocks.tokens) * blocks.size <= 2 * len(users)
+    assert blocks.tokens.shape[1] <= 2 * 6
+    torch.testing.assert_close(blocks.gathered(blocks.spread(time_ms)), time_ms)

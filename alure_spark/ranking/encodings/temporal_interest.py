@@ -1,19 +1,20 @@
 """Temporal interest module (TIM; Pan et al., section 3.1, equation 1; Zhou et al. 2023): what a history says of one target, by when.
 
 With e~_i = e_i + p(place of i before the target) + p(how long before it), and v~ likewise for the target itself,
-u = sum over i of softmax_i(<e~_i, v~> / sqrt(d)) * (e~_i * v~). The history is jagged: nothing is padded, and each event's vector is read
-once per user and not once per impression.
+u = sum over i of softmax_i(<e~_i, v~> / sqrt(d)) * (e~_i * v~). Histories are jagged, and an event's vector is read once for all
+impressions of its user that see it (Blocks).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ...batches.batch import SourceTokens, ranges
-from ...batches.history import history_spans
+from ...batches.batch import SourceTokens
+from ...batches.history import HistorySpan, history_spans
 from ...clock import DAY_MS, HOUR_MS, MINUTE_MS
 
 # Upper ends of the intervals between a behaviour and its target, each about twice the one before, up to a year.
@@ -45,36 +46,69 @@ class TemporalInterest(nn.Module):
         vectors (T, d): those of the tokens' categories; users (m,) int64: whose impression; time_ms (m,) int64: events known before it are
         history; targets (m, d): the vectors of the targets' categories.
         """
-        seen = history_spans(tokens, users, time_ms, self.events)
-        counts = seen.counts
-        impression = torch.repeat_interleave(torch.arange(len(users)), counts)
-        token = ranges(seen.first, counts)
+        spans = history_spans(tokens, users, time_ms, self.events)
+        blocks = Blocks.of(users, spans, self.events)
         target = targets
         if self.places is not None:
             target = target + self.places[0]
         if self.intervals is not None:
             target = target + self.intervals[0]
-        scores = (vectors[token] * target[impression]).sum(dim=1)
+        own, when, first, end = (blocks.spread(each) for each in (target, time_ms, spans.first, spans.end))  # (blocks, size, ...)
+        token = blocks.tokens  # (blocks, width)
+        seen = (token[:, None] >= first[..., None]) & (token[:, None] < end[..., None])  # (blocks, size, width)
+        token = token.clamp(max=len(vectors) - 1)
+        met = vectors.index_select(0, token.flatten()).view(*token.shape, vectors.shape[1])
+        scores = own @ met.transpose(1, 2)
         codes = []
         if self.places is not None:  # <e + p, v> = <e, v> + <p, v>: of the few p first, of the many pairs then
-            place = torch.repeat_interleave(counts.cumsum(0), counts) - torch.arange(len(token))
-            codes.append((place, self.places))
+            codes.append(((end[..., None] - token[:, None]).clamp(0, self.events), self.places))
         if self.intervals is not None:
-            gap = time_ms[impression] - tokens.event_time_ms[token]
+            gap = when[..., None] - tokens.event_time_ms[token][:, None]
             codes.append((torch.bucketize(gap, self.ends) + 1, self.intervals))
         for code, table in codes:
-            scores = scores + (target @ table.T)[impression, code]
-        weights = softmax_within(scores / math.sqrt(targets.shape[1]), impression, len(users))
+            scores = scores + (own @ table.T).gather(2, code)
+        lowest = torch.finfo(scores.dtype).min
+        weights = (scores / math.sqrt(targets.shape[1])).masked_fill(~seen, lowest).softmax(dim=2) * seen  # zeros where nothing is seen
         # v~ is the same for all of an impression's events, so the sum over them is one of e~ alone.
-        found = torch.zeros_like(targets).index_add(0, impression, weights[:, None] * vectors[token])
+        interest = weights @ met
         for code, table in codes:
-            share = weights.new_zeros(len(users), len(table)).index_put((impression, code), weights, accumulate=True)
-            found = found + share @ table
-        return found * target
+            share = weights.new_zeros(*weights.shape[:2], len(table)).scatter_add(2, code, weights)
+            interest = interest + share @ table
+        return blocks.gathered(interest * own)
 
 
-def softmax_within(scores: Tensor, group: Tensor, groups: int) -> Tensor:
-    """(n,): softmax of scores (n,) among those of the same group (n,) int64, 0 to groups - 1."""
-    highest = scores.new_full((groups,), -math.inf).scatter_reduce(0, group, scores.detach(), "amax")
-    shares = (scores - highest[group]).exp()
-    return shares / scores.new_zeros(groups).index_add(0, group, shares)[group]
+@dataclass(frozen=True)
+class Blocks:
+    """Impressions of one user side by side, so that the vectors of the events that they share are read once and met in one matrix product.
+
+    A block has at most `size` impressions, the mean number of those that may share one: all blocks together have at most twice as many
+    places as there are impressions. Its events span at most twice as many as one impression reads, however long its user's history is.
+    """
+
+    place: Tensor  # (m,) int64: of an impression among blocks * size places
+    tokens: Tensor  # (blocks, width) int64: those of the block from its first event on; behind its last one those of others
+    size: int
+
+    @classmethod
+    def of(cls, users: Tensor, spans: HistorySpan, events: int) -> Blocks:
+        """users (m,) int64: whose impressions; they share blocks where they come one after the other."""
+        m = torch.arange(len(users))
+        kind = torch.stack([users, spans.first // events])
+        changed = (kind[:, 1:] != kind[:, :-1]).any(dim=0)
+        begins = torch.cat([changed.new_ones(len(users[:1])), changed])
+        first = m[begins]
+        size = max(1, len(users) // max(1, len(first)))
+        rank = (m - first[begins.cumsum(0) - 1]) % size
+        block = (rank == 0).cumsum(0) - 1
+        low = spans.first.new_zeros(int((rank == 0).sum())).scatter_reduce(0, block, spans.first, "amin", include_self=False)
+        width = int((spans.end - low[block]).max()) if len(users) else 0
+        return cls(block * size + rank, low[:, None] + torch.arange(width), size)
+
+    def spread(self, each: Tensor) -> Tensor:
+        """(blocks, size, ...): the values of impressions (m, ...) at their places, 0 at the others."""
+        places = each.new_zeros(len(self.tokens) * self.size, *each.shape[1:]).index_copy(0, self.place, each)
+        return places.unflatten(0, (len(self.tokens), self.size))
+
+    def gathered(self, places: Tensor) -> Tensor:
+        """(m, ...): of the impressions."""
+        return places.flatten(0, 1).index_select(0, self.place)

@@ -11,15 +11,20 @@ from .expert import Fields, pairs
 class InnerProducts(nn.Module):
     """IPNN (Qu et al. 2016): the inner products of all pairs of fields; with_vectors: and the vectors themselves, as its paper has it."""
 
+    above_diagonal: Tensor  # (pairs,) int64: where i < j lie in a flat (fields, fields) matrix
+
     def __init__(self, fields: Fields, dimension: int, with_vectors: bool = True) -> None:
         super().__init__()
-        self.left, self.right = pairs(len(fields))
+        above = [left * len(fields) + right for left, right in zip(*pairs(len(fields)), strict=True)]
+        self.register_buffer("above_diagonal", torch.tensor(above, dtype=torch.int64), persistent=False)
         self.with_vectors = with_vectors
-        self.width = len(self.left) + (len(fields) * dimension if with_vectors else 0)
+        self.width = len(above) + (len(fields) * dimension if with_vectors else 0)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        found = (vectors @ vectors.transpose(1, 2))[:, self.left, self.right]
-        return torch.cat([found, vectors.flatten(1)], dim=1) if self.with_vectors else found
+        products = (vectors @ vectors.transpose(1, 2)).flatten(1)  # (n, fields * fields)
+        # Not products[:, above]: its gradient is put back number by number and takes twice the time.
+        inner = products.index_select(1, self.above_diagonal)
+        return torch.cat([inner, vectors.flatten(1)], dim=1) if self.with_vectors else inner
 
 
 class Factorization(nn.Module):
