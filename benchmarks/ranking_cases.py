@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import HOUR_MS
+from alure_spark.config import ExpertConfig, SequenceConfig
 from alure_spark.ranking.network import RankingNetwork
-from alure_spark.ranking.spec import ExpertSpec, FieldSpec, RankingSpec, SequenceSpec
+from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training.optimizers import Optimizers
 from alure_spark.training.plan import Plan
 from benchmarks.encoder import one_copy_per_impression
@@ -36,13 +37,13 @@ HISTORY_SIZES = {"user": 100_000, "ad": 10_000, "campaign": 1_000, "place": 10}
 
 
 def spec_of(
-    architecture: str, sizes: Sequence[int], sequences: dict[str, SequenceSpec] | None = None, names: Sequence[str] = ()
+    architecture: str, sizes: Sequence[int], sequences: dict[str, SequenceConfig] | None = None, names: Sequence[str] = ()
 ) -> RankingSpec:
     names = names or [f"field_{place}" for place in range(len(sizes))]
     return RankingSpec(
         fields={name: FieldSpec("id", {"size": size}) for name, size in zip(names, sizes, strict=True)},
         tables={TABLE: DIMENSION},
-        experts={EXPERT: ExpertSpec(architecture, TABLE)},
+        experts={EXPERT: ExpertConfig(architecture, TABLE)},
         tasks=(TASK,),
         sequences=sequences or {},
         hidden=HIDDEN,
@@ -162,7 +163,7 @@ def made(case: str, rows: Rows, users: int, impressions: int, events: int) -> Ca
     """The case of a name. Those of a table have the fields of `rows`, each with an equal part of it."""
     kind, _, of = case.partition("_")
     if kind == "history":
-        sequences = {"clicked": SequenceSpec(STREAM, "ad", "ad", events)}
+        sequences = {"clicked": SequenceConfig(STREAM, "ad", "ad", events)}
         batches = [history_batch(users, impressions, events, seed) for seed in range(HISTORY_BATCHES)]
         spec = spec_of("ipnn", list(HISTORY_SIZES.values()), sequences, list(HISTORY_SIZES))
         return Case(network_of(spec), batches if of == "once" else [one_copy_per_impression(batch, events) for batch in batches])
