@@ -348,7 +348,7 @@ RANKING_SCORES = Table(
         country STRING ! : country of the user
         as_of TIMESTAMP ! : of the candidates; the history that was read ends here, exclusive
         model_id STRING ! : digest of the ranking model
-        ad_id ARRAY<STRING> ! : raw ids, best first; ties by ad_id
+        ad_id ARRAY<STRING> ! : raw ids, best first; ties as in ad_candidates
         account_id ARRAY<STRING> ! : of the ad
         score ARRAY<DOUBLE> ! : sum over the tasks of ranking.score of what a response is worth x its probability
     """),

@@ -65,5 +65,5 @@ def chain(spark, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("chain")
     context = open_context(load(ROOT / "conf" / "test.yml", overrides(folder)))
-    run_jobs(context, stages(), "pipeline")
+    run_jobs(context, stages(ranked=True), "pipeline")
     return context

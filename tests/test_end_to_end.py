@@ -37,7 +37,7 @@ from tests.conftest import ROOT, overrides, own_spark
 CONF = ROOT / "conf" / "test.yml"
 PUBLISHED = {
     "events", "ads", "follows", "quarantine", "user_sequences", "training_examples", "vocabularies", "user_embeddings",
-    "user_clusters", "cluster_centroids", "user_edges", "ad_candidates", "evaluation_users",
+    "user_clusters", "cluster_centroids", "user_edges", "ad_candidates", "ranking_scores", "evaluation_users",
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def contents(lake: Lake) -> dict[str, str]:
 
 def run(folder: Path, *more: str, first: str = "", last: str = ""):
     context = open_context(load(CONF, overrides(folder, *more)))
-    run_jobs(context, stages(first, last), "pipeline")
+    run_jobs(context, stages(first, last, ranked=True), "pipeline")
     return context
 
 

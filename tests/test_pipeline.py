@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from alure_spark.errors import ConfigError
-from jobs.pipeline import ORDER, STAGES, stages
+from jobs.pipeline import ORDER, RANKED, STAGES, stages
 
 
-def names(*chosen):
-    return [job.name for job in stages(*chosen)]
+def names(*chosen, **more):
+    return [job.name for job in stages(*chosen, **more)]
 
 
 def test_the_chain_is_run_from_its_first_to_its_last_stage_by_the_jobs_of_these_names():
-    assert names() == list(ORDER) == list(STAGES)
+    assert names(ranked=True) == list(ORDER) == list(STAGES)
+    assert names() == [name for name in ORDER if name not in RANKED]
     assert names("embed_users", "retrieve_ads") == ["embed_users", "build_graph", "retrieve_ads"]
     assert names("", "build_sequences") == ["ingest_events", "build_sequences"]
 

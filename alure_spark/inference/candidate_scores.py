@@ -104,10 +104,7 @@ def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, ranking: RankingConfi
         each = float(worth) if worth not in ("bid", "value") else _flat(rows, f"_{worth}")
         score = score + each * p[:, tasks.index(task)]
     ads = rows.column("ads").flatten()
-    by_id = np.argsort(np.asarray(ads.to_pylist(), object), kind="stable")
-    place = np.empty(len(by_id), np.int64)
-    place[by_id] = np.arange(len(by_id))
-    order = np.lexsort((place, -score.round(9), user))
+    order = np.lexsort((-score.round(9), user))  # stable: of equal scores the one that retrieval has first
     rank = np.arange(len(order)) - np.repeat(np.r_[0, lengths.cumsum()[:-1]], lengths)
     kept = order[rank < ranking.cap]
     counts = np.minimum(lengths, ranking.cap)

@@ -85,7 +85,7 @@ def test_a_user_alone_has_the_probabilities_that_it_has_among_others(scorer):
     assert at == len(together)
 
 
-def test_candidates_come_by_score_ties_by_id_and_at_most_the_cap(scorer):
+def test_candidates_come_by_score_ties_as_retrieved_and_at_most_the_cap(scorer):
     rows = candidates(seed=2, count=20)
     config = RankingConfig(score={"click": "bid"}, cap=3)
     result = scored(rows, scorer, config, "m").to_pylist()
@@ -93,13 +93,12 @@ def test_candidates_come_by_score_ties_by_id_and_at_most_the_cap(scorer):
     for given, row in zip(rows.to_pylist(), result, strict=True):
         mine = p[at : at + len(given["ads"])]
         at += len(mine)
-        worth = [(-round((bid or 0.0) * chance, 9), ad, account, chance) for bid, chance, ad, account in
-                 zip(given["_bid"], mine, given["ads"], given["accounts"], strict=True)]  # fmt: skip
-        best = sorted(worth)[:3]
-        assert row["ad_id"] == [ad for _, ad, _, _ in best]
-        assert row["account_id"] == [account for _, _, account, _ in best]
-        assert row["score"] == pytest.approx([-score for score, *_ in best], abs=1e-8)
-        assert row["p_click"] == pytest.approx([chance for *_, chance in best])
+        worth = [round((bid or 0.0) * chance, 9) for bid, chance in zip(given["_bid"], mine, strict=True)]
+        best = sorted(range(len(worth)), key=lambda place: (-worth[place], place))[:3]
+        assert row["ad_id"] == [given["ads"][place] for place in best]
+        assert row["account_id"] == [given["accounts"][place] for place in best]
+        assert row["score"] == pytest.approx([worth[place] for place in best], abs=1e-8)
+        assert row["p_click"] == pytest.approx([mine[place] for place in best])
         assert (row["user_id"], row["country"], row["model_id"]) == (given["user_id"], "SE", "m")
 
 

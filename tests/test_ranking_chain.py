@@ -1,0 +1,43 @@
+"""The chain's last stage on the small world: candidates ranked by what a response is worth times how likely it is."""
+
+from __future__ import annotations
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from alure_spark.inference.registered import ranking_champion
+from alure_spark.lake import as_of_scope
+
+
+def ranked(chain):
+    return chain.lake.read("ranking_scores").where(as_of_scope(chain.config.time.as_of_ms)).orderBy("user_id").toPandas()
+
+
+def test_every_user_with_candidates_has_them_ranked_and_no_others(chain):
+    candidates = chain.lake.read("ad_candidates").where(F.size("ad_id") > 0).orderBy("user_id").toPandas()
+    scores = ranked(chain)
+    assert scores["user_id"].tolist() == candidates["user_id"].tolist()
+    for given, row in zip(candidates.itertuples(), scores.itertuples(), strict=True):
+        assert len(row.ad_id) == min(chain.config.ranking.cap, len(given.ad_id))
+        assert set(row.ad_id) <= set(given.ad_id)
+        assert (np.diff(row.score) <= 1e-9).all()
+    assert set(scores["model_id"]) == {ranking_champion(chain.config, chain.tracker).model_id}
+
+
+def test_the_score_is_bid_times_click_and_value_times_conversion(chain):
+    ads = chain.lake.read("ads").toPandas()
+    as_of = chain.config.time.as_of_ms
+    started = ads[ads["active_from"].astype("datetime64[ms]").astype(np.int64) <= as_of].sort_values("active_from")
+    worth = started.groupby("ad_id").last()[["bid", "value"]].fillna(0.0)
+    for row in ranked(chain).head(20).itertuples():
+        mine = worth.loc[list(row.ad_id)]
+        expected = mine["bid"].to_numpy() * row.p_click + mine["value"].to_numpy() * row.p_conversion
+        np.testing.assert_allclose(row.score, expected, rtol=1e-9)
+        assert ((row.p_click > 0) & (row.p_click < 1)).all()
+
+
+def test_the_probabilities_are_of_the_size_of_what_happens(chain):
+    shown = chain.lake.read("training_examples").select(F.explode("click").alias("click"))
+    rate = shown.agg(F.avg("click")).first()[0]
+    mean = np.concatenate(ranked(chain)["p_click"].to_numpy()).mean()
+    assert 0.3 * rate < mean < 3 * rate
