@@ -20,6 +20,7 @@ from .retrieval import RetrievalConfig
 from .root import Config
 from .section import Since, as_dict
 from .semantic_ids import SemanticIdConfig
+from .similarity import SimilarityConfig
 from .source import SourceConfig
 from .spark import SparkConfig
 from .streams import StreamConfig
@@ -32,7 +33,7 @@ __all__ = [
     "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "FeaturePolicy", "FollowConfig", "GraphConfig",
     "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RetrievalConfig",
-    "SemanticIdConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig",
-    "TrainingConfig", "VocabularyConfig",
+    "SemanticIdConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig",
+    "TrackingConfig", "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip
