@@ -88,7 +88,7 @@ class GraphSage(nn.Module):
 
     def draw(self, count: int) -> Tensor:
         """(count,) int64 nodes of items, each with probability degree^0.75 over the sum of these."""
-        place = torch.searchsorted(self.drawn_below, torch.rand(count, dtype=torch.float64), right=True)
+        place = torch.searchsorted(self.drawn_below, torch.empty(count, dtype=torch.float64).uniform_(), right=True)
         return self.users + place.clamp(max=len(self.drawn_below) - 1)
 
     def forward(self, nodes: Tensor) -> Tensor:

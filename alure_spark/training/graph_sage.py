@@ -18,13 +18,15 @@ from .loop import Fitted, Observer, fit
 from .plan import Plan, warmup_cosine
 from .tensor_batches import TensorBatches
 
+# Of the held-out edges every other one chooses the epoch, and the rest say how good it is, which those can no longer say.
+CHOOSING, MEASURING = slice(0, None, 2), slice(1, None, 2)
 VALIDATED = 20_000  # held-out edges at most of which the loss is taken
 
 
 def train_graph_sage(
     graph: ClickGraph, config: SimilarityConfig, checkpoint: Path | None = None, observe: Observer | None = None
 ) -> tuple[GraphSage, Fitted]:
-    """The model of the epoch with the least loss on the held-out edges; without any that of the last epoch.
+    """The model of the epoch with the least loss on held-out edges; without any that of the last epoch.
 
     The same graph, conf and number of torch's threads give the same weights, also after a kill (see fit).
 
@@ -43,16 +45,16 @@ def train_graph_sage(
         config.epochs, config.learning_rate, config.seed, schedule=warmup_cosine(config.epochs * batches.steps),
         rate_setting="similarity.learning_rate",
     )  # fmt: skip
-    validate = partial(_held_out_loss, model, graph, config.seed) if len(graph.held_out) else None
+    validate = partial(_held_out_loss, model, graph.held_out[CHOOSING], config.seed) if len(graph.held_out) else None
     fitted = fit(model, batches, plan, validate, checkpoint, observe)
     return model.eval(), fitted
 
 
-def _held_out_loss(model: GraphSage, graph: ClickGraph, seed: int) -> dict[str, float]:
-    """The model's losses on the held-out edges, with the same negatives each time."""
+def _held_out_loss(model: GraphSage, edges: torch.Tensor, seed: int) -> dict[str, float]:
+    """The model's losses on the edges (n, 2), with the same negatives each time."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        chosen = graph.held_out[torch.randperm(len(graph.held_out))[:VALIDATED]]
+        chosen = edges[torch.randperm(len(edges))[:VALIDATED]]
         return {name: float(loss) for name, loss in model.losses(*chosen.T).items()}
 
 
@@ -73,9 +75,9 @@ def share_in_order(graph: ClickGraph, embeddings: torch.Tensor, seed: int) -> fl
     """Share of held-out edges whose cosine is above that of the same user and the item of another one; ties count half, None of none.
 
     Items are compared as often as they are clicked, so popularity alone gives a half, as chance does. Of edges that were learned from
-    the share would be .8 on a random graph, too. embeddings (N, D) of all nodes; other items that the user clicked are left out.
+    the share is above a half on a random graph, too. embeddings (N, D) of all nodes. Other items that the user clicked are left out.
     """
-    user, item = graph.held_out.numpy().T
+    user, item = graph.held_out[MEASURING].numpy().T
     other = np.random.default_rng(seed).permutation(item)
     clicked = np.concatenate([graph.edges.numpy(), graph.held_out.numpy()]) @ [len(embeddings), 1]
     new = ~np.isin(user * len(embeddings) + other, clicked)
