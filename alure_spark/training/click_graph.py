@@ -44,10 +44,11 @@ def click_edges(events: DataFrame, sources: tuple[str, ...], config: SimilarityC
     known = events.where(known_before(known_ms, as_of_ms) & F.col("source").isin(list(sources)) & F.col("item_id").isNotNull())
     if config.days:
         known = known.where(known_ms >= max(as_of_ms - round(config.days * DAY_MS), EARLIEST_MS))
-    edges = known.groupBy("user_id", "item_id").agg(F.count("*").alias("events"))
-    for node in ("user_id", "item_id"):
-        frequent = edges.groupBy(node).agg(F.sum("events").alias("of_node")).where(F.col("of_node") >= config.min_events)
-        edges = edges.join(frequent.select(F.col(node).alias("frequent")), F.col(node) == F.col("frequent"), "left_semi")
+    pairs = known.groupBy("user_id", "item_id").agg(F.count("*").alias("events"))
+    edges = pairs
+    for node in ("user_id", "item_id"):  # both are counted before either is left out
+        frequent = pairs.groupBy(node).agg(F.sum("events").alias("of_node")).where(F.col("of_node") >= config.min_events)
+        edges = edges.join(frequent.select(node), node, "left_semi")
     return edges.select("user_id", "item_id")
 
 

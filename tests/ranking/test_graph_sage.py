@@ -82,8 +82,8 @@ def test_the_gradient_is_that_of_finite_differences():
 
     loss().backward()
     for parameter in sage.parameters():
-        found = (parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad).flatten()
-        flat, expected = parameter.data.view(-1), torch.zeros_like(found)
+        gradient = (parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad).flatten()
+        flat, expected = parameter.data.view(-1), torch.zeros_like(gradient)
         for place in range(len(flat)):
             sides = []
             for sign in (1, -1):
@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_finite_differences():
                     sides.append(float(loss()))
                 flat[place] -= sign * 1e-6
             expected[place] = (sides[0] - sides[1]) / 2e-6
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
         assert expected.abs().max() > 1e-6
 
 
