@@ -40,7 +40,8 @@ def click_rows():
 
 
 LATER = [
-    ("u03", "i01", "ad_click", AS_OF),  # known at as_of: not before it
+    ("new", "i02", "ad_click", AS_OF),  # known at as_of: not before it
+    ("new", "i03", "ad_click", AS_OF),
     ("new", "i01", "ad_click", AS_OF + timedelta(seconds=1)),
     ("new", "other", "ad_click", AS_OF + timedelta(days=1)),
     ("new", "other", "ad_click", AS_OF + timedelta(days=1)),
