@@ -267,15 +267,6 @@ def test_training_twice_and_training_after_a_kill_end_in_the_same_bits(tmp_path)
     assert len({model_id(one, conf) for one in (elsewhere, sage) for conf in (seeded, config)}) == 4, "of the weights and of the conf"
 
 
-def test_the_order_of_rows_changes_nothing():
-    rows = drawn_rows(clicks(60, 40, 2, 6, 0.9), 0.2)
-    expected = graph_of(rows, 4)
-    shuffled = graph_of(rows.take(np.random.default_rng(1).permutation(len(rows))), 4)
-    assert (shuffled.users, shuffled.items) == (expected.users, expected.items)
-    for name in ("neighbours", "edges", "held_out"):
-        assert torch.equal(getattr(shuffled.graph, name), getattr(expected.graph, name))
-
-
 def test_nobody_sees_a_held_out_edge_and_every_node_keeps_one():
     pairs = clicks(60, 40, 2, 6, 0.9)
     world = graph(pairs, 0.3, width=50)

@@ -17,9 +17,9 @@ from alure_spark.lake import as_of_scope
 from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from alure_spark.tables import EVENTS, SIMILARITY_EMBEDDINGS
-from alure_spark.training.click_graph import click_edges, collect_graph, with_draws
+from alure_spark.training.click_graph import click_edges, collect_graph, graph_of, with_draws
 from jobs import forget_users, train_similarity
-from tests.ranking.click_worlds import clicks
+from tests.ranking.click_worlds import clicks, drawn_rows
 
 AS_OF = datetime(2025, 3, 10, tzinfo=UTC)
 AS_OF_MS = int(AS_OF.timestamp() * 1000)
@@ -106,6 +106,15 @@ def test_partitions_and_order_of_rows_and_what_comes_later_change_nothing(spark,
         spark.conf.set("spark.sql.shuffle.partitions", before)
     seeded = SimilarityConfig(dimension=4, fanout=(4, 3), seed=8)
     assert not equal(collect_graph(events, CLICK, seeded, AS_OF_MS), expected)
+
+
+def test_the_order_of_rows_changes_nothing():
+    rows = drawn_rows(clicks(60, 40, 2, 6, 0.9), 0.2)
+    expected = graph_of(rows, 4)
+    shuffled = graph_of(rows.take(np.random.default_rng(1).permutation(len(rows))), 4)
+    assert (shuffled.users, shuffled.items) == (expected.users, expected.items)
+    for name in ("neighbours", "edges", "held_out"):
+        assert torch.equal(getattr(shuffled.graph, name), getattr(expected.graph, name))
 
 
 def test_the_draw_of_a_node_is_an_order_of_its_neighbors_that_other_edges_do_not_change(spark):
