@@ -436,6 +436,22 @@ USER_SEGMENTS = Table(
     users=("user_id",),
 )
 
+SIMILARITY_EMBEDDINGS = Table(
+    name="similarity_embeddings",
+    producer="train_similarity",
+    doc="One row per user and per item of the click graph at one as_of: a GraphSAGE vector; the cosine says how well two go together.",
+    columns=_columns("""
+        kind STRING ! : user or item
+        node_id STRING ! : the user_id or item_id
+        as_of TIMESTAMP ! : events with known_at < as_of
+        model_id STRING ! : graphsage- and a digest of weights and conf; vectors of two models cannot be compared
+        embedding ARRAY<FLOAT> ! : similarity.dimension numbers, unit norm
+    """),
+    key=("kind", "node_id", "as_of"),
+    partitions=("as_of",),
+    users=("CASE WHEN kind = 'user' THEN node_id END",),  # an item of the same id is nobody
+)
+
 EVALUATION_USERS = Table(
     name="evaluation_users",
     producer="evaluate",
@@ -514,9 +530,8 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES, VOCABULARIES,
-        USER_EMBEDDINGS,
-        USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES, DWELL_STATISTICS,
-        DWELL_CORRELATIONS, USER_SEGMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
+        USER_EMBEDDINGS, USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES,
+        DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS, SIMILARITY_EMBEDDINGS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 

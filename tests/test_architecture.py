@@ -20,7 +20,7 @@ LAYERS = {
 # the item vectors of classic methods. analysis asks what the results of the others are worth.
 ROOMS_BELOW = {
     "model": ("batches",), "ranking": ("batches", "model"), "packed": ("batches",), "inference": ("batches", "model"),
-    "training": ("batches", "packed", "model", "baselines"),
+    "training": ("batches", "packed", "model", "ranking", "baselines"),
     "analysis": ("batches", "packed", "events", "baselines", "model", "training", "inference", "retrieval"),
 }  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it

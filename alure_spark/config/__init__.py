@@ -21,6 +21,7 @@ from .retrieval import RetrievalConfig
 from .root import Config
 from .section import Since, as_dict
 from .semantic_ids import SemanticIdConfig
+from .similarity import SimilarityConfig
 from .source import SourceConfig
 from .spark import SparkConfig
 from .streams import StreamConfig
@@ -33,7 +34,7 @@ __all__ = [
     "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "FeaturePolicy", "FieldConfig",
     "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig",
-    "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "Since", "SourceConfig", "SparkConfig",
-    "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
+    "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since",
+    "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

@@ -101,6 +101,11 @@ class LabelConfig(Section, prefix="labels."):
         return tuple(name for name, task in self.declared.items() if not task.sum)
 
     @property
+    def click_stream(self) -> str:
+        """The stream of the responses of the task click; where there is no such task, of the first that is predicted."""
+        return self.declared["click" if "click" in self.declared else self.heads[0]].source
+
+    @property
     def response_sources(self) -> tuple[str, ...]:
         """The streams of the responses of all tasks."""
         return tuple(sorted({task.source for task in self.declared.values()}))

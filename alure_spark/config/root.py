@@ -24,6 +24,7 @@ from .retrieval import RetrievalConfig
 from .rules import require_known
 from .section import Section, Since, as_dict, digest_of
 from .semantic_ids import SemanticIdConfig
+from .similarity import SimilarityConfig
 from .source import SourceConfig
 from .spark import SparkConfig
 from .streams import StreamConfig
@@ -63,6 +64,7 @@ class Config(Section):
     ranking: Annotated[RankingConfig, Since("2026-11-30")] = field(default_factory=RankingConfig)
     feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy, within that of 'all'
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
+    similarity: Annotated[SimilarityConfig, Since("2026-11-30")] = field(default_factory=SimilarityConfig)
 
     def check_together(self) -> None:
         if not self.streams and not self.ranking.ready_made:
@@ -114,6 +116,7 @@ class Config(Section):
             **{f"labels.tasks.{name}.source": [task.source] for name, task in self.labels.tasks.items()},
             "dynamix.impression_source": [self.dynamix.impression_source],
             "dynamix.conversion_sources": self.dynamix.conversion_sources,
+            "similarity.sources": self.similarity.sources,
         }
         for path, sources in named.items():
             # What these settings name where nobody sets them need not be in the log.
@@ -177,6 +180,12 @@ class Config(Section):
     def item_sources(self) -> tuple[str, ...]:
         """The streams whose items describe a user."""
         return self.embedding.sources or tuple(self.streams)
+
+    @property
+    def similarity_sources(self) -> tuple[str, ...]:
+        """The streams whose events are edges of the graph that similarity is learned from, as the policy of all users leaves them."""
+        named = self.similarity.sources or (self.labels.click_stream,)
+        return tuple(source for source in named if source in self.policed_streams)
 
     @property
     def impression_attributes(self) -> dict[str, str]:
