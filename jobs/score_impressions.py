@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
+from alure_spark.events.ranking_fields import FIELD_TABLES, FieldTables
 from alure_spark.events.sequences import select_features
 from alure_spark.inference import candidate_scores, example_scores
 from alure_spark.inference.registered import ranking_champion
@@ -27,10 +28,10 @@ def _candidates(context: Context, run: JobRun, artifact: RankingArtifact) -> Rep
     config, as_of = context.config, context.config.time.as_of_ms
     scope = as_of_scope(as_of)
     sequences = select_features(latest_rows(run.read("user_sequences"), as_of), config.policed_streams, as_of)
-    ads, embeddings = (run.read_if_published(name) for name in ("ads", "user_embeddings"))
+    tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
     candidates = run.read("ad_candidates").where(scope)
     context.spark.conf.set(ROWS, str(candidate_scores.USERS_AT_ONCE))
-    ranked = candidate_scores.scored_candidates(candidates, sequences, ads, embeddings, artifact, config)
+    ranked = candidate_scores.scored_candidates(candidates, sequences, tables, artifact, config)
     users = run.write("ranking_scores", ranked, scope)
     scores = run.written("ranking_scores").where(scope).select(F.explode("score").alias("score"))
     count, mean = scores.agg(F.count("*"), F.avg("score")).collect()[0]
@@ -47,7 +48,7 @@ def _examples(context: Context, run: JobRun, artifact: RankingArtifact) -> Repor
 JOB = Job(
     "score_impressions",
     "the candidates of each user by expected value, the funnel's last stage",
-    ("ad_candidates", "user_sequences", "ads", "user_embeddings", "impression_examples"),
+    ("ad_candidates", "user_sequences", *FIELD_TABLES, "impression_examples"),
     ("ranking_scores", "impression_scores"),
     lambda config: as_of_scope(config.time.as_of_ms),
     score,

@@ -8,6 +8,7 @@ calibration are chosen on the last labels.validation_days, from which no step le
 
 from __future__ import annotations
 
+from alure_spark.events.ranking_fields import FIELD_TABLES
 from alure_spark.inference.registered import champion_at, promote, register_ranking
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.ranking.artifact import RankingArtifact
@@ -42,7 +43,7 @@ def train(context: Context, run: JobRun) -> Report:
 JOB = Job(
     "train_ranking",
     "the ranking model, its curves and its place in the registry",
-    ("training_examples", "impression_examples", "ads", "user_embeddings"),
+    ("training_examples", "impression_examples", *FIELD_TABLES),
     (),
     lambda config: as_of_scope(config.time.as_of_ms),
     train,

@@ -32,6 +32,7 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,
     "embedding": {"user": "embedding"},
+    "similarity": {"cosine": "numeric"},
     "example": None,
 }  # fmt: skip
 COUNTS = ("count", "days_since", "sum", "same")  # what may be read of the history of a stream

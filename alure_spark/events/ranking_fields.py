@@ -8,13 +8,14 @@ the arrays of the streams (ranking/history_counts.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..clock import DAY_MS, HOUR_MS
-from ..config import FieldConfig, RankingConfig
+from ..config import ORIGINS, FieldConfig, RankingConfig
 from ..errors import DataError
 from ..tables import ATTRIBUTE_TYPES
 from .clean import id_hash
@@ -22,22 +23,37 @@ from .clean import id_hash
 WEEKDAY_OF_1970 = 3  # a Thursday; 0 is Monday
 
 
-def ranking_rows(
-    rows: DataFrame, config: RankingConfig, ads: DataFrame | None, embeddings: DataFrame | None, publish_lag_ms: int
-) -> DataFrame:
+@dataclass(frozen=True)
+class FieldTables:
+    """What fields are read from beside the rows; None where no run has published the table."""
+
+    ads: DataFrame | None = None
+    user_embeddings: DataFrame | None = None
+    similarity_embeddings: DataFrame | None = None
+
+
+FIELD_TABLES = tuple(item.name for item in fields(FieldTables))
+
+
+def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, publish_lag_ms: int) -> DataFrame:
     """rows, with `impression__<field>` for every field but those of histories: BIGINT hashes, DOUBLE, STRING or ARRAY<FLOAT> each.
 
     Of an ad the flight that began last, at the impression or before it; of embeddings the user's newest with as_of + publish_lag_ms before
-    the impression, exclusive; null where there is none. One shuffle of the impressions by ad, where a field reads the ad, and of the
-    rows by user. Raises DataError where a table that a field reads is missing.
+    the impression, exclusive, and with it the item's of the same model; null where there is none. One shuffle of the impressions by ad,
+    where a field reads the ad, and of the rows by user. Raises DataError where a table that a field reads is missing.
     """
     given = {name: one for name, one in config.fields.items() if one.origin != "history"}
-    of_ad, of_user = ({name: one for name, one in given.items() if one.origin == origin} for origin in ("ad", "embedding"))
-    if of_ad:
-        columns = {f"impression__{name}": _typed(F.col(one.name), one.kind) for name, one in of_ad.items()}
-        rows = with_flights(rows, _required(ads, "ads", of_ad), columns)
-    if of_user:
-        rows = _with_embeddings(rows, list(of_user), _required(embeddings, "user_embeddings", of_user), publish_lag_ms)
+    of = {origin: {name: one for name, one in given.items() if one.origin == origin} for origin in ORIGINS}
+    if of["ad"]:
+        columns = {f"impression__{name}": _typed(F.col(one.name), one.kind) for name, one in of["ad"].items()}
+        rows = with_flights(rows, _required(tables.ads, "ads", of["ad"]), columns)
+    if of["embedding"]:
+        embeddings = _required(tables.user_embeddings, "user_embeddings", of["embedding"])
+        rows = _with_served(rows, "_served", embeddings, publish_lag_ms)
+        rows = rows.withColumns({f"impression__{name}": F.col("_served.embedding") for name in of["embedding"]}).drop("_served")
+    if of["similarity"]:
+        vectors = _required(tables.similarity_embeddings, "similarity_embeddings", of["similarity"])
+        rows = _with_cosines(rows, list(of["similarity"]), vectors, publish_lag_ms)
     own = {f"impression__{name}": _of_row(one) for name, one in given.items() if one.origin in ("impression", "context")}
     return rows.withColumns(own) if own else rows
 
@@ -65,24 +81,48 @@ def with_flights(rows: DataFrame, ads: DataFrame, columns: Mapping[str, Column])
     That is the one that began last, at the impression or before it. One shuffle of the impressions by ad and one of the rows.
     """
     said = F.struct(F.unix_millis("active_from").alias("from_ms"), *(column.alias(name) for name, column in columns.items()))
-    flights = ads.groupBy(F.col("ad_hash").alias("_ad")).agg(F.sort_array(F.collect_list(said)).alias("_flights"))
+    flights = ads.groupBy(F.col("ad_hash").alias("_ad")).agg(F.sort_array(F.collect_list(said)).alias("_of_ad"))
+    begun = F.filter("_of_ad", lambda flight: flight["from_ms"] <= F.col("_one.time_ms"))
+    said_then = F.try_element_at(begun, F.lit(-1))
+    return _of_ads(rows, flights, {name: said_then[name] for name in columns})
+
+
+def _of_ads(rows: DataFrame, ads: DataFrame, columns: Mapping[str, Column], also: tuple[str, ...] = ()) -> DataFrame:
+    """The rows with an array per column: an expression of `_one` (the impression) and of ads (one row per `_ad`, joined to it).
+
+    also: further arrays of the rows, parallel to time_ms, that `_one` has beside time_ms and ad_id.
+    """
     keys = ["user_id", "as_of", "segment"]
-    shown = rows.select(*keys, F.posexplode(F.arrays_zip("time_ms", "ad_id")).alias("_place", "_one"))
-    shown = shown.select(*keys, "_place", F.col("_one.time_ms").alias("_ms"), F.col("_one.ad_id").alias("_ad"))
-    begun = F.filter("_flights", lambda flight: flight["from_ms"] <= F.col("_ms"))
-    met = shown.join(flights, "_ad", "left").select(*keys, "_place", F.try_element_at(begun, F.lit(-1)).alias("_said"))
-    listed = F.sort_array(F.collect_list(F.struct("_place", "_said"))).alias("_listed")
-    joined = rows.join(met.groupBy(*keys).agg(listed), keys, "left")
-    return joined.withColumns({name: F.col("_listed._said")[name] for name in columns}).drop("_listed")
+    shown = rows.select(*keys, F.posexplode(F.arrays_zip("time_ms", "ad_id", *also)).alias("_place", "_one"))
+    met = shown.withColumn("_ad", F.col("_one.ad_id")).join(ads, "_ad", "left")
+    said = F.struct("_place", *(column.alias(name) for name, column in columns.items()))
+    listed = met.groupBy(*keys).agg(F.sort_array(F.collect_list(said)).alias("_listed"))
+    joined = rows.join(listed, keys, "left")
+    return joined.withColumns({name: F.col("_listed")[name] for name in columns}).drop("_listed")
 
 
-def _with_embeddings(rows: DataFrame, names: list[str], embeddings: DataFrame, publish_lag_ms: int) -> DataFrame:
-    """The rows with the embedding that served each impression."""
-    one = F.struct((F.unix_millis("as_of") + publish_lag_ms).alias("ms"), "embedding")
-    served = embeddings.groupBy("user_id").agg(F.sort_array(F.collect_list(one)).alias("_served"))
-    joined = rows.join(served, "user_id", "left")
-    newest = F.transform("time_ms", lambda t: F.try_element_at(F.filter("_served", lambda one: one["ms"] < t), F.lit(-1))["embedding"])
-    return joined.withColumns({f"impression__{name}": newest for name in names}).drop("_served")
+def _with_served(rows: DataFrame, name: str, embeddings: DataFrame, publish_lag_ms: int) -> DataFrame:
+    """The rows with the array `name` of what served each impression: a struct of ms (from then on), model_id and embedding, or null."""
+    one = F.struct((F.unix_millis("as_of") + publish_lag_ms).alias("ms"), "model_id", "embedding")
+    served = embeddings.groupBy("user_id").agg(F.sort_array(F.collect_list(one)).alias("_all"))
+    newest = F.transform("time_ms", lambda t: F.try_element_at(F.filter("_all", lambda one: one["ms"] < t), F.lit(-1)))
+    return rows.join(served, "user_id", "left").withColumn(name, newest).drop("_all")
+
+
+def _with_cosines(rows: DataFrame, names: list[str], vectors: DataFrame, publish_lag_ms: int) -> DataFrame:
+    """The rows with the cosine of the user's vector that served the impression and the ad's vector of the same as_of and model."""
+    ms = (F.unix_millis("as_of") + publish_lag_ms).alias("ms")
+    users = vectors.where("kind = 'user'").select(F.col("node_id").alias("user_id"), "as_of", "model_id", "embedding")
+    items = vectors.where("kind = 'item'").select(
+        id_hash(F.col("node_id")).alias("_ad"), F.struct(ms, "model_id", "embedding").alias("one")
+    )
+    of_items = items.groupBy("_ad").agg(F.collect_list("one").alias("_of_ad"))
+    mine = F.col("_one._mine")
+    same = F.filter("_of_ad", lambda one: (one["ms"] == mine["ms"]) & (one["model_id"] == mine["model_id"]))
+    products = F.zip_with(mine["embedding"], F.get(same, 0)["embedding"], lambda x, y: x.cast("double") * y)
+    cosine = F.aggregate(products, F.lit(0.0), lambda total, product: total + product)
+    rows = _with_served(rows, "_mine", users, publish_lag_ms)
+    return _of_ads(rows, of_items, {f"impression__{name}": cosine for name in names}, also=("_mine",)).drop("_mine")
 
 
 def _typed(column: Column, kind: str) -> Column:

@@ -17,7 +17,7 @@ from ..arrow import list_column
 from ..config import Config, RankingConfig
 from ..errors import ConfigError
 from ..events.clean import id_hash
-from ..events.ranking_fields import ranking_rows, with_flights
+from ..events.ranking_fields import FieldTables, ranking_rows, with_flights
 from ..lake import timestamp
 from ..ranking.artifact import RankingArtifact
 from ..tables import ATTRIBUTE_TYPES, RANKING_SCORES
@@ -61,16 +61,15 @@ def candidate_rows(candidates: DataFrame, sequences: DataFrame, config: Config) 
 def scored_candidates(
     candidates: DataFrame,
     sequences: DataFrame,
-    ads: DataFrame | None,
-    embeddings: DataFrame | None,
+    tables: FieldTables,
     artifact: RankingArtifact,
     config: Config,
 ) -> DataFrame:
     """Rows of RANKING_SCORES at as_of. Embeddings of as_of itself are read, too: scores are published after them."""
-    rows = ranking_rows(candidate_rows(candidates, sequences, config), config.ranking, ads, embeddings, publish_lag_ms=-1)
+    rows = ranking_rows(candidate_rows(candidates, sequences, config), config.ranking, tables, publish_lag_ms=-1)
     worth = {name for name in config.ranking.score.values() if name in ("bid", "value")}
-    if ads is not None and worth:
-        rows = with_flights(rows, ads, {f"_{name}": F.coalesce(F.col(name), F.lit(0.0)) for name in sorted(worth)})
+    if tables.ads is not None and worth:
+        rows = with_flights(rows, tables.ads, {f"_{name}": F.coalesce(F.col(name), F.lit(0.0)) for name in sorted(worth)})
     tasks, ranking, model_id = artifact.spec.tasks, config.ranking, artifact.model_id
     layout = artifact.spec.layout()
     read = ["time_ms", *(name for name in layout.impression_columns() if name.startswith("impression__")), *layout.columns()]

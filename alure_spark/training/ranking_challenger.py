@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from ..batches.vocabulary import Vocabulary
 from ..config import Config
 from ..events.mapped_impressions import example_rows
-from ..events.ranking_fields import ranking_rows
+from ..events.ranking_fields import FIELD_TABLES, FieldTables, ranking_rows
 from ..lake import JobRun, as_of_scope, workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
@@ -43,8 +43,8 @@ def training_rows(run: JobRun, config: Config) -> DataFrame:
     if ranking.ready_made:
         return example_rows(run.read("impression_examples"), ranking, as_of, config.labels.validation_ms)
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    ads, embeddings = (run.read_if_published(name) for name in ("ads", "user_embeddings"))
-    return ranking_rows(examples, ranking, ads, embeddings, config.embedding.publish_lag_ms)
+    tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
+    return ranking_rows(examples, ranking, tables, config.embedding.publish_lag_ms)
 
 
 def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str) -> RankingChallenger:

@@ -12,8 +12,8 @@ from pyspark.sql import functions as F
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import RankingConfig, build
 from alure_spark.errors import DataError
-from alure_spark.events.ranking_fields import known_ids, ranking_rows
-from alure_spark.tables import ADS, TRAINING_EXAMPLES, USER_EMBEDDINGS
+from alure_spark.events.ranking_fields import FieldTables, known_ids, ranking_rows
+from alure_spark.tables import ADS, SIMILARITY_EMBEDDINGS, TRAINING_EXAMPLES, USER_EMBEDDINGS
 
 START_MS = 1_735_689_600_000  # a Wednesday, midnight
 LAG_MS = 6 * HOUR_MS
@@ -78,7 +78,7 @@ def world(spark):
 
 def test_every_field_says_what_was_known_at_the_impression(world):
     examples, flights, embeddings, (rows, ads, served) = world
-    made = {row.user_id: row for row in ranking_rows(rows, config(), ads, served, LAG_MS).collect()}
+    made = {row.user_id: row for row in ranking_rows(rows, config(), FieldTables(ads, served), LAG_MS).collect()}
     assert len(made) == len(examples)
     sweden = rows.select(F.xxhash64(F.lit("SE"))).first()[0]
     for given in examples:
@@ -104,17 +104,17 @@ def test_what_begins_at_the_impression_is_known_and_what_is_published_at_it_is_n
     rows = spark.createDataFrame([example("u", [at], [1])], SCHEMA)
     ads = spark.createDataFrame([flight(1, 2, 5.0)], ADS.ddl())
     served = spark.createDataFrame([published("u", 2)], USER_EMBEDDINGS.ddl())
-    row = ranking_rows(rows, config(), ads, served, 0).collect()[0]
+    row = ranking_rows(rows, config(), FieldTables(ads, served), 0).collect()[0]
     assert row.impression__bid == [5.0]
     assert row.impression__taste == [None]
 
 
 def test_later_flights_and_embeddings_change_nothing(world, spark):
     rows, ads, served = world[3]
-    before = sorted(ranking_rows(rows, config(), ads, served, LAG_MS).collect())
+    before = sorted(ranking_rows(rows, config(), FieldTables(ads, served), LAG_MS).collect())
     late = spark.createDataFrame([flight(ad, 20, -1.0, "other") for ad in range(5)], ADS.ddl())
     later = spark.createDataFrame([published(f"u{number}", 9) for number in range(30)], USER_EMBEDDINGS.ddl())
-    after = sorted(ranking_rows(rows, config(), ads.union(late), served.union(later), LAG_MS).repartition(3).collect())
+    after = sorted(ranking_rows(rows, config(), FieldTables(ads.union(late), served.union(later)), LAG_MS).repartition(3).collect())
     assert before == after
 
 
@@ -128,7 +128,7 @@ def test_ids_of_the_training_split_have_a_row_and_those_of_validation_or_later_t
     )
     only = {"ad": FIELDS["ad"]}
     chosen = build(RankingConfig, {"fields": only, "sequences": {"clicked": {"source": "click", "category": "item_id", "target": "ad"}}})
-    with_fields = ranking_rows(rows, chosen, None, None, 0)
+    with_fields = ranking_rows(rows, chosen, FieldTables(), 0)
     border = START_MS + 6 * DAY_MS
     assert {tuple(row) for row in known_ids(with_fields, chosen, border).collect()} == {("item_id", one) for one in (1, 3, 100)}
     twice = build(RankingConfig, {"fields": only, "min_count": 2, "sequences": chosen_sequences()})
@@ -139,9 +139,48 @@ def chosen_sequences():
     return {"clicked": {"source": "click", "category": "item_id", "target": "ad"}}
 
 
-@pytest.mark.parametrize(("field", "table"), [("bid", "ads"), ("taste", "user_embeddings")])
+def test_a_cosine_is_of_vectors_of_one_model_that_had_been_published(spark):
+    random = np.random.default_rng(3)
+    cosine = build(RankingConfig, {"fields": {"near": {"reads": "similarity.cosine", "encoding": "numeral_systems"}}})
+    names = [f"ad{ad}" for ad in range(4)]
+    hashes = dict(
+        zip(
+            names, spark.createDataFrame([(name,) for name in names], "n string").select(F.xxhash64("n")).toPandas().iloc[:, 0], strict=True
+        )
+    )
+    vectors, unit = {}, random.normal(size=(3, 12, 4))
+    unit /= np.linalg.norm(unit, axis=2, keepdims=True)
+    for day in (1, 3, 5):
+        nodes = [("user", f"u{number}") for number in range(8) if number != day] + [("item", name) for name in names[: 4 - day // 3]]
+        vectors |= {(kind, node, day): unit[day // 2, place].astype(np.float32) for place, (kind, node) in enumerate(nodes)}
+    table = spark.createDataFrame(
+        [Row(kind=kind, node_id=node, as_of=moment(START_MS + day * DAY_MS), model_id=f"m{day}", embedding=[float(x) for x in vector])
+         for (kind, node, day), vector in vectors.items()],
+        SIMILARITY_EMBEDDINGS.ddl(),
+    )  # fmt: skip
+    examples, shown = [], {}
+    for number in range(8):
+        times = np.sort(START_MS + random.integers(0, 9 * DAY_MS, 5))
+        shown[f"u{number}"] = ads = random.choice(names, 5)
+        examples.append(example(f"u{number}", times, [hashes[ad] for ad in ads]))
+    made = ranking_rows(spark.createDataFrame(examples, SCHEMA), cosine, FieldTables(similarity_embeddings=table), LAG_MS).collect()
+    known = 0
+    for row in made:
+        for time, ad, value in zip(row.time_ms, shown[row.user_id], row.impression__near, strict=True):
+            days = [day for kind, node, day in vectors if (kind, node) == ("user", row.user_id) and START_MS + day * DAY_MS + LAG_MS < time]
+            theirs = vectors.get(("item", ad, max(days))) if days else None
+            if theirs is None:
+                assert value is None
+                continue
+            assert value == pytest.approx(float(vectors["user", row.user_id, max(days)].astype(float) @ theirs), abs=1e-6)
+            known += 1
+    assert known > 10
+
+
+@pytest.mark.parametrize(("field", "table"), [("bid", "ads"), ("taste", "user_embeddings"), ("near", "similarity_embeddings")])
 def test_a_table_that_is_not_there_is_named(world, field, table):
     rows = world[3][0]
-    one = build(RankingConfig, {"fields": {field: FIELDS[field]}})
+    near = {"near": {"reads": "similarity.cosine", "encoding": "numeral_systems"}}
+    one = build(RankingConfig, {"fields": {field: (FIELDS | near)[field]}})
     with pytest.raises(DataError, match=f"ranking.fields.{field} reads the table '{table}', which is not published yet"):
-        ranking_rows(rows, one, None, None, 0)
+        ranking_rows(rows, one, FieldTables(), 0)
