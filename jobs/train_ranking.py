@@ -9,6 +9,7 @@ calibration are chosen on the last labels.validation_days, from which no step le
 from __future__ import annotations
 
 from alure_spark.events.ranking_fields import FIELD_TABLES
+from alure_spark.events.ranking_tables import training_rows
 from alure_spark.inference.registered import champion_at, promote, register_ranking
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.ranking.artifact import RankingArtifact
@@ -19,7 +20,7 @@ from alure_spark.training import ranking_challenger, ranking_report
 
 def train(context: Context, run: JobRun) -> Report:
     config, tracker, as_of = context.config, context.tracker, context.config.time.as_of_ms
-    rows = ranking_challenger.training_rows(run, config)
+    rows = training_rows(run, config)
     registered = champion_at(config, tracker, config.ranking_name)
     champion = RankingArtifact.read(registered.folder, registered.digest) if registered else None
     versions = "-".join(f"v{version}" for version in run.inputs.values())

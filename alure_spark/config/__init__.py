@@ -15,7 +15,7 @@ from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
-from .ranking import KIND_OF, ORIGINS, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
+from .ranking import KIND_OF, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
 from .reading import build, load
 from .retrieval import RetrievalConfig
 from .root import Config
@@ -31,7 +31,7 @@ from .training import ObjectiveConfig, TrainingConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "ORIGINS", "PASSIVE", "ROTARY_PAIRS",
+    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "FeaturePolicy", "FieldConfig",
     "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig",
     "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since",

@@ -31,8 +31,7 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     },
     "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,
-    "embedding": {"user": "embedding"},
-    "similarity": {"cosine": "numeric"},
+    "user": {"embedding": "embedding", "similarity": "numeric"},
     "example": None,
 }  # fmt: skip
 COUNTS = ("count", "days_since", "sum", "same")  # what may be read of the history of a stream
@@ -74,7 +73,7 @@ class FieldConfig(Section, prefix="ranking.fields "):
     """One thing that is known of an impression before it is shown."""
 
     reads: Annotated[str, check_reads]  # ORIGIN.NAME, e.g. ad.category_id
-    encoding: Annotated[str, OneOf(tuple(KIND_OF))]
+    encoding: Annotated[str, OneOf(tuple(KIND_OF))]  # how its values become rows of the tables
     options: Mapping[str, Any] = field(default_factory=dict)  # of the encoding
     group: str = ""  # whose fields meet others in the same way (GwPFM); empty: the origin
     part: str = ""  # whose fields share a vector per field (GwPFM); empty: the group
@@ -120,8 +119,8 @@ class ExpertConfig(Section, prefix="ranking.experts "):
     """An interaction of all fields in one table."""
 
     kind: str  # gwpfm, ipnn, dcn_v2, flat_dnn, fm or fwfm
-    table: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    table: str  # whose vectors meet
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the expert, e.g. layers
 
 
 FieldName = Annotated[str, check_field]
@@ -133,8 +132,9 @@ class RankingConfig(Section, prefix="ranking."):
     """The ranking model (Pan et al., Ad Recommendation in a Collapsed and Entangled World)."""
 
     fields: Mapping[FieldName, FieldConfig] = field(default_factory=dict)  # empty: there is no ranking model
-    sequences: Mapping[FieldName, SequenceConfig] = field(default_factory=dict)
+    sequences: Mapping[FieldName, SequenceConfig] = field(default_factory=dict)  # histories that are read for the target (TIM)
     tables: Mapping[FieldName, Width] = field(default_factory=lambda: {"wide": 16, "narrow": 8})  # embedding table -> its numbers per row
+    # Interactions of the fields, each in one of the tables.
     experts: Mapping[FieldName, ExpertConfig] = field(
         default_factory=lambda: {"gwpfm": ExpertConfig("gwpfm", "wide"), "dcn": ExpertConfig("dcn_v2", "narrow")}
     )
@@ -144,13 +144,13 @@ class RankingConfig(Section, prefix="ranking."):
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
-    epochs: PositiveInt = 8
+    epochs: PositiveInt = 8  # at most
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
-    batch_users: PositiveInt = 256
-    learning_rate: PositiveFloat = 1e-3
+    batch_users: PositiveInt = 256  # users per step, with all of their impressions
+    learning_rate: PositiveFloat = 1e-3  # of Adam; it rises over the first twentieth of the steps and then falls to a tenth
     table_learning_rate_share: NonNegativeFloat = 3.0  # rows of tables are met seldom, so that they learn faster
     weight_decay: NonNegativeFloat = 0.01  # of all but the tables
-    clip_norm: PositiveFloat = 10.0
+    clip_norm: PositiveFloat = 10.0  # of the gradient of all parameters together
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
     # task's probability is the score.
@@ -158,7 +158,7 @@ class RankingConfig(Section, prefix="ranking."):
     cap: Annotated[PositiveInt, Largest(10_000_000)] = 200  # candidates per user that stay, the best first
     # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
     serving: Mapping[str, Any] = field(default_factory=dict)
-    seed: PositiveInt = 7
+    seed: PositiveInt = 7  # of the first weights, and of the order of users
 
     @property
     def ready_made(self) -> bool:

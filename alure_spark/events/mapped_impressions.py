@@ -91,6 +91,13 @@ def _listed(examples: DataFrame, config: RankingConfig) -> DataFrame:
     return examples.select("user_id", one.alias("one"))
 
 
+def rows_to_score(examples: DataFrame, config: RankingConfig, as_of_ms: int) -> DataFrame:
+    """Every row of examples, of whatever split: the fixed columns, as_of, labels, and `impression__<field>` each."""
+    fields = [field_value(one.name, one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
+    fixed = ["user_id", "event_time", "ad_id", "split"]
+    return examples.select(*fixed, timestamp(as_of_ms).alias("as_of"), *map(quoted, config.tasks), *fields)
+
+
 def field_value(name: str, kind: str) -> Column:
     """A column of the table as the model reads it."""
     return id_hash(quoted(name)) if kind == "categorical" else quoted(name).cast(ATTRIBUTE_TYPES[kind][1])

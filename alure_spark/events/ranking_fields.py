@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..clock import DAY_MS, HOUR_MS
-from ..config import ORIGINS, FieldConfig, RankingConfig
+from ..config import FieldConfig, RankingConfig
 from ..errors import DataError
 from ..tables import ATTRIBUTE_TYPES
 from .clean import id_hash
@@ -43,17 +42,20 @@ def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, pu
     where a field reads the ad, and of the rows by user. Raises DataError where a table that a field reads is missing.
     """
     given = {name: one for name, one in config.fields.items() if one.origin != "history"}
-    of = {origin: {name: one for name, one in given.items() if one.origin == origin} for origin in ORIGINS}
-    if of["ad"]:
-        columns = {f"impression__{name}": _typed(F.col(one.name), one.kind) for name, one in of["ad"].items()}
-        rows = with_flights(rows, _required(tables.ads, "ads", of["ad"]), columns)
-    if of["embedding"]:
-        embeddings = _required(tables.user_embeddings, "user_embeddings", of["embedding"])
+    of_ad = {name: one for name, one in given.items() if one.origin == "ad"}
+    of_embedding, of_similarity = (
+        {name: one for name, one in given.items() if one.reads == f"user.{what}"} for what in ("embedding", "similarity")
+    )
+    if of_ad:
+        columns = {f"impression__{name}": _typed(F.col(one.name), one.kind) for name, one in of_ad.items()}
+        rows = with_flights(rows, _required(tables.ads, "ads", of_ad), columns)
+    if of_embedding:
+        embeddings = _required(tables.user_embeddings, "user_embeddings", of_embedding)
         rows = _with_served(rows, "_served", embeddings, publish_lag_ms)
-        rows = rows.withColumns({f"impression__{name}": F.col("_served.embedding") for name in of["embedding"]}).drop("_served")
-    if of["similarity"]:
-        vectors = _required(tables.similarity_embeddings, "similarity_embeddings", of["similarity"])
-        rows = _with_cosines(rows, list(of["similarity"]), vectors, publish_lag_ms)
+        rows = rows.withColumns({f"impression__{name}": F.col("_served.embedding") for name in of_embedding}).drop("_served")
+    if of_similarity:
+        vectors = _required(tables.similarity_embeddings, "similarity_embeddings", of_similarity)
+        rows = _with_cosines(rows, list(of_similarity), vectors, publish_lag_ms)
     own = {f"impression__{name}": _of_row(one) for name, one in given.items() if one.origin in ("impression", "context")}
     return rows.withColumns(own) if own else rows
 
@@ -128,24 +130,3 @@ def _with_cosines(rows: DataFrame, names: list[str], vectors: DataFrame, publish
 def _typed(column: Column, kind: str) -> Column:
     """As the arrays of sequences hold an attribute of that kind."""
     return id_hash(column.cast("string")) if kind == "categorical" else column.cast(ATTRIBUTE_TYPES[kind][1])
-
-
-def known_ids(rows: DataFrame, config: RankingConfig, border_ms: int) -> DataFrame:
-    """space, hash of the ids that the training split has named at least min_count times: in fields, and in sequences known by then.
-
-    rows: `ranking_rows`. Row 0 is for all others (batches/vocabulary.py).
-    """
-    columns: list[tuple[str, Column]] = []
-    for name, one in config.fields.items():
-        if one.encoding == "id":
-            pairs = F.arrays_zip(F.col("split"), F.col(f"impression__{name}").alias("hash"))
-            learnt = F.filter(pairs, lambda pair: pair["split"] == "train")
-            columns.append((config.space_of(name), learnt["hash"]))
-    for sequence in config.sequences.values():
-        known, ids = F.col(f"{sequence.source}__known_at_ms"), F.col(f"{sequence.source}__{sequence.category}")
-        pairs = F.arrays_zip(known.alias("ms"), ids.alias("hash"))
-        columns.append((sequence.category, F.filter(pairs, lambda pair: pair["ms"] < border_ms)["hash"]))
-    listed = [rows.select(F.lit(space).alias("space"), F.explode(hashes).alias("hash")) for space, hashes in columns]
-    every = reduce(DataFrame.union, listed).where("hash IS NOT NULL")
-    counted = every.groupBy("space", "hash").agg(F.count("*").alias("_n"))
-    return counted.where(F.col("_n") >= config.min_count).select("space", "hash")

@@ -13,9 +13,6 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from ..arrow import list_column
-from ..config import RankingConfig
-from ..events.mapped_impressions import field_value
-from ..lake import timestamp
 from ..ranking.artifact import RankingArtifact
 from ..tables import IMPRESSION_SCORES
 from .candidate_scores import worker_scorer
@@ -24,11 +21,9 @@ from .ranking_rows import ImpressionScorer
 ROWS_AT_ONCE = 8192  # of an Arrow batch
 
 
-def scored_examples(examples: DataFrame, artifact: RankingArtifact, config: RankingConfig, as_of_ms: int) -> DataFrame:
-    """Rows of IMPRESSION_SCORES for all rows of examples, of every split."""
+def scored_examples(rows: DataFrame, artifact: RankingArtifact) -> DataFrame:
+    """Rows of IMPRESSION_SCORES. rows: events/mapped_impressions.rows_to_score."""
     tasks, model_id = artifact.spec.tasks, artifact.model_id
-    fields = [field_value(one.name, one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
-    rows = examples.select("user_id", "event_time", "ad_id", "split", timestamp(as_of_ms).alias("as_of"), *tasks, *fields)
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         scorer = worker_scorer(artifact)

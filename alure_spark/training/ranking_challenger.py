@@ -14,9 +14,7 @@ from pyspark.sql import functions as F
 
 from ..batches.vocabulary import Vocabulary
 from ..config import Config
-from ..events.mapped_impressions import example_rows
-from ..events.ranking_fields import FIELD_TABLES, FieldTables, ranking_rows
-from ..lake import JobRun, as_of_scope, workspace
+from ..lake import workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
 from . import ranking_model, ranking_start
@@ -35,16 +33,6 @@ class RankingChallenger:
 def checkpoint_of(config: Config, name: str) -> Path:
     """Where a training of that name leaves its state, so that it goes on after it was killed."""
     return Path(workspace(config.lake)) / f"{name}.checkpoint"
-
-
-def training_rows(run: JobRun, config: Config) -> DataFrame:
-    """`ranking_rows` of as_of: of training_examples, or of the ready-made table where the fields read it."""
-    ranking, as_of = config.ranking, config.time.as_of_ms
-    if ranking.ready_made:
-        return example_rows(run.read("impression_examples"), ranking, as_of, config.labels.validation_ms)
-    examples = run.read("training_examples").where(as_of_scope(as_of))
-    tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
-    return ranking_rows(examples, ranking, tables, config.embedding.publish_lag_ms)
 
 
 def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str) -> RankingChallenger:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 from ..batches.vocabulary import Vocabulary
-from ..config import Config, FieldConfig
+from ..config import Config, FieldConfig, RankingConfig
 from ..errors import ConfigError
-from ..events.ranking_fields import known_ids
 from ..ranking.spec import FieldSpec, RankingSpec
 
 
@@ -54,7 +55,7 @@ def _settings(config: Config, name: str, one: FieldConfig) -> Mapping[str, Any]:
     if one.kind == "text":
         return {"words": config.model.text_words, "buckets": config.model.text_buckets} | dict(one.options)
     if one.kind == "embedding" and "numbers" not in one.options:
-        if one.reads != "embedding.user":
+        if one.reads != "user.embedding":
             raise ConfigError(f"ranking.fields.{name}.options lacks the key 'numbers': how many numbers {one.reads} has")
         views = len(config.model.views) if config.embedding.method == "alure" else 1
         return dict(one.options) | {"numbers": views * config.embedding.dimension}
@@ -71,3 +72,24 @@ def fitted_vocabulary(rows: DataFrame, config: Config) -> Vocabulary:
     row = known.groupby("space").cumcount() + 1 + ranking.hash_buckets
     arrays = known["space"].to_numpy(object), known["hash"].to_numpy(np.int64), row.to_numpy(np.int64)
     return Vocabulary.from_arrays(*arrays, buckets=ranking.hash_buckets)
+
+
+def known_ids(rows: DataFrame, config: RankingConfig, border_ms: int) -> DataFrame:
+    """space, hash of the ids that the training split has named at least min_count times: in fields, and in sequences known by then.
+
+    rows: `ranking_rows`. Row 0 is for all others (batches/vocabulary.py).
+    """
+    columns: list[tuple[str, Column]] = []
+    for name, one in config.fields.items():
+        if one.encoding == "id":
+            pairs = F.arrays_zip(F.col("split"), F.col(f"impression__{name}").alias("hash"))
+            learnt = F.filter(pairs, lambda pair: pair["split"] == "train")
+            columns.append((config.space_of(name), learnt["hash"]))
+    for sequence in config.sequences.values():
+        known, ids = F.col(f"{sequence.source}__known_at_ms"), F.col(f"{sequence.source}__{sequence.category}")
+        pairs = F.arrays_zip(known.alias("ms"), ids.alias("hash"))
+        columns.append((sequence.category, F.filter(pairs, lambda pair: pair["ms"] < border_ms)["hash"]))
+    listed = [rows.select(F.lit(space).alias("space"), F.explode(hashes).alias("hash")) for space, hashes in columns]
+    every = reduce(DataFrame.union, listed).where("hash IS NOT NULL")
+    counted = every.groupBy("space", "hash").agg(F.count("*").alias("_n"))
+    return counted.where(F.col("_n") >= config.min_count).select("space", "hash")

@@ -30,7 +30,7 @@ def test_fields_of_every_origin_are_read():
         "hour": {"reads": "context.hour", "encoding": "numeral_systems"},
         "spent": {"reads": "history.ad_click.sum.value", "encoding": "numeral_systems", "days": 28},
         "again": {"reads": "history.ad_click.same.account", "encoding": "numeral_systems"},
-        "taste": {"reads": "embedding.user", "encoding": "numbers"},
+        "taste": {"reads": "user.embedding", "encoding": "numbers"},
     }
     config = conf(fields, score={"click": "bid", "conversion": "2.5"}, serving={"slot": "top"})
     assert config.ranking_tasks == ("click", "conversion")

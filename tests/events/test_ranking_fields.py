@@ -12,8 +12,9 @@ from pyspark.sql import functions as F
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import RankingConfig, build
 from alure_spark.errors import DataError
-from alure_spark.events.ranking_fields import FieldTables, known_ids, ranking_rows
+from alure_spark.events.ranking_fields import FieldTables, ranking_rows
 from alure_spark.tables import ADS, SIMILARITY_EMBEDDINGS, TRAINING_EXAMPLES, USER_EMBEDDINGS
+from alure_spark.training.ranking_start import known_ids
 
 START_MS = 1_735_689_600_000  # a Wednesday, midnight
 LAG_MS = 6 * HOUR_MS
@@ -27,7 +28,7 @@ FIELDS = {
     "where": {"reads": "context.country", "encoding": "id"},
     "hour": {"reads": "context.hour", "encoding": "numeral_systems"},
     "weekday": {"reads": "context.weekday", "encoding": "numeral_systems"},
-    "taste": {"reads": "embedding.user", "encoding": "numbers"},
+    "taste": {"reads": "user.embedding", "encoding": "numbers"},
 }
 
 
@@ -141,7 +142,7 @@ def chosen_sequences():
 
 def test_a_cosine_is_of_vectors_of_one_model_that_had_been_published(spark):
     random = np.random.default_rng(3)
-    cosine = build(RankingConfig, {"fields": {"near": {"reads": "similarity.cosine", "encoding": "numeral_systems"}}})
+    cosine = build(RankingConfig, {"fields": {"near": {"reads": "user.similarity", "encoding": "numeral_systems"}}})
     names = [f"ad{ad}" for ad in range(4)]
     hashes = dict(
         zip(
@@ -180,7 +181,7 @@ def test_a_cosine_is_of_vectors_of_one_model_that_had_been_published(spark):
 @pytest.mark.parametrize(("field", "table"), [("bid", "ads"), ("taste", "user_embeddings"), ("near", "similarity_embeddings")])
 def test_a_table_that_is_not_there_is_named(world, field, table):
     rows = world[3][0]
-    near = {"near": {"reads": "similarity.cosine", "encoding": "numeral_systems"}}
+    near = {"near": {"reads": "user.similarity", "encoding": "numeral_systems"}}
     one = build(RankingConfig, {"fields": {field: (FIELDS | near)[field]}})
     with pytest.raises(DataError, match=f"ranking.fields.{field} reads the table '{table}', which is not published yet"):
         ranking_rows(rows, one, FieldTables(), 0)
