@@ -8,6 +8,7 @@ once per user and not once per impression.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,32 +46,61 @@ class TemporalInterest(nn.Module):
         vectors (T, d): those of the tokens' categories; users (m,) int64: whose impression; time_ms (m,) int64: events known before it are
         history; targets (m, d): the vectors of the targets' categories.
         """
-        seen = history_spans(tokens, users, time_ms, self.events)
-        counts = seen.counts
-        impression = torch.repeat_interleave(torch.arange(len(users)), counts)
-        token = ranges(seen.first, counts)
-        target = targets
-        if self.places is not None:
-            target = target + self.places[0]
-        if self.intervals is not None:
-            target = target + self.intervals[0]
-        scores = (vectors[token] * target[impression]).sum(dim=1)
-        codes = []
-        if self.places is not None:  # <e + p, v> = <e, v> + <p, v>: of the few p first, of the many pairs then
-            place = torch.repeat_interleave(counts.cumsum(0), counts) - torch.arange(len(token))
-            codes.append((place, self.places))
-        if self.intervals is not None:
-            gap = time_ms[impression] - tokens.event_time_ms[token]
-            codes.append((torch.bucketize(gap, self.ends) + 1, self.intervals))
-        for code, table in codes:
-            scores = scores + (target @ table.T)[impression, code]
-        weights = softmax_within(scores / math.sqrt(targets.shape[1]), impression, len(users))
+        read = read_behaviours(tokens, users, time_ms, self.events)
+        weights = self.attention(read, vectors, targets)
         # v~ is the same for all of an impression's events, so the sum over them is one of e~ alone.
-        found = torch.zeros_like(targets).index_add(0, impression, weights[:, None] * vectors[token])
-        for code, table in codes:
-            share = weights.new_zeros(len(users), len(table)).index_put((impression, code), weights, accumulate=True)
+        found = torch.zeros_like(targets).index_add(0, read.impression, weights[:, None] * vectors[read.token])
+        for code, table in self._codes(read):
+            share = weights.new_zeros(len(users), len(table)).index_put((read.impression, code), weights, accumulate=True)
             found = found + share @ table
-        return found * target
+        return found * self._at_its_place(targets)
+
+    def attention(self, read: Behaviours, vectors: Tensor, targets: Tensor) -> Tensor:
+        """(n,): the weight of each behaviour that is read; those of an impression sum to 1. vectors, targets: as forward takes them."""
+        target = self._at_its_place(targets)
+        scores = (vectors[read.token] * target[read.impression]).sum(dim=1)
+        for code, table in self._codes(read):  # <e + p, v> = <e, v> + <p, v>: of the few p first, of the many behaviours then
+            scores = scores + (target @ table.T)[read.impression, code]
+        return softmax_within(scores / math.sqrt(targets.shape[1]), read.impression, len(targets))
+
+    def _at_its_place(self, targets: Tensor) -> Tensor:
+        """v~."""
+        for table in (self.places, self.intervals):
+            targets = targets if table is None else targets + table[0]
+        return targets
+
+    def _codes(self, read: Behaviours) -> list[tuple[Tensor, Tensor]]:
+        """Of each temporal encoding that is added: the row of each behaviour (n,), and the rows."""
+        codes = list[tuple[Tensor, Tensor]]()
+        if self.places is not None:
+            codes.append((read.place, self.places))
+        if self.intervals is not None:
+            codes.append((read.intervals(self.ends), self.intervals))
+        return codes
+
+
+@dataclass(frozen=True)
+class Behaviours:
+    """The n behaviours that m impressions read, impression by impression, the oldest first."""
+
+    impression: Tensor  # (n,) int64
+    token: Tensor  # (n,) int64: which of the source's tokens
+    place: Tensor  # (n,) int64: 1 is the newest
+    gap_ms: Tensor  # (n,) int64: how long before the impression it happened
+
+    def intervals(self, ends: Tensor) -> Tensor:
+        """(n,) int64: 1 up to the first of ends (ascending, inclusive), and so on; the last one is beyond all of them."""
+        return torch.bucketize(self.gap_ms, ends) + 1
+
+
+def read_behaviours(tokens: SourceTokens, users: Tensor, time_ms: Tensor, events: int) -> Behaviours:
+    """Of each impression (users, time_ms, both (m,) int64) the last so many events that were known before it."""
+    seen = history_spans(tokens, users, time_ms, events)
+    counts = seen.counts
+    impression = torch.repeat_interleave(torch.arange(len(users)), counts)
+    token = ranges(seen.first, counts)
+    place = torch.repeat_interleave(counts.cumsum(0), counts) - torch.arange(len(token))
+    return Behaviours(impression, token, place, time_ms[impression] - tokens.event_time_ms[token])
 
 
 def softmax_within(scores: Tensor, group: Tensor, groups: int) -> Tensor:
