@@ -73,7 +73,7 @@ class HeatMap:
     """One panel of `heat_maps`."""
 
     title: str
-    values: np.ndarray  # (rows, columns); NaN where there is nothing: white
+    values: np.ndarray  # (rows, columns); NaN where there is nothing: hatched
     rows: Sequence[str]
     columns: Sequence[str]
     grey: np.ndarray | None = None  # (rows, columns) bool: drawn grey, as it may be chance
@@ -85,6 +85,7 @@ def heat_maps(grid: Sequence[Sequence[HeatMap]], titles: Sequence[str], xlabel: 
     Panels of a line share their rows, and all panels the names of their columns.
     """
     heights = [len(line[0].rows) for line in grid]
+    slope = 90 if max(map(len, grid[0][0].columns)) > 2 else 0
     size = (2 + 4.6 * len(titles), 1.6 + sum(0.24 * height + 0.55 for height in heights))
     figure = Figure(figsize=size, layout="constrained", dpi=120)
     panels = figure.subplots(len(grid), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
@@ -94,10 +95,12 @@ def heat_maps(grid: Sequence[Sequence[HeatMap]], titles: Sequence[str], xlabel: 
         for number, line in enumerate(grid):
             axes, panel = panels[number, column], line[column]
             axes.imshow(np.where(_grey(panel), 1.0, np.nan), cmap="Greys", vmin=0, vmax=4, aspect="auto")
-            image = axes.imshow(np.where(_grey(panel), np.nan, panel.values), cmap=colours, norm=norm, aspect="auto")
+            coloured = np.where(_grey(panel), np.nan, np.maximum(panel.values, norm.vmin))
+            image = axes.imshow(coloured, cmap=colours, norm=norm, aspect="auto")
             axes.set_yticks(range(len(panel.rows)), panel.rows if column == 0 else [], fontsize=8, parse_math=False)
             last = number == len(grid) - 1
-            axes.set_xticks(range(len(panel.columns)), panel.columns if last else [], fontsize=8, rotation=90, parse_math=False)
+            axes.set_xticks(range(len(panel.columns)), panel.columns if last else [], fontsize=8, rotation=slope, parse_math=False)
+            axes.patch.set(hatch="////", edgecolor="#cccccc", facecolor="white")
             axes.tick_params(length=0)
             axes.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
             if last:
@@ -143,7 +146,8 @@ def spectra(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], f
                 label = name if style == "-" else None
                 axes.plot(np.arange(1, len(values) + 1), relative, style, color=colour, label=label, linewidth=width, marker=".")
         axes.set_yscale("log")
-        axes.set_ylim(floor * 0.8, 1.4)
+        least = min((values[-1] / max(values[0], 1e-300) for pair in fields.values() for values in pair), default=0.1)
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0.6 * max(floor, min(least, 0.1))), top=1.4)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title, parse_math=False)
         axes.set_xlabel("singular value, the largest first")

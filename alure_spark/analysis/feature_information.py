@@ -41,6 +41,11 @@ class Cells:
     attention: np.ndarray  # (P, tables, B, C) float64: sum over impressions of the weights of these behaviours
     equal: np.ndarray  # (P, B, C) float64: that sum if all behaviours of an impression had the same weight
 
+    def counted(self) -> np.ndarray:
+        """(P, B, C) bool: cells with a behaviour, each once: in the panel of a target its category is OWN."""
+        twice = (self.behaviours == self.targets[:, None]) & (self.behaviours != OWN)
+        return (self.present > 0) & ~twice[:, :, None]
+
     def preference(self) -> np.ndarray:
         """(P, tables, B, C): attention by what equal weights would give; NaN where no behaviour is. 1: the model does not care.
 
@@ -52,9 +57,10 @@ class Cells:
     def information(self, task: int, level: float = 0.05) -> Information:
         """(P, B, C) each, of a task. Where nothing matters, any cell at all lies above its interval in at most level / 2 of the cases.
 
-        So the level of one cell is level / cells (Bonferroni). Cells without a behaviour, and panels where all or none responded, have 0 bits.
+        So the level of one cell is level / cells (Bonferroni). Cells without a behaviour have 0 bits, as have panels in which all or none
+        responded.
         """
-        shape, cells = self.present.shape, max(1, int((self.present > 0).sum()))
+        shape, cells = self.present.shape, max(1, int(self.counted().sum()))
         parts = []
         for panel, rows in enumerate(self.impressions):
             counts = self.responded[panel, task].ravel(), self.present[panel].ravel()

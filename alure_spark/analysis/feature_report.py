@@ -58,15 +58,15 @@ def feature_report(
         told = _told(cells, names[sequence])
         for number, task in enumerate(cells.tasks):
             bits, _, high = cells.information(number)
-            above = bits > high
+            above = (bits > high) & cells.counted()
             for what, part in (("position", slice(0, cells.positions)), ("interval", slice(cells.positions, None))):
                 figures[f"analyse_features/{sequence}_{task}_{what}.png"] = _figure(cells, number, bits, above, told, what, part)
             metrics |= {
-                f"{sequence}.{task}.cells": float((cells.present > 0).sum()),
+                f"{sequence}.{task}.cells": float(cells.counted().sum()),
                 f"{sequence}.{task}.cells_above_chance": float(above.sum()),
                 f"{sequence}.{task}.largest_bits": float(bits.max()),
             }
-            texts.append(_strongest(cells, number, bits, high, told, f"{sequence}, {task}"))
+            texts.append(_strongest(cells, number, bits, high, above, told, f"{sequence}, {task}"))
     return metrics, figures, "\n\n".join(texts or ["the model reads no sequence (ranking.sequences)"])
 
 
@@ -83,7 +83,10 @@ def _rows(cells: Cells, panel: int) -> list[int]:
 
 
 def _place(cells: Cells, column: int) -> str:
-    return f"{column + 1} ago" if column < cells.positions else f"up to {INTERVAL_LABELS[column - cells.positions]}".replace("up to l", "l")
+    if column < cells.positions:
+        return f"{column + 1} ago"
+    longest = column == cells.positions + len(INTERVALS_MS)
+    return INTERVAL_LABELS[-1] if longest else f"up to {INTERVAL_LABELS[column - cells.positions]}"
 
 
 def _figure(cells: Cells, task: int, bits: np.ndarray, above: np.ndarray, told: Mapping[int, str], what: str, part: slice) -> Figure:
@@ -105,18 +108,16 @@ def _figure(cells: Cells, task: int, bits: np.ndarray, above: np.ndarray, told: 
         line = [HeatMap(title, values, behaviours, labels, (~above & ~nothing)[panel][cut])]
         line += [HeatMap("", preference[panel, table][cut], behaviours, labels) for table in range(len(cells.tables))]
         grid.append(line)
-    titles = ["mutual information, bits (grey: may be chance)"]
+    titles = ["mutual information, bits (grey: may be chance; hatched: never)"]
     titles += [f"attention of table '{table}', times an equal share" for table in cells.tables]
     xlabel = "how many behaviours ago (1 is the newest)" if what == "position" else "how long ago, at most"
     return heat_maps(grid, titles, xlabel, [False, *(True for _ in cells.tables)])
 
 
-def _strongest(cells: Cells, task: int, bits: np.ndarray, high: np.ndarray, told: Mapping[int, str], title: str) -> str:
+def _strongest(cells: Cells, task: int, bits: np.ndarray, high: np.ndarray, above: np.ndarray, told: Mapping[int, str], title: str) -> str:
     """The cells above chance, those of most information first."""
     preference, rows = cells.preference(), []
-    for panel, behaviour, column in np.argwhere(bits > high):
-        if behaviour not in _rows(cells, panel):
-            continue
+    for panel, behaviour, column in np.argwhere(above):
         place = (panel, behaviour, column)
         with_it, both = cells.present[place], cells.responded[panel, task, behaviour, column]
         without, rest = cells.impressions[panel] - with_it, cells.responses[panel, task] - both
@@ -130,7 +131,7 @@ def _strongest(cells: Cells, task: int, bits: np.ndarray, high: np.ndarray, told
             row |= {f"weight {name}": cells.attention[panel, table, behaviour, column] / with_it}
             row |= {f"times equal {name}": preference[panel, table, behaviour, column]}
         rows.append(row)
-    head = f"{title}: {len(rows)} of {int((cells.present > 0).sum())} cells are above chance"
+    head = f"{title}: {len(rows)} of {int(cells.counted().sum())} cells are above chance"
     if not rows:
         return head
     best = pd.DataFrame(rows).sort_values("bits", ascending=False, kind="stable").head(STRONGEST)
