@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import numpy as np
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 
@@ -63,6 +65,120 @@ def scatter(x: np.ndarray, y: np.ndarray, colourings: Mapping[str, np.ndarray]) 
             for place, label in enumerate(distinct):
                 axes.scatter([], [], color=matplotlib.colormaps["tab20"](place / 19), label=str(label), s=20)
             axes.legend(frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One panel of `heat_maps`."""
+
+    title: str
+    values: np.ndarray  # (rows, columns); NaN where there is nothing: hatched
+    rows: Sequence[str]
+    columns: Sequence[str]
+    grey: np.ndarray | None = None  # (rows, columns) bool: drawn grey, as it may be chance
+
+
+def heat_maps(grid: Sequence[Sequence[HeatMap]], titles: Sequence[str], xlabel: str, ratios: Sequence[bool]) -> Figure:
+    """Panels in lines and columns. A column has a title and one scale of colours: from 0, or around 1 where it is of ratios.
+
+    Panels of a line share their rows, and all panels the names of their columns.
+    """
+    heights = [len(line[0].rows) for line in grid]
+    slope = 90 if max(map(len, grid[0][0].columns)) > 2 else 0
+    size = (2 + 4.6 * len(titles), 1.6 + sum(0.24 * height + 0.55 for height in heights))
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
+    panels = figure.subplots(len(grid), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
+    for column, (title, ratio) in enumerate(zip(titles, ratios, strict=True)):
+        shown = np.concatenate([np.where(_grey(line[column]), np.nan, line[column].values).ravel() for line in grid])
+        norm, colours = _colours(shown, ratio)
+        for number, line in enumerate(grid):
+            axes, panel = panels[number, column], line[column]
+            axes.imshow(np.where(_grey(panel), 1.0, np.nan), cmap="Greys", vmin=0, vmax=4, aspect="auto")
+            coloured = np.where(_grey(panel), np.nan, np.maximum(panel.values, float(norm.vmin or 0.0)))
+            image = axes.imshow(coloured, cmap=colours, norm=norm, aspect="auto")
+            axes.set_yticks(range(len(panel.rows)), panel.rows if column == 0 else [], fontsize=8, parse_math=False)
+            last = number == len(grid) - 1
+            axes.set_xticks(range(len(panel.columns)), panel.columns if last else [], fontsize=8, rotation=slope, parse_math=False)
+            axes.patch.set(hatch="////", edgecolor="#cccccc", facecolor="white")
+            axes.tick_params(length=0)
+            axes.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
+            if last:
+                axes.set_xlabel(xlabel)
+        bar = figure.colorbar(image, ax=panels[:, column].tolist(), location="top", shrink=0.7, aspect=40)
+        bar.set_label(title, fontsize=10)
+        if ratio:
+            steps = _steps(float(norm.vmax or 1))
+            bar.set_ticks(steps, labels=[f"{step:g}" for step in steps])
+            bar.minorticks_off()
+    return figure
+
+
+def _grey(panel: HeatMap) -> np.ndarray:
+    return np.zeros(panel.values.shape, bool) if panel.grey is None else panel.grey
+
+
+def _colours(shown: np.ndarray, ratio: bool) -> tuple[Normalize, str]:
+    """The scale of colours for numbers (n,) some of which are NaN."""
+    there = shown[np.isfinite(shown) & ((shown > 0) | (not ratio))]
+    if not ratio:
+        return Normalize(0, max(there.max(initial=0.0), 1e-12)), "viridis_r"
+    reach = max(1.25, float(np.exp(np.abs(np.log(there)).max(initial=0.0))))
+    return LogNorm(1 / reach, reach), "RdBu_r"
+
+
+def _steps(reach: float) -> list[float]:
+    """Five ratios of two digits around 1."""
+    middle = float(f"{reach**0.5:.2g}")
+    outer = float(f"{reach * 0.98:.2g}")
+    return sorted({float(f"{step:.2g}") for step in (1 / outer, 1 / middle, 1.0, middle, outer)})
+
+
+def spectra(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], floor: float = 1e-4) -> Figure:
+    """One panel per table: of each field the singular values relative to the largest, dotted before and solid after training."""
+    figure = Figure(figsize=(1.8 + 4.6 * len(panels), 4.6), layout="constrained", dpi=120)
+    axes_of = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, fields) in zip(axes_of, panels.items(), strict=True):
+        for place, (name, pair) in enumerate(fields.items()):
+            colour = matplotlib.colormaps["tab10" if len(fields) <= 10 else "tab20"](place % 20)
+            for values, style, width in zip(pair, (":", "-"), (1.2, 1.8), strict=True):
+                relative = np.maximum(values / max(values[0], 1e-300), floor)
+                label = name if style == "-" else None
+                axes.plot(np.arange(1, len(values) + 1), relative, style, color=colour, label=label, linewidth=width, marker=".")
+        axes.set_yscale("log")
+        least = min((values[-1] / max(values[0], 1e-300) for pair in fields.values() for values in pair), default=0.1)
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0.6 * max(floor, min(least, 0.1))), top=1.4)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(title, parse_math=False)
+        axes.set_xlabel("singular value, the largest first")
+        axes.spines[["top", "right"]].set_visible(False)
+    axes_of[0].set_ylabel("relative to the largest")
+    axes_of[0].plot([], [], ":", color="#444444", label="before training")
+    axes_of[0].plot([], [], "-", color="#444444", label="after training")
+    handles = {label: handle for axes in axes_of for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def paired_bars(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str) -> Figure:
+    """One panel per title: per name a bar before and a bar after training, and a mark at the most that is possible."""
+    longest = max((len(names) for names in panels.values()), default=1)
+    figure = Figure(figsize=(1.8 + 4.6 * len(panels), 1.6 + 0.5 * longest), layout="constrained", dpi=120)
+    axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, names) in zip(axes_of, panels.items(), strict=True):
+        place = np.arange(len(names))[::-1]
+        before, after, most = np.array(list(names.values())).reshape(-1, 3).T
+        for values, shift, colour, label in ((before, 0.2, "#bbbbbb", "before training"), (after, -0.2, "#4269d0", "after training")):
+            drawn = axes.barh(place + shift, values, 0.38, color=colour, label=label)
+            axes.bar_label(drawn, fmt="%.2f", padding=8, fontsize=8)
+        axes.plot(most, place, "|", color="#222222", markersize=18, markeredgewidth=2, linestyle="", label="the most possible")
+        axes.set_yticks(place, list(names), parse_math=False)
+        axes.set_xlim(0, 1.15 * most.max(initial=1.0))
+        axes.set_title(title, parse_math=False)
+        axes.set_xlabel(xlabel)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = dict(zip(*reversed(axes_of[0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

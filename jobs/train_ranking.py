@@ -27,6 +27,7 @@ def train(context: Context, run: JobRun) -> Report:
     name = f"{config.name}-ranking-{versions}-{config.digest()}"
     learnt = ranking_challenger.train(config, rows, champion, name)
     facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
+    facts["seed"] = config.ranking.seed  # jobs/analyse_embeddings.py draws the rows before training from it
     artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts)
     figures = ranking_report.figures(learnt.trained)  # before the registry is touched: what can fail comes first
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}

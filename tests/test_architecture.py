@@ -21,7 +21,7 @@ LAYERS = {
 ROOMS_BELOW = {
     "model": ("batches",), "ranking": ("batches", "model"), "packed": ("batches",), "inference": ("batches", "model", "ranking"),
     "training": ("batches", "packed", "model", "ranking", "baselines"),
-    "analysis": ("batches", "packed", "events", "baselines", "model", "training", "inference", "retrieval"),
+    "analysis": ("batches", "packed", "events", "baselines", "model", "ranking", "training", "inference", "retrieval"),
 }  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it
     "petastorm": ("alure_spark/packed/petastorm_reader",),

@@ -9,5 +9,8 @@ ranking_gain.py  what a user embedding is worth to a ranking model
 validation_split.py  the registered model on impressions that it has not seen: what the next two evaluate by
 importance.py    what each attribute is worth to a model; importance_report.py
 thresholds.py    where active users begin, by normalized entropy; threshold_report.py
+ranking_batches.py  the registered ranking model and its impressions, for feature_information
+embedding_spectrum.py  do rows use their dimensions; embedding_report.py: before and after training
+mutual_information.py  what facts tell of a response; feature_information.py: behaviours by when they were, and attention; feature_report.py
 policies.py      what feature policies per segment gain and save; policy_comparison.py trains and times them, policy_report.py
 """

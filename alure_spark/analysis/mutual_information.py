@@ -1,19 +1,23 @@
 """How much a fact about a history says of the response (Pan et al., section 7.1, equations 6 and 7).
 
 Enters: for n impressions of one target category, facts (did a behaviour of that category happen at that place, or so long before?) and the
-response, all 0 or 1. Leaves: bits, corrected for the bias of counting (Miller 1955), each beside the interval in which it would lie
-if fact and response had nothing to do with each other.
+response, all 0 or 1; or, where there are many rows, what was counted of them. Leaves: bits, corrected for the bias of counting
+(Miller 1955), each beside the interval in which it would lie if fact and response had nothing to do with each other.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from ..errors import DataError
 
 PERMUTATIONS = 200
+WINDOW = 12  # standard deviations of the count that shuffling gives: beyond them lies less than 1e-9 of it
+DECIMALS = 12  # two tables of equal information differ by rounding
 
 
 class Information(NamedTuple):
@@ -40,6 +44,34 @@ def mutual_information(facts: np.ndarray, response: np.ndarray, seed: int = 7, p
         return Information(bits, np.full_like(bits, np.nan), np.full_like(bits, np.nan))
     null = _bits(shuffled @ present, with_fact, positive, rows)
     return Information(bits, *np.quantile(null, (0.025, 0.975), axis=0))
+
+
+def information_of_counts(both: np.ndarray, with_fact: np.ndarray, positive: int, rows: int, level: float = 0.05) -> Information:
+    """Of F facts that with_fact (F,) of the rows have, both (F,) of them with the response, which `positive` rows have.
+
+    The interval is that of all permutations and not of a few: shuffling makes `both` hypergeometric. With chance alone a fact lies above it
+    in at most level / 2 of the cases. Raises DataError on counts that no rows can have.
+    """
+    of_both, of_fact = np.asarray(both, np.int64), np.asarray(with_fact, np.int64)
+    least, most = np.maximum(0, of_fact + positive - rows), np.minimum(of_fact, positive)
+    if rows < 1 or of_both.shape != of_fact.shape or not ((least <= of_both) & (of_both <= most)).all():
+        raise DataError(f"of {rows} rows {positive} cannot have the response where a fact and both are counted as given")
+    bits = _bits(of_both.astype(np.float64), of_fact.astype(np.float64), float(positive), rows)
+    ends = np.array([_null_interval(int(one), positive, rows, level) for one in of_fact]).reshape(-1, 2)
+    return Information(bits.round(DECIMALS), ends[:, 0], ends[:, 1])
+
+
+def _null_interval(with_fact: int, positive: int, rows: int, level: float) -> tuple[float, float]:
+    mean, share = with_fact * positive / rows, (rows - with_fact) / max(1, rows - 1)
+    reach = WINDOW * (1 + math.sqrt(mean * (1 - positive / rows) * share))
+    low, high = max(0, with_fact + positive - rows, int(mean - reach)), min(with_fact, positive, int(mean + reach) + 1)
+    both = np.arange(low, high + 1)
+    bits = _bits(both.astype(np.float64), np.full(len(both), float(with_fact)), float(positive), rows).round(DECIMALS)
+    order = np.argsort(bits, kind="stable")
+    below = np.cumsum(stats.hypergeom.pmf(both, rows, positive, with_fact)[order])
+    places = np.searchsorted(below, [level / 2, 1 - level / 2 - 1e-12]).clip(max=len(both) - 1)
+    # Tables of equal information count as one: the upper end is the largest of its like, which rounding has made equal.
+    return float(bits[order][places[0]]), float(bits[order][places[1]])
 
 
 def _bits(both: np.ndarray, with_fact: np.ndarray, positive: float, rows: int) -> np.ndarray:

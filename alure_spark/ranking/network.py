@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..batches.batch import Impressions, JaggedBatch
+from ..batches.batch import Impressions, JaggedBatch, SourceTokens
 from ..errors import DataError, nearest
 from ..model.named import Modules
 from ..model.trainable import ParameterGroup
+from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
 from .history_counts import history_count
@@ -120,15 +121,48 @@ class RankingNetwork(nn.Module):
         shown = _shown(batch)
         found = []
         for name, sequence in self.spec.sequences.items():
-            tokens = batch.sources.get(sequence.source)
-            if tokens is None or sequence.category not in tokens.rows:
-                what = f"'{sequence.category}' of the stream '{sequence.source}'"
-                raise DataError(f"ranking.sequences.{name} reads {what}, which the rows lack")
-            place = self.spec.coded.index(sequence.target)
-            of_tokens = cast(EmbeddingTable, self.tables[table]).of(tokens.rows[sequence.category] + self.lookup.begins[place])
-            read = cast(_Histories, self.histories[table]).of[name]
-            found.append(read(tokens, of_tokens, shown.users(), shown.time_ms, vectors[:, place]))
+            tokens = self._tokens(name, batch)
+            of_tokens = self._rows(table, sequence.target, tokens.rows[sequence.category])
+            target = vectors[:, self.spec.coded.index(sequence.target)]
+            found.append(self.interest(table, name)(tokens, of_tokens, shown.users(), shown.time_ms, target))
         return found
+
+    def _tokens(self, name: str, batch: JaggedBatch) -> SourceTokens:
+        """Those of a sequence's stream. Raises DataError where the batch lacks them, or their categories."""
+        sequence = self.spec.sequences[name]
+        tokens = batch.sources.get(sequence.source)
+        if tokens is None or sequence.category not in tokens.rows:
+            what = f"'{sequence.category}' of the stream '{sequence.source}'"
+            raise DataError(f"ranking.sequences.{name} reads {what}, which the rows lack")
+        return tokens
+
+    def _rows(self, table: str, name: str, rows: Tensor) -> Tensor:
+        """(n, dimension): rows (n,) int64 of a field in a table."""
+        return cast(EmbeddingTable, self.tables[table]).of(rows + self.lookup.begins[self.spec.coded.index(name)])
+
+    def interest(self, table: str, sequence: str) -> TemporalInterest:
+        """What reads the sequence in the vectors of the table."""
+        return cast(TemporalInterest, cast(_Histories, self.histories[table]).of[sequence])
+
+    def behaviours(self, batch: JaggedBatch, name: str) -> Behaviours:
+        """Those from which a sequence is read, of all impressions."""
+        shown = _shown(batch)
+        return read_behaviours(self._tokens(name, batch), shown.users(), shown.time_ms, self.spec.sequences[name].events)
+
+    def attention(self, batch: JaggedBatch, name: str, read: Behaviours) -> dict[str, Tensor]:
+        """Table -> (n,) the weights of the n behaviours of a sequence, as TIM has them inside forward."""
+        sequence, tokens = self.spec.sequences[name], self._tokens(name, batch)
+        rows = tokens.rows[sequence.category], self.value(batch, sequence.target)
+        weights = {}
+        for table in self.spec.tables:
+            vectors, targets = (self._rows(table, sequence.target, its) for its in rows)
+            weights[table] = self.interest(table, name).attention(read, vectors, targets)
+        return weights
+
+    def field_rows(self) -> dict[str, dict[str, Tensor]]:
+        """Table -> field -> (rows of the field, numbers of the table), as they are."""
+        parts = {name: cast(EmbeddingTable, table).weight.detach().split(self.lookup.rows) for name, table in self.tables.items()}
+        return {name: dict(zip(self.spec.coded, its, strict=True)) for name, its in parts.items()}
 
 
 class _Branch(nn.Module):

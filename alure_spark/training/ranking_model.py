@@ -106,11 +106,16 @@ def new_network(spec: RankingSpec, loader: Batches, seed: int) -> RankingNetwork
         if not 0 < count < whole:
             what = "no response" if count <= 0 else "a response to every impression"
             raise DataError(f"the task '{task}' has {what} in the training split: leave it out of ranking.tasks, or give more data")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = RankingNetwork(spec)
+    network = drawn_network(spec, seed)
     network.start_at({task: float(count / whole) for task, count in zip(spec.tasks, positive, strict=True)})
     return network
+
+
+def drawn_network(spec: RankingSpec, seed: int) -> RankingNetwork:
+    """The network with the weights that spec and seed alone decide: where a training begins, but for the base rates."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RankingNetwork(spec)
 
 
 def plan_of(config: RankingConfig, steps: int) -> Plan:

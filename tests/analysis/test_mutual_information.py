@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from alure_spark.analysis.mutual_information import mutual_information
+from alure_spark.analysis.mutual_information import information_of_counts, mutual_information
 from alure_spark.errors import DataError
 
 RANDOM = np.random.default_rng(2)
@@ -60,3 +62,47 @@ def test_equal_seeds_give_equal_intervals_and_none_are_nan():
 def test_what_is_no_table_of_facts_is_a_sentence(facts, response, says):
     with pytest.raises(DataError, match=says):
         mutual_information(facts, response)
+
+
+def by_enumeration(with_fact, positive, rows, level):
+    """(low, high) from every way in which the responses can be given to the rows."""
+    fact = np.arange(rows) < with_fact
+    bits = []
+    for who in combinations(range(rows), positive):
+        response = np.zeros(rows)
+        response[list(who)] = 1
+        bits.append(mutual_information(fact[:, None], response, permutations=0).bits[0].round(9))
+    bits = np.sort(bits)
+    high = next(value for value in np.unique(bits) if (bits > value).mean() <= level / 2)
+    low = next(value for value in np.unique(bits) if (bits <= value).mean() >= level / 2)
+    return low, high
+
+
+@pytest.mark.parametrize(("with_fact", "positive", "rows"), [(4, 3, 9), (5, 5, 10), (1, 6, 9), (0, 3, 8), (8, 3, 8), (3, 0, 7)])
+@pytest.mark.parametrize("level", [0.05, 0.4])
+def test_the_interval_of_counts_is_that_of_all_permutations(with_fact, positive, rows, level):
+    least = max(0, with_fact + positive - rows)
+    _, low, high = information_of_counts(np.array([least]), np.array([with_fact]), positive, rows, level)
+    assert (low[0], high[0]) == pytest.approx(by_enumeration(with_fact, positive, rows, level), abs=1e-9)
+
+
+def test_counts_say_what_the_rows_say():
+    facts, response = RANDOM.random((3000, 6)) < np.linspace(0.02, 0.9, 6), RANDOM.random(3000) < 0.2
+    of_rows = mutual_information(facts, response, permutations=4000)
+    of_counts = information_of_counts((facts & response[:, None]).sum(axis=0), facts.sum(axis=0), int(response.sum()), 3000)
+    np.testing.assert_allclose(of_counts.bits, of_rows.bits, atol=1e-11)
+    np.testing.assert_allclose(of_counts.high, of_rows.high, rtol=0.12)
+    np.testing.assert_allclose(of_counts.low, of_rows.low, atol=2e-5)
+
+
+def test_the_interval_of_many_rows_is_quick_and_narrow():
+    rows = 200_000_000
+    _, low, high = information_of_counts(np.array([2_000_000]), np.array([20_000_000]), 20_000_000, rows)
+    assert low[0] == pytest.approx(-1 / (2 * rows * np.log(2)), abs=1e-11)
+    assert high[0] == pytest.approx(4.02 / (2 * rows * np.log(2)), rel=0.01), "chi square of one degree at 97.5 % is 5.02"
+
+
+def test_counts_that_no_rows_can_have_are_a_sentence():
+    for both, with_fact, positive, rows in ((4, 3, 5, 9), (0, 6, 6, 9), (0, 0, 0, 0)):
+        with pytest.raises(DataError, match="cannot have the response"):
+            information_of_counts(np.array([both]), np.array([with_fact]), positive, rows)

@@ -10,6 +10,7 @@ import torch
 from alure_spark.batches.batch import SourceTokens, offsets_of
 from alure_spark.batches.history import history_spans, known_ends
 from alure_spark.clock import HOUR_MS
+from alure_spark.ranking.encodings.behaviours import read_behaviours
 from alure_spark.ranking.encodings.temporal_interest import INTERVALS_MS, Blocks, TemporalInterest
 
 DIMENSION = 6
@@ -59,6 +60,9 @@ def test_every_impression_is_the_sum_of_equation_1(position, interval, events):
     time_ms[3] = tokens.known_at_ms[9]  # an event known at the very moment is none of the history
     targets = torch.randn(7, DIMENSION, dtype=torch.float64, generator=GENERATOR).requires_grad_()
     found = module(tokens, vectors, users, time_ms, targets)
+    read = read_behaviours(tokens, users, time_ms, events)
+    whole = torch.zeros(7, dtype=torch.float64).index_add(0, read.impression, module.attention(read, vectors, targets))
+    torch.testing.assert_close(whole, (read.impression.bincount(minlength=7) > 0).double())
     wanted = expected(module, tokens, vectors, users, time_ms, targets)
     torch.testing.assert_close(found, wanted)
     assert (found[2] == 0).all(), "no history"

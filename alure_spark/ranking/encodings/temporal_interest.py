@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...batches.batch import SourceTokens
 from ...batches.history import HistorySpan, history_spans
 from ...clock import DAY_MS, HOUR_MS, MINUTE_MS
+from .behaviours import Behaviours, softmax_within
 
 # Upper ends of the intervals between a behaviour and its target, each about twice the one before, up to a year.
 INTERVALS_MS = (
@@ -48,11 +49,7 @@ class TemporalInterest(nn.Module):
         """
         spans = history_spans(tokens, users, time_ms, self.events)
         blocks = Blocks.of(users, spans, self.events)
-        target = targets
-        if self.places is not None:
-            target = target + self.places[0]
-        if self.intervals is not None:
-            target = target + self.intervals[0]
+        target = self._at_its_place(targets)
         own, when, first, end = (blocks.spread(each) for each in (target, time_ms, spans.first, spans.end))  # (blocks, size, ...)
         token = blocks.tokens  # (blocks, width)
         seen = (token[:, None] >= first[..., None]) & (token[:, None] < end[..., None])  # (blocks, size, width)
@@ -75,6 +72,29 @@ class TemporalInterest(nn.Module):
             share = weights.new_zeros(*weights.shape[:2], len(table)).scatter_add(2, code, weights)
             interest = interest + share @ table
         return blocks.gathered(interest * own)
+
+    def attention(self, read: Behaviours, vectors: Tensor, targets: Tensor) -> Tensor:
+        """(n,): the weight of each behaviour that is read; those of an impression sum to 1. vectors, targets: as forward takes them."""
+        target = self._at_its_place(targets)
+        scores = (vectors[read.token] * target[read.impression]).sum(dim=1)
+        for code, table in self._codes(read):  # <e + p, v> = <e, v> + <p, v>: of the few p first, of the many behaviours then
+            scores = scores + (target @ table.T)[read.impression, code]
+        return softmax_within(scores / math.sqrt(targets.shape[1]), read.impression, len(targets))
+
+    def _at_its_place(self, targets: Tensor) -> Tensor:
+        """v~."""
+        for table in (self.places, self.intervals):
+            targets = targets if table is None else targets + table[0]
+        return targets
+
+    def _codes(self, read: Behaviours) -> list[tuple[Tensor, Tensor]]:
+        """Of each temporal encoding that is added: the row of each behaviour (n,), and the rows."""
+        codes = list[tuple[Tensor, Tensor]]()
+        if self.places is not None:
+            codes.append((read.place, self.places))
+        if self.intervals is not None:
+            codes.append((read.intervals(self.ends), self.intervals))
+        return codes
 
 
 @dataclass(frozen=True)
