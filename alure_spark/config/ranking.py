@@ -16,7 +16,7 @@ from .streams import StreamConfig
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
 ENCODINGS_OF = {
     "categorical": ("id",),
-    "numeric": ("numeral_systems",),
+    "numeric": ("numeral_systems", "standardized"),
     "text": ("words",),
     "embedding": ("hash_id", "numbers"),
 }

@@ -6,7 +6,7 @@ the weights of its best epoch, calibrated on the validation split, which no step
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +20,17 @@ from ..config import RankingConfig
 from ..config.section import as_dict
 from ..errors import DataError
 from ..ranking.encodings import NumeralSystems
+from ..ranking.encodings.standardized import Standardized
 from ..ranking.network import RankingNetwork, value_of
-from ..ranking.spec import RankingSpec
+from ..ranking.spec import STANDARDIZED, RankingSpec
 from .evaluation import Evaluation
 from .loop import Observer, fit
 from .plan import Plan, warmup_cosine
+
+FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
+    "numeral_systems": NumeralSystems.fitted,
+    STANDARDIZED: Standardized.fitted,
+}
 
 
 @dataclass
@@ -76,7 +82,7 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
     loader: batches as this spec and vocabulary read them. Reads the training split once, 8 bytes per number. Raises DataError, naming the
     field, on a number that is constant or always missing.
     """
-    numeric = [name for name, one in spec.fields.items() if one.encoding == "numeral_systems"]
+    numeric = [name for name, one in spec.fields.items() if one.encoding in FITTED]
     values: dict[str, list[np.ndarray]] = {name: [] for name in numeric}
     for batch in TrainingSplit(loader).in_order() if numeric else ():
         for name in numeric:
@@ -87,7 +93,7 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
             fields[name] = replace(one, settings={"size": vocabulary.size(spec.space_of(name))})
         elif name in values:
             try:
-                fitted = NumeralSystems.fitted(np.concatenate(values[name]), **one.settings)
+                fitted = FITTED[one.encoding](np.concatenate(values[name]), **one.settings)
             except DataError as error:
                 raise DataError(f"ranking.fields.{name}: {error}") from None
             fields[name] = replace(one, settings=as_dict(fitted))
