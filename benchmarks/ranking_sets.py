@@ -175,3 +175,45 @@ def census(folder: Path) -> RankingRows:
     )  # fmt: skip
 
 
+def ebnerd(folder: Path) -> RankingRows:
+    """Articles in view; the later 30 % of the impressions are evaluated. Counts are of what was shown before the impression, to anyone.
+
+    The user is the reader, so that intervals draw readers; `impression`, which no model reads, is a category for the AUC within it.
+    """
+    table = pd.read_parquet(folder / "ebnerd_sample" / "behaviors.parquet").sort_values("impression_time", kind="stable")
+    table = table.assign(time_ms=_ms(table["impression_time"]), article=table["article_ids_inview"])
+    shown = table.explode("article", ignore_index=True)
+    shown["article"] = shown["article"].astype(np.int64)
+    shown["label"] = [float(article in clicked) for article, clicked in zip(shown["article"], shown["article_ids_clicked"], strict=True)]
+    time, article = shown["time_ms"].to_numpy(), shown["article"].to_numpy()
+    views, clicks = _before(shown, ["article"])
+    own_views, own_clicks = _before(shown, ["article", "user_id"])
+    reader_views, reader_clicks = _before(shown, ["user_id"])
+    read = pd.read_parquet(folder / "ebnerd_sample" / "history.parquet").explode(["impression_time_fixed", "article_id_fixed"])
+    first = shown.groupby("article")["time_ms"].transform("min").to_numpy()
+    numbers = {
+        "views": views, "clicks": clicks, "click_rate": (clicks + 1) / (views + 10), "own_views": own_views, "own_clicks": own_clicks,
+        "reader_rate": (reader_clicks + 1) / (reader_views + 10), "hours_since_first_view": (time - first) / 3_600_000.0,
+        "in_view": shown.groupby("impression_id")["article"].transform("size").to_numpy(np.float64), "article_number": article.astype(float),
+    }  # fmt: skip
+    label, cut = shown["label"].to_numpy(), np.quantile(table["time_ms"], 0.7)
+    history = pd.DataFrame({
+        "user": read["user_id"].astype(np.int64),
+        "known_at_ms": _ms(pd.to_datetime(read["impression_time_fixed"])),
+        "article": read["article_id_fixed"].astype(np.int64).astype(str).to_numpy(object),
+    })  # fmt: skip
+    categories = {
+        "article": article.astype(str).astype(object),
+        "device": shown["device_type"].astype(str).to_numpy(object),
+        "impression": shown["impression_id"].astype(str).to_numpy(object),
+    }
+    users = shown["user_id"].to_numpy(np.int64)
+    return RankingRows("ebnerd", users, time, categories, numbers, label, label, time < cut, events={"read": history})
+
+
+def _before(shown: pd.DataFrame, key: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) float64 each: views and clicks of rows of the same key with an earlier time."""
+    at_time = shown.groupby([*key, "time_ms"])["label"].agg(["size", "sum"]).sort_index(level="time_ms")
+    earlier = at_time.groupby(level=key).cumsum() - at_time
+    of_rows = shown[[*key, "time_ms"]].merge(earlier.reset_index(), on=[*key, "time_ms"], how="left")
+    return of_rows["size"].to_numpy(np.float64), of_rows["sum"].to_numpy(np.float64)
