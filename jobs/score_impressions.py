@@ -26,7 +26,8 @@ def score(context: Context, run: JobRun) -> Report:
         scored = example_scores.scored_examples(examples_to_score(run, config), artifact)
         return Report({"rows": run.write("impression_scores", scored, scope)})
     context.spark.conf.set(ROWS, str(candidate_scores.USERS_AT_ONCE))
-    ranked = candidate_scores.scored_candidates(candidates_to_score(run, config), artifact, config.ranking)
+    rows = candidates_to_score(run, config, str(artifact.facts.get("embedding_model_id", "")))
+    ranked = candidate_scores.scored_candidates(rows, artifact, config.ranking)
     users = run.write("ranking_scores", ranked, scope)
     scores = run.written("ranking_scores").where(scope).select(F.explode("score").alias("score"))
     count, mean = scores.agg(F.count("*"), F.avg("score")).collect()[0]

@@ -9,7 +9,7 @@ calibration are chosen on the last labels.validation_days, from which no step le
 from __future__ import annotations
 
 from alure_spark.events.ranking_fields import FIELD_TABLES
-from alure_spark.events.ranking_tables import training_rows
+from alure_spark.events.ranking_tables import embedding_model, training_rows
 from alure_spark.inference.registered import champion_at, promote, register_ranking
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.ranking.artifact import RankingArtifact
@@ -20,13 +20,15 @@ from alure_spark.training import ranking_challenger, ranking_report
 
 def train(context: Context, run: JobRun) -> Report:
     config, tracker, as_of = context.config, context.tracker, context.config.time.as_of_ms
-    rows = training_rows(run, config)
+    embeddings_of = embedding_model(run, config)
+    rows = training_rows(run, config, embeddings_of)
     registered = champion_at(config, tracker, config.ranking_name)
     champion = RankingArtifact.read(registered.folder, registered.digest) if registered else None
     versions = "-".join(f"v{version}" for version in run.inputs.values())
     name = f"{config.name}-ranking-{versions}-{config.digest()}"
     learnt = ranking_challenger.train(config, rows, champion, name)
     facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
+    facts |= {"embedding_model_id": embeddings_of}
     facts["seed"] = config.ranking.seed  # jobs/analyse_embeddings.py draws the rows before training from it
     artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts)
     figures = ranking_report.figures(learnt.trained)  # before the registry is touched: what can fail comes first

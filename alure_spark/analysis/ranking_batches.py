@@ -40,7 +40,7 @@ def ranking_batches(run: JobRun, config: Config, artifact: RankingArtifact, name
                 f"{artifact.model_id} reads the field '{field}', which ranking.fields lacks{known}: take the conf of its training"
             )
     network, vocabulary = artifact.network()
-    rows = training_rows(run, config).where(F.size("time_ms") > 0)
+    rows = training_rows(run, config, str(artifact.facts.get("embedding_model_id", ""))).where(F.size("time_ms") > 0)
     training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
     folder = f"{name}-{run.run_id}"
     with segment_loaders(rows, artifact.spec.layout(), vocabulary, training, workspace(config.lake), folder) as packed:

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
 from .labels import check_task
-from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, require, require_known
+from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Range, require, require_known
 from .section import Section
 from .streams import StreamConfig
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
 ENCODINGS_OF = {
     "categorical": ("id",),
-    "numeric": ("numeral_systems",),
+    "numeric": ("numeral_systems", "standardized"),
     "text": ("words",),
     "embedding": ("hash_id", "numbers"),
 }
@@ -144,6 +144,8 @@ class RankingConfig(Section, prefix="ranking."):
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
+    linear: bool = False  # add to each logit a weight of each row, and of each number: what few examples teach first
+    dropout: Annotated[float, Range("0 to below 1", least=0, below=1)] = 0.0  # share of what an expert's layer makes that a step leaves out
     epochs: PositiveInt = 8  # at most
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     batch_users: PositiveInt = 256  # users per step, with all of their impressions

@@ -46,11 +46,13 @@ class RankingNetwork(nn.Module):
         self.gates = Modules({task: nn.Linear(sum(spec.tables.values()), len(spec.experts)) for task in spec.tasks})
         self.towers = Modules({task: _tower(spec) for task in spec.tasks})
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
+        self.linear = _Linear(spec, self.lookup.total) if spec.linear else None
+        self.standards = {name: standard for name in spec.dense if (standard := spec.fields[name].standard)}
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
 
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
-        codes, numbers = self.codes(batch), {name: self.value(batch, name) for name in self.spec.dense}
+        codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
         vectors = {name: self._vectors(name, codes, numbers) for name in self.spec.tables}
         histories = {name: self._histories(name, batch, vectors[name]) for name in self.spec.tables}
         branches = []
@@ -64,7 +66,8 @@ class RankingNetwork(nn.Module):
             weights = self.gates[task](overview).softmax(dim=1)
             mixed = (weights[:, :, None] * outputs).sum(dim=1)  # a matrix product for each impression takes five times the time
             logits.append(self.towers[task](mixed))
-        return torch.cat(logits, dim=1)
+        together = torch.cat(logits, dim=1)
+        return together if self.linear is None else together + self.linear(codes, numbers)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, tasks) calibrated probabilities."""
@@ -73,6 +76,11 @@ class RankingNetwork(nn.Module):
     def codes(self, batch: JaggedBatch) -> Codes:
         """The rows of all coded fields."""
         return self.lookup.codes([encoding.codes(self.value(batch, name)) for name, encoding in self.encodings.items()])
+
+    def numbers(self, batch: JaggedBatch, name: str) -> Tensor:
+        """(M, its width) of a dense field, NaN where missing."""
+        value = self.value(batch, name)
+        return self.standards[name].numbers(value) if name in self.standards else value
 
     def value(self, batch: JaggedBatch, name: str) -> Tensor:
         """What the batch says of a field. Raises DataError where it says nothing."""
@@ -91,6 +99,8 @@ class RankingNetwork(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         """`tables`: sparse rows, which do not decay; `network`: all else."""
         tables = list(self.tables.parameters())
+        if self.linear is not None:
+            tables.append(self.linear.rows.weight)
         mine = {id(parameter) for parameter in tables}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in mine]
         return [ParameterGroup("tables", tables, decays=False, optimizer=torch.optim.SparseAdam), ParameterGroup("network", rest)]
@@ -100,6 +110,7 @@ class RankingNetwork(nn.Module):
         with torch.no_grad():
             for task, rate in rates.items():
                 last = cast(nn.Linear, cast(nn.Sequential, self.towers[task])[-1])
+                last.weight.zero_()
                 last.bias.fill_(math.log(rate / (1 - rate)))
 
     def parameter_counts(self) -> dict[str, int]:
@@ -174,10 +185,12 @@ class _Branch(nn.Module):
         dimension = spec.tables[own.table]
         self.expert: Expert = EXPERTS[own.kind](spec.meeting(), dimension, **own.options)
         self.layer = nn.Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
+        self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, vectors: Tensor, beside: list[Tensor]) -> Tensor:
         made = self.expert(vectors)
-        return torch.relu(self.layer(torch.cat([made, *beside], dim=1) if beside else made))  # of one alone, cat is a copy
+        made = torch.cat([made, *beside], dim=1) if beside else made  # of one alone, cat is a copy
+        return self.dropout(torch.relu(self.layer(made)))
 
 
 class _Projections(nn.Module):
@@ -186,7 +199,7 @@ class _Projections(nn.Module):
     def __init__(self, spec: RankingSpec, dimension: int) -> None:
         super().__init__()
         self.names = spec.dense
-        self.of = Modules({name: nn.Linear(int(spec.fields[name].settings["numbers"]) + 1, dimension) for name in spec.dense})
+        self.of = Modules({name: nn.Linear(spec.fields[name].width + 1, dimension) for name in spec.dense})
 
     def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, dense fields, dimension)."""
@@ -198,6 +211,22 @@ class _Projections(nn.Module):
             missing = values.isnan().any(dim=1, keepdim=True)
             found.append(layer(torch.cat([torch.where(missing, 0, values), missing], dim=1).to(layer.weight.dtype)))
         return torch.stack(found, dim=1)
+
+
+class _Linear(nn.Module):
+    """What each row and each number adds to the logits by itself, nothing before training: what few examples teach first."""
+
+    def __init__(self, spec: RankingSpec, rows: int) -> None:
+        super().__init__()
+        self.rows = EmbeddingTable(rows, len(spec.tasks), 0.0)
+        self.given = _Projections(spec, len(spec.tasks))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
+        """(M, tasks)."""
+        by_row = self.rows(codes).sum(dim=1)
+        return by_row + self.given(numbers).sum(dim=1) if numbers else by_row
 
 
 class _Histories(nn.Module):

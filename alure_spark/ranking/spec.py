@@ -11,9 +11,11 @@ from ..batches.vocabulary import ITEM
 from ..config import EVERYBODY, KIND_OF, ExpertConfig, SequenceConfig, build
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
+from .encodings.standardized import Standardized
 from .experts import EXPERTS, Fields
 
-DENSE = "numbers"  # the encoding of a given embedding that is read as it is
+GIVEN, STANDARDIZED = "numbers", "standardized"
+DENSE = (GIVEN, STANDARDIZED)  # encodings that are numbers: an embedding as it is given, and one number by its mean and deviation
 WIDTHS = {"text": "words", "embedding": "numbers"}  # kind of value -> the setting that says how many numbers it has
 
 
@@ -21,8 +23,8 @@ WIDTHS = {"text": "words", "embedding": "numbers"}  # kind of value -> the setti
 class FieldSpec:
     """What is known of an impression: of its user, its ad, or the moment."""
 
-    encoding: str  # one of ENCODINGS, or DENSE
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the encoding; of DENSE: numbers
+    encoding: str  # one of ENCODINGS or of DENSE
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the encoding; of a given embedding: numbers
     group: str = "user"  # GwPFM learns a weight for each pair of groups
     part: str = "user"  # and a vector of each field for each part; all fields of a group are in one
     interacts: bool = True  # else its vectors stand beside what the experts make of the others (a similarity; Pan et al., section 3.3)
@@ -33,6 +35,16 @@ class FieldSpec:
     def made(self) -> Encoding:
         """Raises ConfigError where the settings are not those of the encoding."""
         return build(ENCODINGS[self.encoding], self.settings)
+
+    @property
+    def standard(self) -> Standardized | None:
+        """Of a field that is standardized. Raises ConfigError where the settings are not those of one."""
+        return build(Standardized, self.settings) if self.encoding == STANDARDIZED else None
+
+    @property
+    def width(self) -> int:
+        """How many numbers a dense field has."""
+        return 1 if self.encoding == STANDARDIZED else int(self.settings["numbers"])
 
 
 @dataclass(frozen=True)
@@ -47,9 +59,11 @@ class RankingSpec:
     hidden: int = 64  # numbers that the layer after an expert makes
     tower: tuple[int, ...] = (32,)
     deviation: float = 0.01  # of the rows of tables before training
+    linear: bool = False  # add to each logit a weight of each row, and of each number
+    dropout: float = 0.0  # share of what an expert's layer makes that a step leaves out
 
     def __post_init__(self) -> None:
-        known = [*ENCODINGS, DENSE]
+        known = [*ENCODINGS, *DENSE]
         for name, one in self.fields.items():
             _require(one.encoding, known, f"ranking.fields.{name}.encoding", "the encoding")
         for name, expert in self.experts.items():
@@ -95,12 +109,12 @@ class RankingSpec:
     @property
     def coded(self) -> list[str]:
         """Fields that are rows of tables, in their order."""
-        return [name for name, one in self.fields.items() if one.encoding != DENSE]
+        return [name for name, one in self.fields.items() if one.encoding not in DENSE]
 
     @property
     def dense(self) -> list[str]:
         """Fields that are numbers, in their order."""
-        return [name for name, one in self.fields.items() if one.encoding == DENSE]
+        return [name for name, one in self.fields.items() if one.encoding in DENSE]
 
     @property
     def order(self) -> list[str]:

@@ -6,7 +6,7 @@ the weights of its best epoch, calibrated on the validation split, which no step
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +20,17 @@ from ..config import RankingConfig
 from ..config.section import as_dict
 from ..errors import DataError
 from ..ranking.encodings import NumeralSystems
+from ..ranking.encodings.standardized import Standardized
 from ..ranking.network import RankingNetwork, value_of
-from ..ranking.spec import RankingSpec
+from ..ranking.spec import GIVEN, STANDARDIZED, RankingSpec
 from .evaluation import Evaluation
 from .loop import Observer, fit
 from .plan import Plan, warmup_cosine
+
+FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
+    "numeral_systems": NumeralSystems.fitted,
+    STANDARDIZED: Standardized.fitted,
+}
 
 
 @dataclass
@@ -76,18 +82,26 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
     loader: batches as this spec and vocabulary read them. Reads the training split once, 8 bytes per number. Raises DataError, naming the
     field, on a number that is constant or always missing.
     """
-    numeric = [name for name, one in spec.fields.items() if one.encoding == "numeral_systems"]
+    numeric = [name for name, one in spec.fields.items() if one.encoding in FITTED]
+    given = {name: False for name, one in spec.fields.items() if one.encoding in ("hash_id", GIVEN)}  # embedding -> whether one is there
     values: dict[str, list[np.ndarray]] = {name: [] for name in numeric}
-    for batch in TrainingSplit(loader).in_order() if numeric else ():
+    for batch in TrainingSplit(loader).in_order() if numeric or given else ():
         for name in numeric:
             values[name].append(value_of(spec, batch, name).double().numpy())
+        given = {name: known or not bool(value_of(spec, batch, name).isnan().any(dim=1).all()) for name, known in given.items()}
+    for name, known in given.items():
+        if not known:
+            raise DataError(
+                f"ranking.fields.{name}: no impression of the training split has an embedding that was known before it: leave the field out, "
+                "or run the chain over earlier days first"
+            )
     fields = dict(spec.fields)
     for name, one in spec.fields.items():
         if one.encoding == "id":
             fields[name] = replace(one, settings={"size": vocabulary.size(spec.space_of(name))})
         elif name in values:
             try:
-                fitted = NumeralSystems.fitted(np.concatenate(values[name]), **one.settings)
+                fitted = FITTED[one.encoding](np.concatenate(values[name]), **one.settings)
             except DataError as error:
                 raise DataError(f"ranking.fields.{name}: {error}") from None
             fields[name] = replace(one, settings=as_dict(fitted))

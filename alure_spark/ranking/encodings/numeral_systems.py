@@ -78,8 +78,7 @@ class NumeralSystems:
             return cls(low, high, int(math.floor(high) - math.floor(low)) + 1, kind, tuple(bases))
         if kind != "quantile":
             return cls(low, high, steps, kind, tuple(bases))
-        edges = np.unique(np.quantile(numbers, np.arange(1, steps) / steps, method="inverted_cdf"))
-        edges = edges[edges > low]
+        edges = _edges(numbers, steps)
         return cls(low, high, len(edges) + 1, kind, tuple(bases), tuple(map(float, edges)))
 
     @property
@@ -121,6 +120,24 @@ class NumeralSystems:
             inside = inside.sign() * inside.abs().log1p()
             low, high = (math.copysign(math.log1p(abs(bound)), bound) for bound in (low, high))
         return ((inside - low) / (high - low) * self.steps).long().clamp(0, self.steps - 1)
+
+
+def _edges(numbers: np.ndarray, steps: int) -> np.ndarray:
+    """Where the steps 1, 2, ... begin, ascending, fewer than `steps`: a step per value where there are so few of them.
+
+    Else a value that has more than its share of the rows has a step to itself, and the other values share the rest alike: of a number
+    that is nearly always 0, plain quantiles would leave a handful of steps to all that is not.
+    """
+    values, counts = np.unique(numbers, return_counts=True)
+    if len(values) <= steps:
+        return values[1:]
+    frequent = counts * steps > len(numbers)
+    own = np.flatnonzero(frequent)
+    begins = np.union1d(values[own], values[np.minimum(own + 1, len(values) - 1)])
+    rest = numbers[~np.isin(numbers, values[own])]
+    shares = max(1, steps - len(begins))
+    edges = np.union1d(begins, np.quantile(rest, np.arange(1, shares) / shares, method="inverted_cdf")) if shares > 1 else begins
+    return edges[edges > values[0]]
 
 
 def digits_of(number: int, base: int) -> int:
