@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from pyspark.sql import functions as F
 
+from alure_spark.config import FieldConfig
+from alure_spark.errors import DataError
+from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
 from alure_spark.inference.registered import ranking_champion
-from alure_spark.lake import as_of_scope
+from alure_spark.lake import JobRun, as_of_scope
 
 
 def ranked(chain):
@@ -41,3 +47,27 @@ def test_the_probabilities_are_of_the_size_of_what_happens(chain):
     rate = shown.agg(F.avg("click")).first()[0]
     mean = np.concatenate(ranked(chain)["p_click"].to_numpy()).mean()
     assert 0.3 * rate < mean < 3 * rate
+
+
+def with_embeddings(chain):
+    """The conf with the user embedding as a field."""
+    fields = {"taste": FieldConfig("user.embedding", "numbers"), "position": chain.config.ranking.fields["position"]}
+    return replace(chain.config, ranking=replace(chain.config.ranking, fields=fields, sequences={}))
+
+
+def test_user_embeddings_of_one_model_are_read_and_those_of_another_are_refused(chain):
+    config, run = with_embeddings(chain), JobRun(chain.lake, "test", "", "true")
+    now = embedding_model(run, config)
+    assert now == chain.lake.read("user_embeddings").select("model_id").first()[0]
+    assert embedding_model(run, chain.config) == ""
+    scored = candidates_to_score(run, config, now).select("impression__taste").first()[0]
+    assert len(scored[0]) == 2 * config.embedding.dimension
+    with pytest.raises(DataError, match="the ranking model was trained on user embeddings of alure-old, but the newest are of alure-"):
+        candidates_to_score(run, config, "alure-old")
+
+
+def test_an_embedding_of_as_of_itself_was_known_before_no_impression(chain):
+    config, run = with_embeddings(chain), JobRun(chain.lake, "test", "", "true")
+    rows = training_rows(run, config, embedding_model(run, config))
+    served = rows.select(F.explode("impression__taste").alias("taste")).where("taste IS NOT NULL")
+    assert served.isEmpty()

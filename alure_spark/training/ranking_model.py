@@ -92,8 +92,8 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
     for name, known in given.items():
         if not known:
             raise DataError(
-                f"ranking.fields.{name}: no impression of the training split has an embedding that was known before it: leave the field out, "
-                "or run the chain over earlier days first"
+                f"ranking.fields.{name}: no impression of the training split has an embedding that was known before it: leave the field "
+                "out, or run the chain over earlier days first"
             )
     fields = dict(spec.fields)
     for name, one in spec.fields.items():

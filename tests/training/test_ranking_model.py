@@ -11,6 +11,7 @@ import torch
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import RankingConfig
 from alure_spark.errors import DataError, TrainingError
+from alure_spark.ranking.spec import FieldSpec
 from alure_spark.training import ranking_model
 from tests.ranking.planted_ranking import DRAFT, VOCABULARY, users, with_labels
 
@@ -98,6 +99,16 @@ def test_a_number_that_is_always_the_same_is_named():
     constant = replace(batch, impressions=replace(shown, numbers={"price": torch.full_like(shown.numbers["price"], 3)}))
     with pytest.raises(DataError, match=r"ranking.fields.price: the number is always 3 in the training split: leave the field out"):
         ranking_model.fitted_spec(DRAFT, loader(constant), VOCABULARY)
+
+
+@pytest.mark.parametrize("encoding", ["numbers", "hash_id"])
+def test_an_embedding_that_nobody_had_is_named(encoding):
+    batch = users(50)
+    shown = batch.impressions
+    missing = replace(batch, impressions=replace(shown, vectors={"taste": torch.full((len(shown.time_ms), 3), torch.nan)}))
+    draft = replace(DRAFT, fields=DRAFT.fields | {"taste": FieldSpec(encoding, {"numbers": 3})})
+    with pytest.raises(DataError, match=r"ranking.fields.taste: no impression of the training split has an embedding"):
+        ranking_model.fitted_spec(draft, loader(missing), VOCABULARY)
 
 
 @pytest.mark.parametrize(("label", "says"), [(0, "no response"), (1, "a response to every impression")])
