@@ -10,7 +10,19 @@ from typing import Annotated, Any
 from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
 from .labels import check_task
-from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Range, require, require_known
+from .rules import (
+    OFF_OR_MORE,
+    Largest,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    check_size,
+    require,
+    require_known,
+)
 from .section import Section
 from .streams import StreamConfig
 
@@ -62,10 +74,21 @@ def check_reads(path: str, value: str) -> None:
             raise ConfigError(f"{path} is {shown(value)}; allowed: history.STREAM.count, .days_since, .sum.ATTRIBUTE or .same.FIELD")
 
 
+def check_option(path: str, value: Any) -> None:
+    """A text, a flag, a number that can be counted with, or a list of these."""
+    for place, one in enumerate(value) if isinstance(value, list | tuple) else ():
+        check_option(f"{path}[{place}]", one)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        check_size(path, value, None)
+
+
 def check_worth(path: str, value: str) -> None:
     """bid, value, or a number as text."""
     number = re.fullmatch(r"\d{1,12}(\.\d{1,12})?", value)
     require(value in ("bid", "value") or number is not None, path, value, "bid, value, or a number of at least 0 in quotes")
+
+
+Option = Annotated[Any, check_option]
 
 
 @dataclass(frozen=True)
@@ -74,7 +97,7 @@ class FieldConfig(Section, prefix="ranking.fields "):
 
     reads: Annotated[str, check_reads]  # ORIGIN.NAME, e.g. ad.category_id
     encoding: Annotated[str, OneOf(tuple(KIND_OF))]  # how its values become rows of the tables
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the encoding
+    options: Mapping[str, Option] = field(default_factory=dict)  # of the encoding
     group: str = ""  # whose fields meet others in the same way (GwPFM); empty: the origin
     part: str = ""  # whose fields share a vector per field (GwPFM); empty: the group
     space: str = ""  # whose ids it has, where another field or a sequence has the same ones; empty: its own
@@ -120,7 +143,7 @@ class ExpertConfig(Section, prefix="ranking.experts "):
 
     kind: str  # gwpfm, ipnn, dcn_v2, flat_dnn, fm or fwfm
     table: str  # whose vectors meet
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the expert, e.g. layers
+    options: Mapping[str, Option] = field(default_factory=dict)  # of the expert, e.g. layers
 
 
 FieldName = Annotated[str, check_field]
@@ -159,7 +182,7 @@ class RankingConfig(Section, prefix="ranking."):
     score: Mapping[str, Annotated[str, check_worth]] = field(default_factory=dict)
     cap: Annotated[PositiveInt, Largest(10_000_000)] = 200  # candidates per user that stay, the best first
     # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
-    serving: Mapping[str, Any] = field(default_factory=dict)
+    serving: Mapping[str, Option] = field(default_factory=dict)
     seed: PositiveInt = 7  # of the first weights, and of the order of users
 
     @property

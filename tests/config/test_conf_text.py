@@ -43,7 +43,7 @@ def refusal(tmp_path, text, *overrides):
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_the_digests_of_the_shipped_confs_stay_what_they_were(name):
-    config = load(ROOT / "conf" / f"{name}.yml")
+    config = load(ROOT / "conf" / f"{name}.yml", ["ranking={}"])  # which came later, and counts where it says something
     assert (config.digest(), config.sequence_digest(), config.vocabulary_digest()) == DIGESTS[name]
 
 

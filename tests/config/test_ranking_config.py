@@ -57,11 +57,11 @@ def test_the_conf_of_before_keeps_its_digest():
         ({"reads": "ad_id", "encoding": "id"}, "allowed: ORIGIN.NAME, with an origin of impression, ad"),
         ({"reads": "add.bid", "encoding": "id"}, "names the origin 'add'; did you mean 'ad'"),
         ({"reads": "ad.bids", "encoding": "id"}, "names 'bids'; did you mean 'bid'"),
-        ({"reads": "ad.bid", "encoding": "id"}, "encoding is 'id'; allowed: for ad.bid, numeral_systems"),
+        ({"reads": "ad.bid", "encoding": "id"}, "encoding is 'id'; allowed: for ad.bid, numeral_systems or standardized"),
         ({"reads": "ad.media_embedding", "encoding": "words"}, "allowed: for ad.media_embedding, hash_id or numbers"),
         (
             {"reads": "ad.bid", "encoding": "mns"},
-            "encoding is 'mns'; allowed: id, numeral_systems, words, hash_id, numbers",
+            "encoding is 'mns'; allowed: id, numeral_systems, standardized, words, hash_id, numbers",
         ),
         (
             {"reads": "impression.slots", "encoding": "id"},
