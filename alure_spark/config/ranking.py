@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ..errors import ConfigError, shown
 from .names import one_spelling
-from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, require, require_known
+from .rules import OFF_OR_MORE, Largest, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Range, require, require_known
 from .section import Section
 from .streams import StreamConfig
 
@@ -141,6 +141,8 @@ class RankingConfig(Section, prefix="ranking."):
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
+    linear: bool = False  # add to each logit a weight per row of the tables and per number
+    dropout: Annotated[float, Range("0 to below 1", least=0, below=1)] = 0.0  # share of the numbers of `hidden` that a step leaves out
     epochs: PositiveInt = 8
     patience: PositiveInt = 2  # epochs without a better validation loss before training stops
     batch_users: PositiveInt = 256

@@ -47,6 +47,8 @@ def draft_spec(config: Config) -> RankingSpec:
         hidden=ranking.hidden,
         tower=ranking.tower,
         deviation=ranking.deviation,
+        linear=ranking.linear,
+        dropout=ranking.dropout,
     )
 
 
