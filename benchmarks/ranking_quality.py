@@ -154,7 +154,7 @@ def of_census(options: Any) -> list[contract.Row]:
 
 
 def census_shapes(rows: RankingRows, single: bool = False) -> dict[str, Shape]:
-    """Two tables, and the candidates' dials; or one table of a width that makes about as many parameters, with the same two experts."""
+    """Two tables, with two settings of the dials; or one table of a width that makes about as many parameters, with the same experts."""
     base = Shape(
         list(rows.categories),
         list(rows.numbers),
@@ -168,8 +168,7 @@ def census_shapes(rows: RankingRows, single: bool = False) -> dict[str, Shape]:
         held_out=0.1,
     )
     faster = replace(base, config=replace(base.config, table_learning_rate_share=3.0, weight_decay=0.01))
-    plain = replace(base, spec=dict(base.spec) | {"dropout": 0.0})
-    return {"dropout": base, "dropout, faster tables": faster, "no dropout": plain}
+    return {"faster tables": faster} if single else {"faster tables": faster, "more decay": base}
 
 
 TWO_TABLES = {"tables": {"one": 8, "two": 4}, "experts": {"flat": FLAT, "cross": ExpertConfig("dcn_v2", "two")}}
