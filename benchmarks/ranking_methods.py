@@ -48,7 +48,7 @@ class Shape:
         fields = {name: FieldSpec("id", group="category", part="category") for name in self.categories}
         fields |= {name: FieldSpec("numeral_systems", self.options, group="number", part="number") for name in self.digits}
         fields |= {f"{name}{STANDARD}": FieldSpec("standardized", group="number", part="number") for name in self.standardized}
-        given = {"tables": {"one": 8}, "experts": {"flat": FLAT}} | dict(self.spec)
+        given: dict[str, Any] = {"tables": {"one": 8}, "experts": {"flat": FLAT}} | dict(self.spec)
         return RankingSpec(fields, tasks=(TASK,), sequences=self.sequences, **given)
 
 
@@ -100,11 +100,14 @@ def columns(rows: RankingRows, categories: Sequence[str], numbers: Sequence[str]
 
 
 def logistic(strength: float, categories: Sequence[str], numbers: Sequence[str], min_count: int = 1) -> Fit:
+    last: list[tuple[RankingRows, np.ndarray]] = []
+
     def fit(rows: RankingRows, seed: int) -> np.ndarray:
-        x = columns(rows, categories, numbers, min_count)
-        model = LogisticRegression(C=strength, max_iter=1000).fit(x[rows.is_train], rows.training_label[rows.is_train])
-        predicted: np.ndarray = model.predict_proba(x[~rows.is_train])[:, 1]
-        return predicted
+        if not last or last[0][0] is not rows:  # no seed changes it
+            x = columns(rows, categories, numbers, min_count)
+            model = LogisticRegression(C=strength, max_iter=300).fit(x[rows.is_train], rows.training_label[rows.is_train])
+            last[:] = [(rows, model.predict_proba(x[~rows.is_train])[:, 1])]
+        return last[0][1]
 
     return fit
 

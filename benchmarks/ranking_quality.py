@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alure_spark.config import RankingConfig, SequenceConfig
+from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
 from alure_spark.metrics import auc, cluster_bootstrap, grouped_auc, normalized_entropy
 from benchmarks import contract, ranking_sets
 from benchmarks.ranking_methods import CROSS, FLAT, Fit, Shape, column, lightgbm, logistic, ranking_network, small_network
@@ -67,7 +67,13 @@ def measure(rows: RankingRows, methods: Methods, metrics: Mapping[str, Metric], 
         name, inner = chosen(candidates, rows, options.seeds[:tuning_seeds])
         single = [candidates[name](rows, seed) for seed in options.seeds]
         predicted[method] = np.mean(single, axis=0)
-        row: contract.Row = {"set": rows.name, "road": method, "chosen": name, "candidates": len(candidates)}
+        row: contract.Row = {
+            "set": rows.name,
+            "road": method,
+            "chosen": name,
+            "candidates": len(candidates),
+            "resamples": options.resamples,
+        }
         row |= {"inner_ne": None if np.isnan(inner) else inner, "parameters": SIZES[-1] if SIZES else None}
         SIZES.clear()
         for key, metric in metrics.items():
@@ -133,7 +139,9 @@ def of_census(options: Any) -> list[contract.Row]:
     rows = ranking_sets.census(options.data)
     names, numbers = list(rows.categories), list(rows.numbers)
     methods: dict[str, Candidates] = {OURS: {name: ranking_network(shape, SIZES) for name, shape in census_shapes(rows).items()}}
-    methods |= {"ranking model, one table": {"one": ranking_network(census_shapes(rows, single=True)["one"], SIZES)}}
+    methods |= {
+        "ranking model, one table": {name: ranking_network(shape, SIZES) for name, shape in census_shapes(rows, single=True).items()}
+    }
     if options.lightgbm:
         small = {"learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 50, "feature_fraction": 0.5, "cat_smooth": 30}
         sampled = {"learning_rate": 0.03, "min_child_samples": 50, "feature_fraction": 0.3, "lambda_l2": 5}
@@ -146,7 +154,25 @@ def of_census(options: Any) -> list[contract.Row]:
 
 
 def census_shapes(rows: RankingRows, single: bool = False) -> dict[str, Shape]:
-    raise NotImplementedError
+    """Two tables, with two settings of the dials; or one table of a width that makes about as many parameters, with the same experts."""
+    base = Shape(
+        list(rows.categories),
+        list(rows.numbers),
+        list(rows.numbers),
+        options={"bases": (2, 3, 10, 256)},
+        spec={"linear": True, "dropout": 0.2} | (ONE_TABLE if single else TWO_TABLES),
+        config=RankingConfig(
+            epochs=6, patience=2, batch_users=1024, learning_rate=2e-3, table_learning_rate_share=1.0, weight_decay=0.1, seed=7
+        ),
+        min_count=3,
+        held_out=0.1,
+    )
+    faster = replace(base, config=replace(base.config, table_learning_rate_share=3.0, weight_decay=0.01))
+    return {"faster tables": faster} if single else {"faster tables": faster, "more decay": base}
+
+
+TWO_TABLES = {"tables": {"one": 8, "two": 4}, "experts": {"flat": FLAT, "cross": ExpertConfig("dcn_v2", "two")}}
+ONE_TABLE = {"tables": {"one": 5}, "experts": {"flat": FLAT, "cross": CROSS}}
 
 
 def of_ebnerd(options: Any) -> list[contract.Row]:
@@ -193,15 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if not options.lightgbm:
         print("LightGBM is left out: --lightgbm names no Python", file=sys.stderr)
-    rows = contract.earlier("ranking_quality", lambda row: row["set"] not in [SETS[name][0] for name in options.sets])
     for name in options.sets:
         title, run, needs_data = SETS[name]
         if needs_data and options.data is None:
             print(f"{title} is left out: --data names no folder", file=sys.stderr)
             continue
-        rows += run(options)
-        size = {"seeds": options.seeds, "resamples": options.resamples}
-        contract.publish("ranking_quality", size, rows, {})
+        rows = run(options)  # a quarter of an hour for a set: what it says is published before the next one starts
+        rows = contract.earlier("ranking_quality", lambda row, title=title: row["set"] != title) + rows  # type: ignore[misc]
+        contract.publish("ranking_quality", {"seeds": options.seeds}, rows, {})
 
 
 SETS: dict[str, tuple[str, Callable[[Any], list[contract.Row]], bool]] = {  # name -> title of its rows, what measures it, needs --data

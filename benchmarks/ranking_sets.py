@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.batches.vocabulary import Vocabulary
-from alure_spark.clock import DAY_MS
+from alure_spark.clock import DAY_MS, HOUR_MS
 from benchmarks import redemption
 
 TASK = "response"
@@ -44,7 +45,9 @@ class RankingRows:
 
     def select(self, rows: np.ndarray) -> RankingRows:
         """The rows of a mask or of row numbers; all events."""
-        parts = {name: {key: value[rows] for key, value in getattr(self, name).items()} for name in ("categories", "numbers", "vectors")}
+        parts: dict[str, Any] = {
+            name: {key: value[rows] for key, value in getattr(self, name).items()} for name in ("categories", "numbers", "vectors")
+        }
         plain = ("user", "time_ms", "label", "training_label", "is_train")
         return replace(self, **parts, **{name: getattr(self, name)[rows] for name in plain})
 
@@ -192,10 +195,16 @@ def ebnerd(folder: Path) -> RankingRows:
     read = pd.read_parquet(folder / "ebnerd_sample" / "history.parquet").explode(["impression_time_fixed", "article_id_fixed"])
     first = shown.groupby("article")["time_ms"].transform("min").to_numpy()
     numbers = {
-        "views": views, "clicks": clicks, "click_rate": (clicks + 1) / (views + 10), "own_views": own_views, "own_clicks": own_clicks,
-        "reader_rate": (reader_clicks + 1) / (reader_views + 10), "hours_since_first_view": (time - first) / 3_600_000.0,
-        "in_view": shown.groupby("impression_id")["article"].transform("size").to_numpy(np.float64), "article_number": article.astype(float),
-    }  # fmt: skip
+        "views": views,
+        "clicks": clicks,
+        "click_rate": (clicks + 1) / (views + 10),
+        "own_views": own_views,
+        "own_clicks": own_clicks,
+        "reader_rate": (reader_clicks + 1) / (reader_views + 10),
+        "hours_since_first_view": (time - first) / HOUR_MS,
+        "in_view": shown.groupby("impression_id")["article"].transform("size").to_numpy(np.float64),
+        "article_number": article.astype(np.float64),  # rises with the time of publication
+    }
     label, cut = shown["label"].to_numpy(), np.quantile(table["time_ms"], 0.7)
     history = pd.DataFrame({
         "user": read["user_id"].astype(np.int64),

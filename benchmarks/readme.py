@@ -173,6 +173,39 @@ def redemption_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ranking_quality_text(result: dict[str, Any]) -> str:
+    """A table per set: each method, and what the ranking model differs from it by."""
+    lines: list[str] = []
+    for title in dict.fromkeys(row["set"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["set"] == title]
+        lines += [
+            f"**{title}**",
+            "",
+            "| method | chosen of how many | parameters | AUC | AUC of single seeds | NE | model minus this, AUC | model minus this, NE |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            gaps = [_gap(row, "ours_minus_auc"), _gap(row, "ours_minus_ne")]
+            auc, ne = f"{row['auc']:.4f}", f"{row['ne']:.4f}" if "ne" in row else ""
+            seeds = f"{min(row['auc_seeds']):.4f} to {max(row['auc_seeds']):.4f}" if len(set(row["auc_seeds"])) > 1 else ""
+            size = f"{row['parameters']:,}" if row["parameters"] else ""
+            cells = [row["road"], f"{row['chosen']} of {row['candidates']}", size, auc, seeds, ne, *gaps]
+            lines.append(f"| {' | '.join(cells)} |")
+        better = {"better": [], "worse": [], "not clearly different": []}  # type: dict[str, list[str]]
+        for row in rows:
+            key, sign = ("ours_minus_ne", -1) if "ours_minus_ne" in row else ("ours_minus_auc", 1)
+            if key in row:
+                ends = sorted((sign * row[f"{key}_low"], sign * row[f"{key}_high"]))
+                better["better" if ends[0] > 0 else "worse" if ends[1] < 0 else "not clearly different"].append(row["road"])
+        said = [f"{what}: {'; '.join(names)}" for what, names in better.items() if names]
+        lines += ["", f"The ranking model beside the others, by NE where they have one, else by AUC: {'. '.join(said)}.", ""]
+    return "\n".join(lines[:-1])
+
+
+def _gap(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:+.4f} ({row[f'{name}_low']:+.4f} to {row[f'{name}_high']:+.4f})" if name in row else ""
+
+
 def curves_text(result: dict[str, Any]) -> str:
     """One row per set and shape of the model."""
     lines = [
@@ -612,6 +645,7 @@ PLACES = (
     _place("daily_graph", "daily_graph", daily_graph_text),
     _place("redemption", "redemption", redemption_text),
     _place("ranking_gain", "ranking_gain", ranking_gain_text),
+    _place("ranking_quality", "ranking_quality", ranking_quality_text),
     _place("parts", "parts", parts_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),

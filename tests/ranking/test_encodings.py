@@ -14,6 +14,7 @@ from alure_spark.config import build
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.ranking.encodings import ENCODINGS, Encoding, HashId, Ids, NumeralSystems, Words
 from alure_spark.ranking.encodings.numeral_systems import ABOVE, BELOW, FIRST, MISSING, digits_of
+from alure_spark.ranking.encodings.standardized import Standardized
 
 RANDOM = np.random.default_rng(3)
 NUMBERS = np.concatenate([RANDOM.normal(0, 100, 500), [math.nan, -1e6, 1e6, 0.0, -0.0]])
@@ -118,6 +119,31 @@ def test_quantiles_of_a_number_with_few_values_are_these_values():
     encoding = NumeralSystems.fitted(np.repeat([1.0, 5.0, 7.0], [90, 8, 2]), "quantile", steps=64)
     assert encoding.steps == 3
     assert encoding.step(torch.tensor([1.0, 4.9, 5.0, 6.9, 7.0], dtype=torch.float64)).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_a_number_that_is_nearly_always_the_same_leaves_its_steps_to_the_others():
+    """Plain quantiles would have given 4 of 100 values a step each."""
+    rare = RANDOM.permutation(np.arange(1.0, 1001.0))
+    encoding = NumeralSystems.fitted(np.concatenate([np.zeros(24_000), rare]), "quantile", steps=64)
+    assert 55 <= encoding.steps <= 64
+    steps = np.bincount(encoding.step(torch.tensor(rare)).numpy())
+    assert steps[0] == 0, "0 has its step to itself"
+    assert steps[1:].max() <= 25
+    few = NumeralSystems.fitted(np.concatenate([np.zeros(24_000), rare[:50]]), "quantile", steps=64)
+    assert few.steps == 51, "so few values have a step each"
+
+
+def test_a_standardized_number_has_mean_0_and_deviation_1_and_says_what_is_missing():
+    for log in (True, False):
+        values = NUMBERS[np.isfinite(NUMBERS)]
+        encoding = Standardized.fitted(np.append(values, math.nan), log)
+        numbers = encoding.numbers(torch.tensor(values))
+        assert numbers.shape == (len(values), 1)
+        assert abs(float(numbers.mean())) < 1e-5
+        assert abs(float(numbers.std()) - 1) < 2e-3
+        assert encoding.numbers(torch.tensor([math.nan])).isnan().all()
+    with pytest.raises(DataError, match="the number is always 3 in the training split"):
+        Standardized.fitted(np.array([3.0, 3.0]))
 
 
 def test_an_id_beyond_the_vocabulary_is_one_sentence():

@@ -183,3 +183,38 @@ def test_a_batch_that_lacks_what_the_model_reads_is_one_sentence():
         model(replace(users, impressions=replace(shown, vectors=shown.vectors | {"media": shown.vectors["media"][:, :4]})))
     with pytest.raises(DataError, match="no impressions"):
         model(replace(users, impressions=None))
+
+
+def test_a_new_model_says_the_base_rate_of_each_task_and_a_linear_part_changes_nothing_yet():
+    for spec in (SPEC, replace(SPEC, linear=True)):
+        its = network(spec)
+        its.start_at({"click": 0.2, "conversion": 0.01})
+        said = torch.sigmoid(its(batch(6)))
+        torch.testing.assert_close(said, torch.tensor([[0.2, 0.01]]).expand_as(said))
+
+
+def test_a_linear_part_adds_the_weights_of_a_rows_codes_and_numbers():
+    spec = replace(SPEC, linear=True, fields=dict(SPEC.fields) | {"smooth": FieldSpec("standardized", {"center": 1.0, "spread": 2.0})})
+    given = batch(6)
+    shown = given.impressions
+    given = replace(given, impressions=replace(shown, numbers=dict(shown.numbers) | {"smooth": shown.numbers["similarity"]}))
+    its = network(spec)
+    before = its(given)
+    place, task = spec.coded.index("ad"), 1
+    with torch.no_grad():
+        its.linear.rows.weight[its.lookup.begins[place] :, task] += 0.5
+        its.linear.given.of["smooth"].weight[task, 0] = 3.0
+    value = shown.numbers["similarity"].double()
+    rows = torch.stack([(one >= 0).sum(1) for one in (e.codes(its.value(given, n)) for n, e in its.encodings.items())], 1)[:, place:].sum(1)
+    added = 0.5 * rows + 3 * (value.sign() * value.abs().log1p() - 1) / 2
+    torch.testing.assert_close(its(given) - before, torch.stack([torch.zeros_like(added), added], 1).float(), rtol=1e-4, atol=1e-4)
+    assert any(parameter is its.linear.rows.weight for parameter in its.parameter_groups()[0].parameters)
+
+
+def test_dropout_is_of_training_alone():
+    its = network(replace(SPEC, dropout=0.5))
+    given = batch(6)
+    its.train()
+    assert not torch.equal(its(given), its(given))
+    its.eval()
+    assert torch.equal(its(given), its(given))
