@@ -2,13 +2,15 @@
 
 Enters: a generator of random numbers and how many users. Leaves: impressions with the true probability of a click, and users' events. The
 null twin of a world has the same histories, ads and values, but the clicks follow a law in which the part has nothing to see.
-A new world is a function here and a line in WORLDS; graph neighbours (a similarity that stands beside the experts) will come so.
+A new world is a function here and an entry of WORLDS in ranking_parts.py: so will graph neighbours come, whose similarity stands beside
+the experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,14 @@ import torch
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
-from alure_spark.ranking.spec import FieldSpec, RankingSpec
+from alure_spark.ranking.encodings import HashId
 
 Random = np.random.Generator
 Columns = Mapping[str, np.ndarray]
 NOW_MS = 1_736_121_600_000  # 2025-01-06, midnight; histories lie before it
 PAYS, PAYS_NOT = 0.8, 0.2  # click probabilities where one thing decides
 CATEGORIES = 12  # rows 1.. of the space
-VALUES, BUCKETS = 300, 30  # of a numeric field, and the steps of plain buckets
+VALUES = 300  # of a numeric field
 LOOK = 12  # numbers of a creative's embedding
 SHARES = (0.55, 0.15, 0.3)  # of the users (in `look_alike`: of the ads): training, validation, test
 
@@ -41,7 +42,8 @@ class Drawn:
     vectors: Columns = field(default_factory=dict)  # embedding -> (U, m, its numbers) float64
     time_ms: np.ndarray | None = None  # (U, m) int64, ascending; None: NOW_MS
     events: Columns = field(default_factory=dict)  # at_ms (U, n) int64, ascending, of which those below 0 are not there; category_id (U, n)
-    groups: np.ndarray | None = None  # (U, m) int64 what intervals are drawn over; None: users
+    groups: np.ndarray | None = None  # (U, m) int64: what intervals are drawn over; None: users
+    alike: Drawn | None = None  # of known ads: all creatives of an ad as impressions of one user
 
     def batch(self, test: bool) -> JaggedBatch:
         """The test part, all of it as a validation split, or the others."""
@@ -75,36 +77,6 @@ class Drawn:
         at_ms = torch.from_numpy(at[there])
         rows = {"category": torch.from_numpy(category[there])}
         return SourceTokens(offsets_of(torch.from_numpy(there.sum(axis=1))), at_ms, at_ms, rows, {})
-
-
-@dataclass(frozen=True)
-class World:
-    """What is planted, the model that can see it (the first one) and those that cannot."""
-
-    make: Callable[[Random, int, bool], Drawn]  # (random, users, whether it is the null twin)
-    specs: Mapping[str, RankingSpec]  # model -> what it is made for; encodings are fitted later
-    users: int
-    over: str = "users"  # what the interval is over
-
-
-def spec_of(
-    fields: Mapping[str, FieldSpec],
-    tables: Mapping[str, int] | None = None,
-    experts: Mapping[str, ExpertConfig] | None = None,
-    sequences: Mapping[str, SequenceConfig] | None = None,
-) -> RankingSpec:
-    """A model of clicks; what is not given is as RankingConfig has it."""
-    config = RankingConfig()
-    return RankingSpec(
-        fields=fields,
-        tables=tables or config.tables,
-        experts=experts or config.experts,
-        tasks=("click",),
-        sequences=sequences or {},
-        hidden=config.hidden,
-        tower=config.tower,
-        deviation=config.deviation,
-    )
 
 
 def _drawn(random: Random, truth: np.ndarray, **columns: Any) -> Drawn:
@@ -172,14 +144,17 @@ def recent_match(random: Random, users: int, null: bool) -> Drawn:
 
 
 def ordinal(random: Random, users: int, null: bool) -> Drawn:
-    """Four numbers of 300 values each, with a curve each that bends a few times. In the null twin the values lie in no order on it."""
-    value = random.integers(0, VALUES, (4, users, 1))
-    fixed = np.random.default_rng(0)
+    """Four numbers of 300 values each, about seven training rows per value, on a slow and a fast wave.
+
+    In the null twin the values lie on the waves in an order of their own, in which neighbours have nothing in common.
+    """
+    value, fixed = random.integers(0, VALUES, (4, users, 1)), np.random.default_rng(0)
     logits = np.zeros((users, 1))
     for x in value:
-        turns, phase, order = fixed.uniform(0.5, 2.5, 2), fixed.uniform(0, 2 * np.pi, 2), fixed.permutation(VALUES)
-        place = (order[x] if null else x) / VALUES
-        logits += sum(np.sin(2 * np.pi * turn * place + begin) for turn, begin in zip(turns, phase, strict=True))
+        slow, fast, order = fixed.uniform(0.5, 1.5), fixed.uniform(3, 6), fixed.permutation(VALUES)
+        begins = fixed.uniform(0, 2 * np.pi, 2)
+        place = (order[x] if null else x) * 2 * np.pi / VALUES
+        logits += np.sin(slow * place + begins[0]) + 0.7 * np.sin(fast * place + begins[1])
     rows = {f"id_{name}": 1 + x for name, x in zip("abcd", value, strict=True)}
     numbers = {f"number_{name}": x.astype(np.float64) for name, x in zip("abcd", value, strict=True)}
     return _drawn(random, _sigmoid(logits), rows=rows, numbers=numbers)
@@ -195,7 +170,7 @@ def look_alike(random: Random, users: int, null: bool) -> Drawn:
     parts = [round(users * share) for share in SHARES[:2]]
     parts.append(users - sum(parts))
     borders = (0, known, known + round(ads * SHARES[1]), ads)
-    ad = np.concatenate([random.integers(low, high, count) for low, high, count in zip(borders, borders[1:], parts, strict=True)])
+    ad = np.concatenate([random.integers(low, high, count) for (low, high), count in zip(pairwise(borders), parts, strict=True)])
     creative = 3 * ad + random.integers(0, 3, users)
     looks = np.repeat(random.normal(size=(ads, LOOK)), 3, axis=0) + 0.25 * random.normal(size=(3 * ads, LOOK))
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(LOOK, 2)))[0]
@@ -205,111 +180,66 @@ def look_alike(random: Random, users: int, null: bool) -> Drawn:
         logits = np.repeat(random.normal(0, logits.std(), ads), 3)
     rare = random.random(3 * ads) < 0.1
     row = np.where(rare | (np.arange(3 * ads) >= 3 * known), 0, 1 + np.arange(3 * ads))
+    truth = _sigmoid(logits)
+    every = np.arange(3 * known).reshape(known, 3)
+    alike = Drawn(truth[every], truth[every] > 0.5, (0, 0, known), {"creative_id": row[every]}, vectors={"look": looks[every]})
     columns = {"rows": {"creative_id": row[creative][:, None]}, "vectors": {"look": looks[creative][:, None]}}
-    return _drawn(random, _sigmoid(logits[creative])[:, None], **columns, groups=ad[:, None])
+    return _drawn(random, truth[creative][:, None], **columns, groups=ad[:, None], alike=alike)
 
 
-def _latent(fields: int, values: int, rank: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(0, rank**-0.25, (fields, values, rank))
+MEETING = 5  # fields of `collapse` with many values
+FEW = (2, 3)  # values of its other fields
+MANY = 30
 
 
 def collapse(random: Random, users: int, null: bool) -> Drawn:
-    """Four fields of 100 values whose vectors meet in pairs, and two of few values that meet them. Null: along one direction only."""
-    rank = 1 if null else 6
-    value = random.integers(0, 100, (4, users, 1))
-    few = np.stack([random.integers(0, 2, (users, 1)), random.integers(0, 3, (users, 1))])
-    vectors = np.concatenate([_latent(4, 100, rank)[np.arange(4)[:, None, None], value], _latent(2, 3, rank)[np.arange(2)[:, None, None], few]])
-    logits = ((vectors.sum(axis=0) ** 2 - (vectors**2).sum(axis=0)) / 2).sum(axis=-1)
-    names = ("user", "ad", "page", "query", "gender", "age")
-    return _drawn(random, _sigmoid(logits), rows=dict(zip(names, 1 + np.concatenate([value, few]), strict=True)))
+    """Five fields of many values and two of few. Every pair of fields meets in a way of its own, those with few values more strongly.
+
+    In the null twin all pairs meet along the same one direction, for which one narrow table is enough.
+    """
+    sizes, fixed = (*[MANY] * MEETING, *FEW), np.random.default_rng(0)
+    value = np.stack([random.integers(0, size, users) for size in sizes])
+    logits = np.zeros(users)
+    shared = fixed.normal(0, 1, (len(sizes), MANY, 1))
+    for i, j in zip(*np.triu_indices(len(sizes), 1), strict=True):
+        one, other = (shared[i], shared[j]) if null else fixed.normal(0, 2**-0.25, (2, MANY, 2))
+        logits += (0.9 if j >= MEETING else 0.6) * (one[value[i]] * other[value[j]]).sum(axis=1)
+    return _drawn(random, _sigmoid(logits)[:, None], rows={f"field_{number}": 1 + its[:, None] for number, its in enumerate(value)})
 
 
 SIGNS = np.array([[0, -1, 1], [-1, 0, 1], [1, 1, 0]])  # of pairs of groups; no change of signs of vectors makes them all +1
 GROUPS = ("person", "context", "ad")
+OF_GROUP = 30  # values of each field of a group
 
 
 def opposite_groups(random: Random, users: int, null: bool) -> Drawn:
-    """Three groups of two fields: one pair of groups meets with the other sign, fields of one group do not meet. Null: all pairs meet alike."""
-    value = random.integers(0, 50, (6, users, 1))
-    vectors = _latent(6, 50, 3)[np.arange(6)[:, None, None], value]  # (6, U, 1, 3)
+    """Three groups of two fields: one pair of groups meets with the other sign, fields of one group do not meet.
+
+    In the null twin all pairs of fields meet with the same sign, which is FM's own law.
+    """
+    value = random.integers(0, OF_GROUP, (6, users, 1))
+    vectors = np.random.default_rng(0).normal(0, 3**-0.25, (6, OF_GROUP, 3))[np.arange(6)[:, None, None], value]  # (6, U, 1, 3)
     group = np.repeat(np.arange(3), 2)
     signs = np.ones((6, 6)) if null else SIGNS[group][:, group]
     logits = 0.8 * np.einsum("ij,iumk,jumk->um", np.triu(signs, 1), vectors, vectors)
-    return _drawn(random, _sigmoid(logits), rows=dict(zip((f"{name}_{n}" for name in GROUPS for n in "ab"), 1 + value, strict=True)))
+    return _drawn(
+        random, _sigmoid(logits), rows=dict(zip((f"{name}_{letter}" for name in GROUPS for letter in "ab"), 1 + value, strict=True))
+    )
 
 
-def _id(rows: int, **more: Any) -> FieldSpec:
-    return FieldSpec("id", {"size": rows + 1}, **more)
+def tested(drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the impressions of the test part: labels, true probabilities, groups, each (M,)."""
+    users, shape = slice(sum(drawn.parts[:2]), None), drawn.truth.shape
+    groups = np.broadcast_to(np.arange(shape[0])[:, None], shape) if drawn.groups is None else drawn.groups
+    return drawn.clicks[users].ravel().astype(np.float64), drawn.truth[users].ravel(), groups[users].ravel()
 
 
-def _ad(**more: Any) -> dict[str, Any]:
-    return {"group": "ad", "part": "ad"} | more
-
-
-def _with_history(position: bool = True, interval: bool = True, read: bool = True) -> RankingSpec:
-    fields = {
-        "category": _id(CATEGORIES, **_ad()),
-        "clicks": FieldSpec("numeral_systems", {"kind": "integer"}, history="click.count"),
-    }
-    own = SequenceConfig("click", "category", "category", events=20, position=position, interval=interval)
-    return spec_of(fields, sequences={"clicked": own} if read else {})
-
-
-def _numbers(read: str, settings: Mapping[str, Any]) -> RankingSpec:
-    return spec_of({f"{'id' if read == 'id' else 'number'}_{name}": FieldSpec(read, settings) for name in "abcd"})
-
-
-def _look(creative: FieldSpec, name: str) -> RankingSpec:
-    return spec_of({name: creative})
-
-
-def _met(sizes: Mapping[str, int], tables: int, dimension: int, kind: str, groups: bool = False) -> RankingSpec:
-    """Fields of ids that meet in so many tables, each with an expert of its own."""
-    fields = {}
-    for name, rows in sizes.items():
-        group = name.partition("_")[0] if groups else "user"
-        fields[name] = _id(rows, group=group, part="ad" if group == "ad" else "user")
-    names = [f"table_{number}" for number in range(tables)]
-    return spec_of(fields, dict.fromkeys(names, dimension), {name: ExpertConfig(kind, name) for name in names})
-
-
-COLLAPSED = {"user": 100, "ad": 100, "page": 100, "query": 100, "gender": 2, "age": 3}
-GROUPED = {f"{name}_{n}": 50 for name in GROUPS for n in "ab"}
-SIZES = (1, 4, 16)  # times 4 numbers per row
-WORLDS = {
-    "interval": World(
-        interval, {"interval to the target": _with_history(), "position only": _with_history(interval=False)}, users=4000
-    ),
-    "category_match": World(
-        category_match, {"target-aware history": _with_history(), "count of the history": _with_history(read=False)}, users=4000
-    ),
-    "recent_match": World(
-        recent_match, {"target and time": _with_history(), "target only (as DIN)": _with_history(position=False, interval=False)}, users=4000
-    ),
-    "ordinal": World(
-        ordinal,
-        {
-            "numeral systems": _numbers("numeral_systems", {"kind": "integer"}),
-            "an id per value": _numbers("id", {"size": VALUES + 1}),
-            "plain buckets": _numbers("numeral_systems", {"kind": "quantile", "steps": BUCKETS, "bases": [BUCKETS]}),
-        },
-        users=4000,
-    ),
-    "look_alike": World(
-        look_alike,
-        {
-            "HashID": _look(FieldSpec("hash_id", {"numbers": LOOK}), "look"),
-            "ids": _look(FieldSpec("id", {"size": 0}), "creative_id"),
-            "HashID in the bases 3 and 10": _look(FieldSpec("hash_id", {"numbers": LOOK, "bases": (3, 10)}), "look"),
-        },
-        users=9000,
-        over="ads",
-    ),
-    "opposite_groups": World(
-        opposite_groups, {kind: _met(GROUPED, 1, 8, kind, groups=True) for kind in ("gwpfm", "fm", "fwfm")}, users=12000
-    ),
-}  # fmt: skip
-WORLDS |= {
-    f"collapse_{times}x": World(collapse, {"several tables": _met(COLLAPSED, times, 4, "fm"), "one table": _met(COLLAPSED, 1, 4 * times, "fm")}, users=12000)
-    for times in SIZES
-}
+def kept_distance(base: int, pairs: int = 5000) -> float:
+    """How well HashID's digits in the base tell how alike two embeddings are: correlation of the share of equal digits with the cosine."""
+    random = np.random.default_rng(7)
+    one, other = np.linalg.qr(random.normal(size=(pairs, LOOK, 2)))[0].transpose(2, 0, 1)
+    cosine = random.uniform(-1, 1, pairs)
+    both = torch.from_numpy(np.stack([one, cosine[:, None] * one + np.sqrt(1 - cosine**2)[:, None] * other]))
+    first, second = (HashId(LOOK, bases=(base,)).codes(its)[:, 1:] for its in both)
+    share = (first == second).double().mean(dim=1).numpy()
+    return float(np.corrcoef(share, cosine)[0, 1])
