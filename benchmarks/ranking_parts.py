@@ -98,7 +98,7 @@ def _of_tables(count: int, dimension: int) -> RankingSpec:
 
 def _of_groups(kind: str) -> RankingSpec:
     groups = {f"{name}_{letter}": name for name in worlds.GROUPS for letter in "ab"}
-    parts = {"ad": "ad"}  # of groups; all others are of the user
+    parts = {"ad": "ad"}  # all other groups are of the user's part
     fields = {field: FieldSpec("id", {"size": 1}, group=name, part=parts.get(name, "user")) for field, name in groups.items()}
     return spec_of(fields, {"only": 8}, {"only": ExpertConfig(kind, "only")})
 
@@ -291,17 +291,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[contract.Row] = []
-    for name in options.worlds:
-        for null in (False, True):
-            users = round(WORLDS[name].users * options.share)
-            its = measured(WORLDS[name], null, options.seeds, users, options.resamples)
-            rows += [{"set": "parts", "world": name, "null": null} | row for row in its]
-            print(contract.table(rows[-len(its) :]), flush=True)
-    rows += contract.earlier("ranking_parts", lambda row: row["set"] == "parts" and row["world"] not in options.worlds, options.results)
-    rows += [{"set": "bases", "base": base, "correlation": worlds.kept_distance(base)} for base in BASES]
     size = {"seeds": options.seeds, "share": options.share, "users": {name: world.users for name, world in WORLDS.items()}, "rates": RATES}
-    contract.publish("ranking_parts", size, rows, {}, options.results)
+    bases = [{"set": "bases", "base": base, "correlation": worlds.kept_distance(base)} for base in BASES]
+    for name in options.worlds:  # a table after each world: a run that is cut short leaves those that it measured
+        world, rows = WORLDS[name], contract.earlier("ranking_parts", lambda row: row.get("world", name) != name, options.results)
+        for null in (False, True):
+            its = measured(world, null, options.seeds, round(world.users * options.share), options.resamples)
+            rows += [{"set": "parts", "world": name, "null": null} | row for row in its]
+        rows.sort(key=lambda row: list(WORLDS).index(row["world"]))
+        contract.publish("ranking_parts", size, rows + bases, {}, options.results)
 
 
 if __name__ == "__main__":
