@@ -202,13 +202,8 @@ def trained(world: World, spec: RankingSpec, drawn: worlds.Drawn, rate: float, s
         evaluation = ranking_model.evaluate(model.network, MemoryLoader(one.batch(test=True), 4096, seed))
         return ranking_model.probabilities(model.network, evaluation)[:, 0]
 
-    spread = None if drawn.alike is None else spread_of(score(drawn.alike).reshape(drawn.alike.truth.shape))
+    spread = None if drawn.alike is None else worlds.spread_of(score(drawn.alike).reshape(drawn.alike.truth.shape))
     return Result(score(drawn), model.validation.losses["click"], parameters(spec), spread, abundance(model.network, world.spectrum))
-
-
-def spread_of(scores: np.ndarray) -> float:
-    """scores: (ads, creatives)."""
-    return float((scores.std(axis=1) / scores.mean(axis=1)).mean())
 
 
 def abundance(network: RankingNetwork, names: Sequence[str]) -> float | None:
@@ -240,23 +235,19 @@ def _row(
     rates: Mapping[str, float], resamples: int,
 ) -> contract.Row:  # fmt: skip
     labels, truth, groups = zip(*map(worlds.tested, drawns), strict=True)
-    row: contract.Row = dict(zip(("with", "without"), pair, strict=True))
-    losses = {}
-    for side, name in row.copy().items():
+    losses, sides = {}, dict(zip(("with", "without"), pair, strict=True))
+    row: contract.Row = {**sides, "ne_best": float(np.mean(list(map(normalized_entropy, labels, truth))))}
+    for side, name in sides.items():
         its = results[name]
-        losses[side] = [cross_entropies(y, one.probabilities) for y, one in zip(labels, its, strict=True)]
-        row[f"ne_{side}"] = float(np.mean([normalized_entropy(y, one.probabilities) for y, one in zip(labels, its, strict=True)]))
-    row["ne_best"] = float(np.mean([normalized_entropy(y, p) for y, p in zip(labels, truth, strict=True)]))
-    row |= gain(losses["with"], losses["without"], groups, resamples)
-    for side, name in zip(("with", "without"), pair, strict=True):
-        row |= {f"parameters_{side}": results[name][0].parameters, f"rate_{side}": rates[name]}
+        losses[side] = list(map(cross_entropies, labels, (one.probabilities for one in its)))
+        row[f"ne_{side}"] = float(np.mean(list(map(normalized_entropy, labels, (one.probabilities for one in its)))))
+        row |= {f"parameters_{side}": its[0].parameters, f"rate_{side}": rates[name]}
         for what in ("spread", "abundance"):
-            values = [getattr(one, what) for one in results[name]]
-            row |= {f"{what}_{side}": float(np.mean(values))} if values[0] is not None else {}
-    row["deviation"] = next(iter(world.specs.values())).deviation
-    if drawns[0].alike is not None:
-        row["spread_best"] = float(np.mean([spread_of(one.alike.truth) for one in drawns if one.alike is not None]))
-    return row
+            values = [getattr(one, what) for one in its if getattr(one, what) is not None]
+            row |= {f"{what}_{side}": float(np.mean(values))} if values else {}
+    if spreads := [worlds.spread_of(one.alike.truth) for one in drawns if one.alike is not None]:
+        row["spread_best"] = float(np.mean(spreads))
+    return row | gain(losses["with"], losses["without"], groups, resamples) | {"deviation": world.specs[pair[0]].deviation}
 
 
 def cross_entropies(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -294,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = {"seeds": options.seeds, "share": options.share, "users": {name: world.users for name, world in WORLDS.items()}, "rates": RATES}
     bases = [{"set": "bases", "base": base, "correlation": worlds.kept_distance(base)} for base in BASES]
     for name in options.worlds:  # a table after each world: a run that is cut short leaves those that it measured
-        world, rows = WORLDS[name], contract.earlier("ranking_parts", lambda row: row.get("world", name) != name, options.results)
+        others = contract.earlier("ranking_parts", lambda row: row["set"] == "parts", options.results)
+        world, rows = WORLDS[name], [row for row in others if row["world"] != name]
         for null in (False, True):
             its = measured(world, null, options.seeds, round(world.users * options.share), options.resamples)
             rows += [{"set": "parts", "world": name, "null": null} | row for row in its]

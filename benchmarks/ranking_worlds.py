@@ -173,12 +173,12 @@ def look_alike(random: Random, users: int, null: bool) -> Drawn:
     ad = np.concatenate([random.integers(low, high, count) for (low, high), count in zip(pairwise(borders), parts, strict=True)])
     creative = 3 * ad + random.integers(0, 3, users)
     looks = np.repeat(random.normal(size=(ads, LOOK)), 3, axis=0) + 0.25 * random.normal(size=(3 * ads, LOOK))
+    rare = random.random(3 * ads) < 0.1
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(LOOK, 2)))[0]
     seen = looks @ axes
     logits = 1.2 * seen[:, 0] + 0.7 * (seen[:, 1] ** 2 - 1)
     if null:
         logits = np.repeat(random.normal(0, logits.std(), ads), 3)
-    rare = random.random(3 * ads) < 0.1
     row = np.where(rare | (np.arange(3 * ads) >= 3 * known), 0, 1 + np.arange(3 * ads))
     truth = _sigmoid(logits)
     every = np.arange(3 * known).reshape(known, 3)
@@ -232,6 +232,11 @@ def tested(drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     users, shape = slice(sum(drawn.parts[:2]), None), drawn.truth.shape
     groups = np.broadcast_to(np.arange(shape[0])[:, None], shape) if drawn.groups is None else drawn.groups
     return drawn.clicks[users].ravel().astype(np.float64), drawn.truth[users].ravel(), groups[users].ravel()
+
+
+def spread_of(scores: np.ndarray) -> float:
+    """Deviation / mean of the scores (ads, creatives) of an ad's creatives, mean over the ads."""
+    return float((scores.std(axis=1) / scores.mean(axis=1)).mean())
 
 
 def kept_distance(base: int, pairs: int = 5000) -> float:
