@@ -116,6 +116,7 @@ NUMBERS = {
     "numeral systems": _of_numbers("numeral_systems", kind="integer"),
     "an id per value": _of_numbers("id", size=1),
     **{f"{steps} buckets": _buckets(steps) for steps in (10, 30, 100)},
+    "numeral systems of 30 steps": _of_numbers("numeral_systems", steps=30),
 }
 LOOKS = {
     "HashID": _of_look(),
@@ -139,7 +140,8 @@ WORLDS = {
     "interval": World(worlds.interval, TARGETS, _first(TARGETS), 4000),
     "category_match": World(worlds.category_match, MATCHES, _first(MATCHES), 4000),
     "recent_match": World(worlds.recent_match, RECENT, _first(RECENT), 4000),
-    "ordinal": World(worlds.ordinal, NUMBERS, _first(NUMBERS), 4000),
+    "ordinal": World(worlds.ordinal, NUMBERS, [*_first(NUMBERS), ("numeral systems of 30 steps", "30 buckets")], 4000),
+    "waves": World(worlds.waves, NUMBERS, [*_first(NUMBERS), ("numeral systems of 30 steps", "30 buckets")], 4000),
     "look_alike": World(worlds.look_alike, LOOKS, _first(LOOKS), 8000),
     "opposite_groups": World(worlds.opposite_groups, EXPERTS, [*_first(EXPERTS), ("FwFM", "FM")], 20000, 256),
     "collapse": World(

@@ -8,7 +8,7 @@ the experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -143,21 +143,39 @@ def recent_match(random: Random, users: int, null: bool) -> Drawn:
     return _drawn(random, _decided(random, pays, False), rows={"category": targets}, events=events)
 
 
-def ordinal(random: Random, users: int, null: bool) -> Drawn:
-    """Four numbers of 300 values each, about seven training rows per value, on a slow and a fast wave.
+def _of_numbers(random: Random, users: int, null: bool, curve: Callable[[Random, np.ndarray], np.ndarray]) -> Drawn:
+    """Four numbers of 300 values each, about seven training rows per value; the logit is the sum of a curve (of 0 to 1) of each.
 
-    In the null twin the values lie on the waves in an order of their own, in which neighbours have nothing in common.
+    In the null twin the values lie on their curve in an order of their own, in which neighbours have nothing in common.
     """
-    value, fixed = random.integers(0, VALUES, (4, users, 1)), np.random.default_rng(0)
-    logits = np.zeros((users, 1))
+    value, fixed, logits = random.integers(0, VALUES, (4, users, 1)), np.random.default_rng(0), np.zeros((users, 1))
     for x in value:
-        slow, fast, order = fixed.uniform(0.5, 1.5), fixed.uniform(3, 6), fixed.permutation(VALUES)
-        begins = fixed.uniform(0, 2 * np.pi, 2)
-        place = (order[x] if null else x) * 2 * np.pi / VALUES
-        logits += np.sin(slow * place + begins[0]) + 0.7 * np.sin(fast * place + begins[1])
+        order = fixed.permutation(VALUES)
+        logits += curve(fixed, (order[x] if null else x) / VALUES)
     rows = {f"id_{name}": 1 + x for name, x in zip("abcd", value, strict=True)}
     numbers = {f"number_{name}": x.astype(np.float64) for name, x in zip("abcd", value, strict=True)}
     return _drawn(random, _sigmoid(logits), rows=rows, numbers=numbers)
+
+
+def ordinal(random: Random, users: int, null: bool) -> Drawn:
+    """Each number raises or lowers the rate all along, most around a value of its own."""
+
+    def curve(fixed: Random, place: np.ndarray) -> np.ndarray:
+        middle, width, sign = fixed.uniform(0.25, 0.75), fixed.uniform(0.1, 0.4), fixed.choice((-1, 1))
+        return sign * 1.5 * np.tanh((place - middle) / width)
+
+    return _of_numbers(random, users, null, curve)
+
+
+def waves(random: Random, users: int, null: bool) -> Drawn:
+    """Each number moves the rate on a slow and a fast wave: neighbours are alike, but more is not better."""
+
+    def curve(fixed: Random, place: np.ndarray) -> np.ndarray:
+        turns, begins = fixed.uniform((0.5, 3), (1.5, 6)), fixed.uniform(0, 2 * np.pi, 2)
+        slow, fast = (np.sin(2 * np.pi * turn * place + begin) for turn, begin in zip(turns, begins, strict=True))
+        return slow + 0.7 * fast
+
+    return _of_numbers(random, users, null, curve)
 
 
 def look_alike(random: Random, users: int, null: bool) -> Drawn:
