@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,6 +252,54 @@ def parts_text(result: dict[str, Any]) -> str:
             f"| {row['low']:+.1%} to {row['high']:+.1%} | {nothing} |"
         )
     return "\n".join(lines)
+
+
+def ranking_parts_text(result: dict[str, Any]) -> str:
+    """One row per world and pair of models, its null twin beside it; then creatives of one ad, collapse, and the bases of HashID."""
+    rows = [row for row in result["rows"] if row["set"] == "parts"]
+    null = {(row["world"], row["with"], row["without"]): row for row in rows if row["null"]}
+    planted = [row for row in rows if not row["null"]]
+    lines = [
+        "| world | with | without | NE with | NE without | least possible | gain | 95 % interval | gain in the null twin | parameters "
+        "| learning rates |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in planted:
+        twin = null[row["world"], row["with"], row["without"]]
+        lines.append(
+            f"| {row['world']} | {row['with']} | {row['without']} | {row['ne_with']:.3f} | {row['ne_without']:.3f} | {row['ne_best']:.3f} "
+            f"| {row['gain']:+.1%} | {row['low']:+.1%} to {row['high']:+.1%} "
+            f"| {twin['gain']:+.2%} ({twin['low']:+.2%} to {twin['high']:+.2%}) "
+            f"| {row['parameters_with']:,} / {row['parameters_without']:,} | {row['rate_with']:g} / {row['rate_without']:g} |"
+        )
+    own = {row[side]: (row[f"ne_{side}"], row[f"abundance_{side}"]) for row in planted if "abundance_with" in row for side in SIDES}
+    lines += ["", "| tables | numbers per row | NE | information abundance |", "|---|---|---|---|"]
+    for name in sorted(own, key=lambda name: (_numbers_per_row(name), name)):
+        lines.append(f"| {name} | {_numbers_per_row(name)} | {own[name][0]:.3f} | {own[name][1]:.1f} |")
+    lines += ["", "| creatives of one ad | deviation of their scores / mean | in the null twin, where they are as good |", "|---|---|---|"]
+    for name in dict.fromkeys(row[side] for row in planted if "spread_with" in row for side in SIDES):
+        lines.append(f"| {name} | {' | '.join(_spread(its, name) for its in (planted, null.values()))} |")
+    lines += [f"| the true probabilities | {' | '.join(_spread(its, '') for its in (planted, null.values()))} |"]
+    lines += ["", "| base of HashID | correlation of equal digits with the cosine |", "|---|---|"]
+    lines += [f"| {row['base']} | {row['correlation']:.2f} |" for row in result["rows"] if row["set"] == "bases"]
+    return "\n".join(lines)
+
+
+def _spread(rows: Iterable[dict[str, Any]], model: str) -> str:
+    """Of the scores of a model, or of the true probabilities where it has no name."""
+    for row in rows:
+        for side, name in (("with", row["with"]), ("without", row["without"]), ("best", "")):
+            if name == model and f"spread_{side}" in row:
+                return f"{row[f'spread_{side}']:.1%}"
+    return ""
+
+
+SIDES = ("with", "without")
+
+
+def _numbers_per_row(tables: str) -> int:
+    """Of all tables together: '4 tables of 16' or '4 numbers'."""
+    return math.prod(int(number) for number in re.findall(r"\d+", tables))
 
 
 def pagerank_text(result: dict[str, Any]) -> str:
@@ -647,6 +696,7 @@ PLACES = (
     _place("ranking_gain", "ranking_gain", ranking_gain_text),
     _place("ranking_quality", "ranking_quality", ranking_quality_text),
     _place("parts", "parts", parts_text),
+    _place("ranking_parts", "ranking_parts", ranking_parts_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
