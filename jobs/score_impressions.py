@@ -23,7 +23,7 @@ def score(context: Context, run: JobRun) -> Report:
     context.tracker.set_tag("alure.ranking_model_id", artifact.model_id)
     if config.ranking.ready_made:
         context.spark.conf.set(ROWS, str(example_scores.ROWS_AT_ONCE))
-        scored = example_scores.scored_examples(examples_to_score(run, config), artifact)
+        scored = example_scores.scored_examples(examples_to_score(run, config), artifact, config.ranking)
         return Report({"rows": run.write("impression_scores", scored, scope)})
     context.spark.conf.set(ROWS, str(candidate_scores.USERS_AT_ONCE))
     rows = candidates_to_score(run, config, str(artifact.facts.get("embedding_model_id", "")))

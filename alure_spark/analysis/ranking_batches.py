@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 
 from ..batches.vocabulary import Vocabulary
 from ..config import Config
-from ..errors import ConfigError, nearest
 from ..events.ranking_tables import training_rows
+from ..inference.ranking_rows import require_fields
 from ..lake import JobRun, workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
@@ -31,16 +31,11 @@ class RankingBatches(NamedTuple):
 def ranking_batches(run: JobRun, config: Config, artifact: RankingArtifact, name: str) -> Iterator[RankingBatches]:
     """The rows of as_of, packed in a folder of lake.scratch that the name and the run's id name, and that goes with the block.
 
-    Raises ConfigError where the model reads a field that the conf no longer has.
+    Raises as require_fields.
     """
-    for field, one in artifact.spec.fields.items():
-        if not one.history and field not in config.ranking.fields:
-            known = nearest(field, config.ranking.fields)
-            raise ConfigError(
-                f"{artifact.model_id} reads the field '{field}', which ranking.fields lacks{known}: take the conf of its training"
-            )
     network, vocabulary = artifact.network()
     rows = training_rows(run, config, str(artifact.facts.get("embedding_model_id", ""))).where(F.size("time_ms") > 0)
+    require_fields(artifact, config.ranking, rows.columns)
     training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
     folder = f"{name}-{run.run_id}"
     with segment_loaders(rows, artifact.spec.layout(), vocabulary, training, workspace(config.lake), folder) as packed:

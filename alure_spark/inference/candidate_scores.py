@@ -16,14 +16,15 @@ from ..arrow import list_column
 from ..config import RankingConfig
 from ..ranking.artifact import RankingArtifact
 from ..tables import RANKING_SCORES
-from .ranking_rows import ImpressionScorer
+from .ranking_rows import ImpressionScorer, require_fields
 
 USERS_AT_ONCE = 64  # of an Arrow batch: each has up to retrieval.cap candidates, and every table's vectors of them are held at once
 _HELD: dict[str, ImpressionScorer] = {}  # of this worker process: the last model's scorer
 
 
 def scored_candidates(rows: DataFrame, artifact: RankingArtifact, config: RankingConfig) -> DataFrame:
-    """Rows of RANKING_SCORES of the candidates (events/candidate_rows.py)."""
+    """Rows of RANKING_SCORES of the candidates (events/candidate_rows.py). Raises as `require_fields`."""
+    require_fields(artifact, config, rows.columns)
     layout, model_id = artifact.spec.layout(), artifact.model_id
     read = ["time_ms", *(name for name in layout.impression_columns() if name.startswith("impression__")), *layout.columns()]
     fixed = ["user_id", "country", "as_of", "ads", "accounts", *(name for name in ("_bid", "_value") if name in rows.columns)]

@@ -13,16 +13,18 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from ..arrow import list_column
+from ..config import RankingConfig
 from ..ranking.artifact import RankingArtifact
 from ..tables import IMPRESSION_SCORES
 from .candidate_scores import worker_scorer
-from .ranking_rows import ImpressionScorer
+from .ranking_rows import ImpressionScorer, require_fields
 
 ROWS_AT_ONCE = 8192  # of an Arrow batch
 
 
-def scored_examples(rows: DataFrame, artifact: RankingArtifact) -> DataFrame:
-    """Rows of IMPRESSION_SCORES. rows: events/mapped_impressions.rows_to_score."""
+def scored_examples(rows: DataFrame, artifact: RankingArtifact, config: RankingConfig) -> DataFrame:
+    """Rows of IMPRESSION_SCORES. rows: events/mapped_impressions.rows_to_score. Raises as `require_fields`."""
+    require_fields(artifact, config, rows.columns)
     tasks, model_id = artifact.spec.tasks, artifact.model_id
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,16 +5,39 @@ Enters: a `RankingArtifact`, and Arrow rows of users with their impressions or c
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 import torch
 
 from ..batches.decode import Jagged, jagged_batch
-from ..errors import DataError, nearest
+from ..config import RankingConfig
+from ..errors import ConfigError, DataError, nearest
 from ..ranking.artifact import RankingArtifact
 from .export import jagged
 
 DECIMALS = 6  # of a probability: the noise of float32 lies below
+
+
+def require_fields(artifact: RankingArtifact, ranking: RankingConfig, columns: Collection[str]) -> None:
+    """Whether the model can read rows that this conf made, with these columns.
+
+    Raises ConfigError on a field that the conf no longer has, or encodes otherwise; DataError on an array that the rows lack.
+    """
+    for name, one in artifact.spec.fields.items():
+        what = f"{artifact.model_id} reads the field '{name}'"
+        if name not in ranking.fields:
+            raise ConfigError(
+                f"{what}, which ranking.fields lacks{nearest(name, ranking.fields)}: take the conf of its training, or train anew"
+            )
+        if (now := ranking.fields[name].encoding) != one.encoding:
+            raise ConfigError(f"{what} by the encoding {one.encoding}, but ranking.fields.{name} says {now}: run jobs/train_ranking.py")
+    for name in artifact.spec.layout().columns():
+        if name not in columns:
+            raise DataError(
+                f"the rows lack the array '{name}'{nearest(name, columns)}, which {artifact.model_id} reads: run jobs/build_sequences.py"
+            )
 
 
 class ImpressionScorer:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from alure_spark.batches.epochs import MemoryLoader
-from alure_spark.config import RankingConfig
-from alure_spark.errors import DataError
+from alure_spark.config import FieldConfig, RankingConfig
+from alure_spark.errors import ConfigError, DataError
 from alure_spark.inference.candidate_scores import scored
 from alure_spark.inference.ranking_pyfunc import RankingFunction, optional_columns, outputs
-from alure_spark.inference.ranking_rows import ImpressionScorer
+from alure_spark.inference.ranking_rows import ImpressionScorer, require_fields
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.training import ranking_model
 from tests.ranking.planted_ranking import ADS, CATEGORIES, DRAFT, VOCABULARY, users
@@ -138,3 +138,21 @@ def test_a_field_that_is_missing_at_serving_is_one_sentence(scorer):
         RankingFunction(scorer).predict(rows.to_pandas().drop(columns="impression__price"))
     with pytest.raises(DataError, match="'impression__price' does not hold lists of numbers"):
         RankingFunction(scorer).predict(pd.DataFrame(rows.to_pandas()).assign(impression__price="cheap"))
+
+
+def test_a_conf_that_no_longer_fits_the_model_is_one_sentence(scorer):
+    artifact = RankingArtifact.of(scorer.network, VOCABULARY, {})
+    fields = {
+        "ad": FieldConfig("impression.ad_id", "id"),
+        "category": FieldConfig("ad.category_id", "id"),
+        "price": FieldConfig("ad.bid", "numeral_systems"),
+        "clicks": FieldConfig("history.click.count", "numeral_systems"),
+    }
+    columns = [*scorer.columns(), "ads"]
+    require_fields(artifact, RankingConfig(fields), columns)
+    with pytest.raises(ConfigError, match=r"reads the field 'price', which ranking.fields lacks; did you mean 'prices'"):
+        require_fields(artifact, RankingConfig({("prices" if name == "price" else name): one for name, one in fields.items()}), columns)
+    with pytest.raises(ConfigError, match=r"by the encoding numeral_systems, but ranking.fields.price says standardized"):
+        require_fields(artifact, RankingConfig(fields | {"price": FieldConfig("ad.bid", "standardized")}), columns)
+    with pytest.raises(DataError, match=r"the rows lack the array 'click__known_at_ms'.*run jobs/build_sequences.py"):
+        require_fields(artifact, RankingConfig(fields), [name for name in columns if name != "click__known_at_ms"])
