@@ -212,7 +212,7 @@ def abundance(network: RankingNetwork, names: Sequence[str]) -> float | None:
     """Mean information abundance of the fields' rows, all tables side by side."""
     if not names:
         return None
-    rows = torch.cat([table.weight.detach() for table in network.tables.values()], dim=1).numpy()
+    rows = torch.cat(list(network.tables.parameters()), dim=1).detach().numpy()
     places = [network.spec.coded.index(name) for name in names]
     return float(np.mean([information_abundance(rows[network.lookup.begins[at] :][: network.lookup.rows[at]]) for at in places]))
 

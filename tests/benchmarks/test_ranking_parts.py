@@ -233,9 +233,10 @@ def test_a_part_gains_where_it_must_and_not_in_the_null_twin(name, users, least)
     assert_gain_only_where_planted(gains(name, users, (8e-3,)), least)
 
 
-def test_creatives_of_an_ad_score_alike_by_their_look_and_not_by_their_ids():
-    planted = gains("look_alike", 7000, (8e-3,))[1]
-    assert planted["spread_with"] < planted["spread_without"], "all creatives of an ad are as good in the null twin"
+def test_creatives_of_an_ad_score_as_alike_as_they_look_and_ids_set_them_further_apart():
+    planted = gains("look_alike", 7000, (8e-3,))[0]
+    assert planted["spread_with"] < planted["spread_without"]
+    assert planted["spread_best"] < planted["spread_without"]
 
 
 @pytest.mark.slow
