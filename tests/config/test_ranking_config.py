@@ -61,7 +61,7 @@ def test_the_conf_of_before_keeps_its_digest():
         ({"reads": "ad.media_embedding", "encoding": "words"}, "allowed: for ad.media_embedding, hash_id or numbers"),
         (
             {"reads": "ad.bid", "encoding": "mns"},
-            "encoding is 'mns'; allowed: id, numeral_systems, words, hash_id, numbers",
+            "encoding is 'mns'; allowed: id, numeral_systems, standardized, words, hash_id, numbers",
         ),
         (
             {"reads": "impression.slots", "encoding": "id"},
