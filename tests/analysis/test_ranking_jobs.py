@@ -66,7 +66,7 @@ def test_both_jobs_look_at_the_registered_model(spark, tmp_path):
     assert "drawn with the seed 7\n" in text.read_text()
     after = context.lake.published_versions()
     assert {name: after[name] for name in before if name != "runs"} == {name: before[name] for name in before if name != "runs"}
-    assert not [path for path in Path(workspace(context.config.lake)).glob("features-*")]
+    assert not list(Path(workspace(context.config.lake)).glob("features-*"))
 
     fewer = load(conf, [*places, "ranking.fields={category: {reads: ad.category_id, encoding: id}}"])
     with pytest.raises(ConfigError, match="reads the field 'ad', which ranking.fields lacks"):
