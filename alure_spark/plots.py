@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 def histogram(values: np.ndarray, counts: np.ndarray, xlabel: str, ylabel: str, bins: int = 40) -> Figure:
@@ -95,7 +96,7 @@ def heat_maps(grid: Sequence[Sequence[HeatMap]], titles: Sequence[str], xlabel: 
         for number, line in enumerate(grid):
             axes, panel = panels[number, column], line[column]
             axes.imshow(np.where(_grey(panel), 1.0, np.nan), cmap="Greys", vmin=0, vmax=4, aspect="auto")
-            coloured = np.where(_grey(panel), np.nan, np.maximum(panel.values, float(norm.vmin or 0.0)))
+            coloured = np.where(_grey(panel), np.nan, np.maximum(panel.values, float(norm.vmin or 0)))
             image = axes.imshow(coloured, cmap=colours, norm=norm, aspect="auto")
             axes.set_yticks(range(len(panel.rows)), panel.rows if column == 0 else [], fontsize=8, parse_math=False)
             last = number == len(grid) - 1
@@ -107,6 +108,8 @@ def heat_maps(grid: Sequence[Sequence[HeatMap]], titles: Sequence[str], xlabel: 
                 axes.set_xlabel(xlabel)
         bar = figure.colorbar(image, ax=panels[:, column].tolist(), location="top", shrink=0.7, aspect=40)
         bar.set_label(title, fontsize=10)
+        bar.ax.xaxis.set_major_locator(MaxNLocator(4))
+        bar.ax.xaxis.set_major_formatter("{x:.3g}")  # the usual one writes 1e-6 across the title
         if ratio:
             steps = _steps(float(norm.vmax or 1))
             bar.set_ticks(steps, labels=[f"{step:g}" for step in steps])
@@ -122,7 +125,7 @@ def _colours(shown: np.ndarray, ratio: bool) -> tuple[Normalize, str]:
     """The scale of colours for numbers (n,) some of which are NaN."""
     there = shown[np.isfinite(shown) & ((shown > 0) | (not ratio))]
     if not ratio:
-        return Normalize(0, max(there.max(initial=0.0), 1e-12)), "viridis_r"
+        return Normalize(0, there.max() if len(there) and there.max() > 0 else 1), "viridis_r"
     reach = max(1.25, float(np.exp(np.abs(np.log(there)).max(initial=0.0))))
     return LogNorm(1 / reach, reach), "RdBu_r"
 

@@ -108,9 +108,9 @@ def _figure(cells: Cells, task: int, bits: np.ndarray, above: np.ndarray, told: 
         line = [HeatMap(title, values, behaviours, labels, (~above & ~nothing)[panel][cut])]
         line += [HeatMap("", preference[panel, table][cut], behaviours, labels) for table in range(len(cells.tables))]
         grid.append(line)
-    titles = ["mutual information, bits (grey: may be chance; hatched: never)"]
+    titles = ["mutual information, bits (gray: may be chance; hatched: never)"]
     titles += [f"attention of table '{table}', times an equal share" for table in cells.tables]
-    xlabel = "how many behaviours ago (1 is the newest)" if what == "position" else "how long ago, at most"
+    xlabel = "how many behaviors ago (1 is the newest)" if what == "position" else "how long ago, at most"
     return heat_maps(grid, titles, xlabel, [False, *(True for _ in cells.tables)])
 
 
@@ -123,7 +123,7 @@ def _strongest(cells: Cells, task: int, bits: np.ndarray, high: np.ndarray, abov
         without, rest = cells.impressions[panel] - with_it, cells.responses[panel, task] - both
         target, own = cells.targets[panel], cells.behaviours[behaviour]
         row: dict[str, object] = {
-            "target": "all" if target == EVERY else told[int(target)], "behaviour": "own category" if own == OWN else told[int(own)],
+            "target": "all" if target == EVERY else told[int(target)], "behavior": "own category" if own == OWN else told[int(own)],
             "when": _place(cells, column), "impressions": with_it, "rate with": both / with_it, "rate without": rest / max(1, without),
             "bits": bits[place], "chance": high[place],
         }  # fmt: skip
@@ -135,7 +135,7 @@ def _strongest(cells: Cells, task: int, bits: np.ndarray, high: np.ndarray, abov
     if not rows:
         return head
     best = pd.DataFrame(rows).sort_values("bits", ascending=False, kind="stable").head(STRONGEST)
-    return f"{head}, the strongest:\n{best.to_string(index=False, float_format='%.4f')}"
+    return f"{head}, the strongest:\n{best.to_string(index=False, float_format='%.4g')}"
 
 
 def shown_rows(cells: Cells) -> Sequence[int]:

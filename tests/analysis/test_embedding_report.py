@@ -32,6 +32,7 @@ def rows_of(network, table, field):
 def test_random_rows_use_nearly_all_dimensions_and_collapsed_ones_a_single_one():
     before, after = drawn_network(SPEC, 7), drawn_network(SPEC, 7)
     rows_of(after, "wide", "many")[:] = torch.outer(torch.arange(1.0, 5001), torch.arange(1.0, 17))
+    rows_of(after, "narrow", "many").mul_(torch.arange(1.0, 5001)[:, None])  # longer and longer: rows count as they are
     metrics, _, text = embedding_report(after, before)
     assert 0.9 * 16 < metrics["wide.many.information_abundance_before"] < 16
     assert 0.9 * 4 < metrics["narrow.many.information_abundance"] < 4
@@ -39,9 +40,10 @@ def test_random_rows_use_nearly_all_dimensions_and_collapsed_ones_a_single_one()
     assert metrics["wide.many.information_abundance"] == pytest.approx(1, abs=1e-3)
     for table in SPEC.tables:
         for field in SPEC.fields:
-            rows = rows_of(before, table, field).double().numpy()
-            values = np.linalg.svd(rows, compute_uv=False)
-            assert metrics[f"{table}.{field}.information_abundance_before"] == pytest.approx(values.sum() / values[0], rel=1e-6)
+            for network, moment in ((before, "_before"), (after, "")):
+                values = np.linalg.svd(rows_of(network, table, field).double().numpy(), compute_uv=False)
+                told = metrics[f"{table}.{field}.information_abundance{moment}"]
+                assert told == pytest.approx(values.sum() / values[0], rel=1e-6)
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["table", "field", "rows", "moved", "numbers", "before", "after", "most"]
     assert ["wide", "many", "5000", "5000", "16"] in [line[:5] for line in lines]

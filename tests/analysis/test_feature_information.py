@@ -28,10 +28,10 @@ def network_of(batch):
 
 def expected_weights(network, batch):
     """Table -> weights per impression, by equation 1 and loops."""
-    tokens, shown, found = batch.sources["view"], batch.impressions, {}
+    tokens, shown, weights_of = batch.sources["view"], batch.impressions, {}
     for table in network.spec.tables:
         rows, module = network.field_rows()[table]["category"], network.interest(table, "seen")
-        found[table] = []
+        weights_of[table] = []
         for number, time in enumerate(shown.time_ms.tolist()):
             begin, end = tokens.offsets[number : number + 2].tolist()
             seen = [place for place in range(begin, end) if tokens.known_at_ms[place] < time][-6:]
@@ -41,8 +41,8 @@ def expected_weights(network, batch):
                 gap = time - tokens.event_time_ms[place]
                 e = rows[tokens.rows["category"][place]] + module.places[back] + module.intervals[1 + int((gap > module.ends).sum())]
                 scores.insert(0, (e @ target / np.sqrt(rows.shape[1])).item())
-            found[table].append(torch.softmax(torch.tensor(scores, dtype=torch.float64), dim=0).tolist())
-    return found
+            weights_of[table].append(torch.softmax(torch.tensor(scores, dtype=torch.float64), dim=0).tolist())
+    return weights_of
 
 
 @pytest.mark.parametrize("rows", [1, 7, 500])

@@ -52,8 +52,8 @@ def test_numbers_and_text_name_the_cells_above_chance_once():
         ["all", "own", "category", "1", "ago"],
         ["all", "sp$ort$", "1", "ago", "400"],
     ]
-    assert lines[2].split()[5:8] == ["400", "0.7500", "0.0500"], "impressions with it, their rate, the rate of the others: 10 / 200"
-    assert lines[2].split()[-2:] == ["0.7500", "1.5000"], "the mean weight 1.5 * 0.5, and its ratio to equal weights"
+    assert lines[2].split()[5:8] == ["400", "0.75", "0.05"], "impressions with it, their rate, the rate of the others: 10 / 200"
+    assert lines[2].split()[-2:] == ["0.75", "1.5"], "the mean weight 1.5 * 0.5, and its ratio to equal weights"
 
 
 def test_pictures_grey_what_may_be_chance_and_leave_out_what_never_happened():

@@ -106,3 +106,12 @@ def test_counts_that_no_rows_can_have_are_a_sentence():
     for both, with_fact, positive, rows in ((4, 3, 5, 9), (0, 6, 6, 9), (0, 0, 0, 0)):
         with pytest.raises(DataError, match="cannot have the response"):
             information_of_counts(np.array([both]), np.array([with_fact]), positive, rows)
+
+
+def test_tables_that_mirror_each_other_are_on_the_same_side_of_chance():
+    """Half of the rows respond, so that `both` and with_fact - both say the same: rounding must not part them."""
+    for with_fact in range(1, 60):
+        both = np.arange(with_fact + 1)
+        bits, _, high = information_of_counts(both, np.full(with_fact + 1, with_fact), 60, 120, 0.2)
+        np.testing.assert_array_equal(bits, bits[::-1])
+        np.testing.assert_array_equal(bits > high, (bits > high)[::-1])
