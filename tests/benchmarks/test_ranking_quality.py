@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,11 +15,10 @@ from benchmarks import ranking_methods, ranking_quality, ranking_sets
 from benchmarks.ranking_methods import Shape, held_out, logistic, ranking_network
 from benchmarks.ranking_quality import OURS, PROBABILITY, chosen, inner_split, measure
 from benchmarks.ranking_sets import Ids, RankingRows, batch_of
+from tests.conftest import ROOT
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-PLACES = [DATA, Path(ranking_sets.__file__).parents[2] / "shared" / "data"]
-FOLDER = next((place for place in PLACES if (place / "census_income.parquet").is_file()), None)
-needs_data = pytest.mark.skipif(FOLDER is None, reason="../shared/data, which is not part of the tree, is absent")
+FOLDER = ROOT.parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/data, which is not part of the tree, is absent")
 CONFIG = RankingConfig(epochs=4, batch_users=32, learning_rate=1e-2)
 
 
