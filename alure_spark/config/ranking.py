@@ -99,7 +99,7 @@ class FieldConfig(Section, prefix="ranking.fields "):
     encoding: Annotated[str, OneOf(tuple(KIND_OF))]  # how its values become rows of the tables
     options: Mapping[str, Option] = field(default_factory=dict)  # of the encoding
     group: str = ""  # whose fields meet others in the same way (GwPFM); empty: the origin
-    part: str = ""  # whose fields share a vector per field (GwPFM); empty: the group
+    part: str = ""  # a field has a vector for each part (GwPFM); empty: that of its group, else ad for impression and ad, user for others
     space: str = ""  # whose ids it has, where another field or a sequence has the same ones; empty: its own
     interacts: bool = True  # else its vectors stand beside what the experts make of the others
     days: Annotated[float, OFF_OR_MORE] = 0.0  # of history: events known in so many days before the impression; 0: all that are there

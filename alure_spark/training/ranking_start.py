@@ -16,6 +16,9 @@ from ..config import Config, FieldConfig, RankingConfig
 from ..errors import ConfigError
 from ..ranking.spec import FieldSpec, RankingSpec
 
+OF_ADS = ("impression", "ad")  # origins whose groups are by default the part AD; all others are of the part USER
+AD, USER = "ad", "user"
+
 
 def draft_spec(config: Config) -> RankingSpec:
     """The spec before its encodings are fitted (training/ranking_model.fitted_spec): settings are the conf's.
@@ -25,15 +28,17 @@ def draft_spec(config: Config) -> RankingSpec:
     ranking = config.ranking
     if not ranking.fields:
         raise ConfigError("ranking.fields is empty: declare what the ranking model reads, e.g. ad: {reads: impression.ad_id, encoding: id}")
-    fields = {}
+    fields, parts = {}, dict[str, str]()
     for name, one in ranking.fields.items():
         group = one.group or one.origin
+        part = one.part or parts.get(group) or (AD if one.origin in OF_ADS else USER)
+        parts.setdefault(group, part)
         space = ranking.space_of(name)
         fields[name] = FieldSpec(
             encoding=one.encoding,
             settings=_settings(config, name, one),
             group=group,
-            part=one.part or group,
+            part=part,
             interacts=one.interacts,
             history=one.name if one.origin == "history" else "",
             days=one.days,

@@ -218,10 +218,10 @@ def test_every_reason_has_a_row_here_and_none_is_outside_the_table(bad):
     assert {reasons.reason_of(text).text for text in said} == {reason.text for reason in reasons.REASONS}
 
 
-OTHER_TABLES = {  # which the tests of ads and follows compare with
+OTHER_TABLES = {  # which the tests of ads, follows and mapped impressions compare with
     "a user id is null or empty", "event_time is in the future", "a user follows itself", "active_to is not after active_from",
     "ad_id and active_from have other content already", "active_from is outside the years 1 to 2200",
-    "the line is no JSON",
+    "the line is no JSON", "click is neither 0 nor 1", "split is none of train, validation, test", "weight is below 0 or not finite",
 }  # fmt: skip
 
 
