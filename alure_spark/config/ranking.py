@@ -169,10 +169,10 @@ class RankingConfig(Section, prefix="ranking."):
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
     linear: bool = False  # add to each logit a weight of each row, and of each number: what few examples teach first
     dropout: Annotated[float, Range("0 to below 1", least=0, below=1)] = 0.0  # share of what an expert's layer makes that a step leaves out
-    epochs: PositiveInt = 8  # at most
-    patience: PositiveInt = 2  # epochs without a better validation loss before training stops
+    epochs: PositiveInt = 16  # at most
+    patience: PositiveInt = 4  # epochs without a better validation loss before training stops
     batch_users: PositiveInt = 256  # users per step, with all of their impressions
-    learning_rate: PositiveFloat = 1e-3  # of Adam; it rises over the first twentieth of the steps and then falls to a tenth
+    learning_rate: PositiveFloat = 5e-3  # of Adam; it rises over the first twentieth of the steps and then falls to a tenth
     table_learning_rate_share: NonNegativeFloat = 3.0  # rows of tables are met seldom, so that they learn faster
     weight_decay: NonNegativeFloat = 0.01  # of all but the tables
     clip_norm: PositiveFloat = 10.0  # of the gradient of all parameters together
