@@ -106,11 +106,10 @@ class RankingNetwork(nn.Module):
         return [ParameterGroup("tables", tables, decays=False, optimizer=torch.optim.SparseAdam), ParameterGroup("network", rest)]
 
     def start_at(self, rates: Mapping[str, float]) -> None:
-        """Make the first prediction of each task its base rate."""
+        """Make the first prediction of each task about its base rate. Weights stay, so that what lies below learns from the first step."""
         with torch.no_grad():
             for task, rate in rates.items():
                 last = cast(nn.Linear, cast(nn.Sequential, self.towers[task])[-1])
-                last.weight.zero_()
                 last.bias.fill_(math.log(rate / (1 - rate)))
 
     def parameter_counts(self) -> dict[str, int]:
