@@ -12,9 +12,7 @@ from pyspark.sql import functions as F
 from ..config import Config
 from ..errors import ConfigError
 from ..lake import timestamp
-from ..tables import ATTRIBUTE_TYPES
-from .clean import id_hash
-from .ranking_fields import FieldTables, ranking_rows, with_flights
+from .ranking_fields import FieldTables, field_value, ranking_rows, with_flights
 
 WORTH = ("bid", "value")  # columns of ads that a response may be worth
 
@@ -37,7 +35,7 @@ def _shown_now(candidates: DataFrame, sequences: DataFrame, config: Config) -> D
             )
         value = F.lit(config.ranking.serving[one.name])
         kind = attributes[one.name]
-        typed = id_hash(value.cast("string")) if kind == "categorical" else value.cast(ATTRIBUTE_TYPES[kind][1])
+        typed = field_value(value, kind)
         columns[f"impression__{one.name}"] = F.transform("ads", lambda ad, typed=typed: typed)  # type: ignore[misc]
     shown = candidates.where(F.size("ad_id") > 0).select(
         "user_id", "country", F.lit("").alias("segment"), timestamp(as_of).alias("as_of"),

@@ -6,16 +6,17 @@ rows in the shape of TRAINING_EXAMPLES, one per user, without a history.
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..canonical import MALFORMED, quoted
 from ..config import EVERYBODY, RankingConfig
 from ..lake import timestamp
-from ..tables import ATTRIBUTE_TYPES, IMPRESSION_EXAMPLES
+from ..tables import IMPRESSION_EXAMPLES
 from . import reasons
 from .clean import RAW, first_reason, id_hash, missing, not_a_number, typed_frame, unusable, without_blanks, without_empty
 from .content import NO_COUNTRY
+from .ranking_fields import field_value
 
 SPLITS = ("train", "validation", "test")
 SOURCE = "examples"
@@ -82,7 +83,7 @@ def example_rows(examples: DataFrame, config: RankingConfig, as_of_ms: int, vali
 
 def _listed(examples: DataFrame, config: RankingConfig) -> DataFrame:
     """user_id and `one`: the impression as a struct that sorts by time, then by content."""
-    fields = [field_value(one.name, one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
+    fields = [field_value(quoted(one.name), one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
     content = F.xxhash64(*(quoted(name).cast("string") for name in sorted(examples.columns)))
     one = F.struct(
         F.unix_millis("event_time").alias("time_ms"), content.alias("content"), id_hash(F.col("ad_id")).alias("ad_id"),
@@ -93,11 +94,6 @@ def _listed(examples: DataFrame, config: RankingConfig) -> DataFrame:
 
 def rows_to_score(examples: DataFrame, config: RankingConfig, as_of_ms: int) -> DataFrame:
     """Every row of examples, of whatever split: the fixed columns, as_of, labels, and `impression__<field>` each."""
-    fields = [field_value(one.name, one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
+    fields = [field_value(quoted(one.name), one.kind).alias(f"impression__{name}") for name, one in config.fields.items()]
     fixed = ["user_id", "event_time", "ad_id", "split"]
     return examples.select(*fixed, timestamp(as_of_ms).alias("as_of"), *map(quoted, config.tasks), *fields)
-
-
-def field_value(name: str, kind: str) -> Column:
-    """A column of the table as the model reads it."""
-    return id_hash(quoted(name)) if kind == "categorical" else quoted(name).cast(ATTRIBUTE_TYPES[kind][1])

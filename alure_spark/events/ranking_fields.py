@@ -47,7 +47,7 @@ def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, pu
         {name: one for name, one in given.items() if one.reads == f"user.{what}"} for what in ("embedding", "similarity")
     )
     if of_ad:
-        columns = {f"impression__{name}": _typed(F.col(one.name), one.kind) for name, one in of_ad.items()}
+        columns = {f"impression__{name}": field_value(F.col(one.name), one.kind) for name, one in of_ad.items()}
         rows = with_flights(rows, _required(tables.ads, "ads", of_ad), columns)
     if of_embedding:
         embeddings = _required(tables.user_embeddings, "user_embeddings", of_embedding)
@@ -127,6 +127,6 @@ def _with_cosines(rows: DataFrame, names: list[str], vectors: DataFrame, publish
     return _of_ads(rows, of_items, {f"impression__{name}": cosine for name in names}, also=("_mine",)).drop("_mine")
 
 
-def _typed(column: Column, kind: str) -> Column:
+def field_value(column: Column, kind: str) -> Column:
     """As the arrays of sequences hold an attribute of that kind."""
     return id_hash(column.cast("string")) if kind == "categorical" else column.cast(ATTRIBUTE_TYPES[kind][1])

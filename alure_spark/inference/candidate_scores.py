@@ -16,7 +16,7 @@ from ..arrow import list_column
 from ..config import RankingConfig
 from ..ranking.artifact import RankingArtifact
 from ..tables import RANKING_SCORES
-from .ranking_rows import ImpressionScorer, require_fields
+from .ranking_rows import ImpressionScorer, read_columns, require_fields
 
 USERS_AT_ONCE = 64  # of an Arrow batch: each has up to retrieval.cap candidates, and every table's vectors of them are held at once
 _HELD: dict[str, ImpressionScorer] = {}  # of this worker process: the last model's scorer
@@ -25,8 +25,7 @@ _HELD: dict[str, ImpressionScorer] = {}  # of this worker process: the last mode
 def scored_candidates(rows: DataFrame, artifact: RankingArtifact, config: RankingConfig) -> DataFrame:
     """Rows of RANKING_SCORES of the candidates (events/candidate_rows.py). Raises as `require_fields`."""
     require_fields(artifact, config, rows.columns)
-    layout, model_id = artifact.spec.layout(), artifact.model_id
-    read = ["time_ms", *(name for name in layout.impression_columns() if name.startswith("impression__")), *layout.columns()]
+    model_id = artifact.model_id
     fixed = ["user_id", "country", "as_of", "ads", "accounts", *(name for name in ("_bid", "_value") if name in rows.columns)]
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -35,7 +34,7 @@ def scored_candidates(rows: DataFrame, artifact: RankingArtifact, config: Rankin
             yield scored(batch, scorer, config, model_id)
 
     schema = ", ".join([RANKING_SCORES.ddl(), *(f"p_{task} ARRAY<DOUBLE>" for task in artifact.spec.tasks)])
-    return rows.select(*fixed, *read).mapInArrow(score, schema)
+    return rows.select(*fixed, *read_columns(artifact.spec)).mapInArrow(score, schema)
 
 
 def worker_scorer(artifact: RankingArtifact) -> ImpressionScorer:

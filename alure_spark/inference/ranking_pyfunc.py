@@ -15,15 +15,14 @@ from ..errors import DataError, nearest
 from ..ranking.artifact import RankingArtifact
 from ..ranking.spec import RankingSpec
 from .pyfunc import lists
-from .ranking_rows import ImpressionScorer
+from .ranking_rows import ImpressionScorer, read_columns
 
 REQUIRED = ("user_id", "time_ms")
 
 
 def optional_columns(spec: RankingSpec) -> tuple[str, ...]:
     """The columns beside REQUIRED that `RankingFunction.predict` reads."""
-    layout = spec.layout()
-    return (*(name for name in layout.impression_columns() if name.startswith("impression__")), *layout.columns())
+    return tuple(name for name in read_columns(spec) if name not in REQUIRED)
 
 
 def outputs(spec: RankingSpec) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ..batches.decode import Jagged, jagged_batch
 from ..config import RankingConfig
 from ..errors import ConfigError, DataError, nearest
 from ..ranking.artifact import RankingArtifact
+from ..ranking.spec import RankingSpec
 from .export import jagged
 
 DECIMALS = 6  # of a probability: the noise of float32 lies below
@@ -40,6 +41,13 @@ def require_fields(artifact: RankingArtifact, ranking: RankingConfig, columns: C
             )
 
 
+def read_columns(spec: RankingSpec) -> dict[str, str]:
+    """The list columns that a model of the spec reads of rows -> kind: time_ms, `impression__<field>`, and those of the streams."""
+    layout = spec.layout()
+    shown = {name: kind for name, kind in layout.impression_columns().items() if name.startswith("impression__")}
+    return {"time_ms": "integer"} | shown | layout.columns()
+
+
 class ImpressionScorer:
     """A ranking model that is loaded once and scores rows."""
 
@@ -50,8 +58,7 @@ class ImpressionScorer:
 
     def columns(self) -> dict[str, str]:
         """The list columns that are read -> kind: time_ms, `impression__<field>`, and those of the streams."""
-        shown = {name: kind for name, kind in self.layout.impression_columns().items() if name.startswith("impression__")}
-        return {"time_ms": "integer"} | shown | self.layout.columns()
+        return read_columns(self.spec)
 
     @torch.no_grad()
     def probabilities(self, rows: pa.RecordBatch) -> np.ndarray:

@@ -45,9 +45,9 @@ class RankingNetwork(nn.Module):
         self.experts = Modules({name: _Branch(spec, name) for name in spec.experts})
         self.gates = Modules({task: nn.Linear(sum(spec.tables.values()), len(spec.experts)) for task in spec.tasks})
         self.towers = Modules({task: _tower(spec) for task in spec.tasks})
-        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.linear = _Linear(spec, self.lookup.total) if spec.linear else None
         self.standards = {name: standard for name in spec.dense if (standard := spec.fields[name].standard)}
+        # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
 
     def forward(self, batch: JaggedBatch) -> Tensor:
