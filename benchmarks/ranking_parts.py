@@ -77,6 +77,14 @@ def _with_history(position: bool = True, interval: bool = True, read: bool = Tru
     return spec_of(fields, sequences={"clicked": own} if read else {})
 
 
+def _of_graph(similarity: bool) -> RankingSpec:
+    own = SequenceConfig("click", "category", "category", events=20)
+    fields = {"category": FieldSpec("id", {"size": 1}, group="ad", part="ad")}
+    if similarity:
+        fields["similarity"] = FieldSpec("numeral_systems", interacts=False)
+    return spec_of(fields, sequences={"clicked": own})
+
+
 def _of_numbers(encoding: str, **settings: Any) -> RankingSpec:
     return spec_of({f"{'id' if encoding == 'id' else 'number'}_{name}": FieldSpec(encoding, settings) for name in "abcd"})
 
@@ -123,6 +131,7 @@ LOOKS = {
     "ids": spec_of({"creative_id": FieldSpec("id", {"size": 1})}),
     "HashID, bases 3 and 10": _of_look(bases=(3, 10)),
 }
+GRAPHS = {"similarity": _of_graph(True), "history, for the target": _of_graph(False)}
 EXPERTS = {"GwPFM": _of_groups("gwpfm"), "FM": _of_groups("fm"), "FwFM": _of_groups("fwfm")}
 TABLES = {
     "4 numbers": _of_tables(1, 4),
@@ -143,6 +152,7 @@ WORLDS = {
     "ordinal": World(worlds.ordinal, NUMBERS, [*_first(NUMBERS), ("numeral systems of 30 steps", "30 buckets")], 4000),
     "waves": World(worlds.waves, NUMBERS, [*_first(NUMBERS), ("numeral systems of 30 steps", "30 buckets")], 4000),
     "look_alike": World(worlds.look_alike, LOOKS, _first(LOOKS), 8000),
+    "neighbours": World(worlds.neighbours, GRAPHS, _first(GRAPHS), 4000),
     "opposite_groups": World(worlds.opposite_groups, EXPERTS, [*_first(EXPERTS), ("FwFM", "FM")], 20000, 256),
     "collapse": World(
         worlds.collapse, TABLES, GROWTH, 30000, 512,
@@ -189,7 +199,7 @@ def vocabulary(drawn: worlds.Drawn) -> Vocabulary:
     """The rows of every categorical field as they are."""
     highest = {name: int(rows.max()) for name, rows in drawn.rows.items()}
     if drawn.events:
-        highest["category"] = worlds.CATEGORIES
+        highest["category"] = max(highest["category"], int(drawn.events["category_id"].max()))
     known = {name: np.arange(1, rows + 1) for name, rows in highest.items()}
     return Vocabulary({name: (rows, rows) for name, rows in known.items()})
 

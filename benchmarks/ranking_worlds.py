@@ -2,8 +2,7 @@
 
 Enters: a generator of random numbers and how many users. Leaves: impressions with the true probability of a click, and users' events. The
 null twin of a world has the same histories, ads and values, but the clicks follow a law in which the part has nothing to see.
-A new world is a function here and an entry of WORLDS in ranking_parts.py: so will graph neighbours come, whose similarity stands beside
-the experts.
+A new world is a function here and an entry of WORLDS in ranking_parts.py.
 """
 
 from __future__ import annotations
@@ -14,11 +13,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from alure_spark.config import SimilarityConfig
 from alure_spark.ranking.encodings import HashId
+from alure_spark.training.click_graph import graph_of
+from alure_spark.training.graph_sage import train_graph_sage
 
 Random = np.random.Generator
 Columns = Mapping[str, np.ndarray]
@@ -243,6 +246,56 @@ def opposite_groups(random: Random, users: int, null: bool) -> Drawn:
     return _drawn(
         random, _sigmoid(logits), rows=dict(zip((f"{name}_{letter}" for name in GROUPS for letter in "ab"), 1 + value, strict=True))
     )
+
+
+CIRCLES = 20  # of users who like the same items
+OF_CIRCLE = 25  # items
+CLICKED = 4  # by a user before the impressions, most of them of the circle
+
+
+def neighbours(random: Random, users: int, null: bool) -> Drawn:
+    """A click is likely on items of the user's circle, which only the clicks of others tell: nobody is shown what they clicked before.
+
+    `similarity` is the cosine of GraphSAGE on the graph of the former clicks, in which no impression is. In the null twin nothing decides.
+    """
+    circle = random.integers(0, CIRCLES, (users, 1))
+
+    def item(own: np.ndarray) -> np.ndarray:
+        return random.integers(0, OF_CIRCLE, own.shape) * CIRCLES + np.where(own, circle, random.integers(0, CIRCLES, own.shape))
+
+    clicked = np.sort(item(random.random((users, CLICKED)) < 0.85), axis=1)
+    shown = item(random.random((users, 2)) < 0.5)
+    while len(at := np.argwhere((shown[:, :, None] == clicked[:, None]).any(axis=2))):
+        shown[tuple(at.T)] = random.integers(0, CIRCLES * OF_CIRCLE, len(at))
+    events = {"at_ms": NOW_MS - DAY_MS * np.arange(CLICKED, 0, -1) + np.zeros_like(clicked), "category_id": 1 + clicked}
+    return _drawn(
+        random, _decided(random, shown % CIRCLES == circle, null), rows={"category": 1 + shown}, events=events,
+        numbers={"similarity": _cosines(clicked, shown)},
+    )  # fmt: skip
+
+
+def _cosines(clicked: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(U, m) of the users and the items they are shown, by GraphSAGE on the graph of the clicks (U, n); 0 of a new item."""
+    edges = np.unique(np.stack([np.repeat(np.arange(len(clicked)), clicked.shape[1]), clicked.ravel()], axis=1), axis=0)
+    order = np.random.default_rng(0).permutation(len(edges))  # in which neighbors are sampled
+    place = {}
+    for side in (0, 1):
+        mine = order[np.argsort(edges[order, side], kind="stable")]
+        of = edges[mine, side]
+        place[side] = np.empty(len(edges), np.int32)
+        place[side][mine] = 1 + np.arange(len(edges)) - np.searchsorted(of, of)
+    ids = [pa.array([f"{number:08d}" for number in edges[:, side]]) for side in (0, 1)]
+    rows = pa.table({
+        "user_id": ids[0], "item_id": ids[1], "of_user": place[0], "of_item": place[1], "held_out": np.zeros(len(edges), bool),
+    })  # fmt: skip
+    config = SimilarityConfig(dimension=16)
+    named = graph_of(rows, max(config.fanout))
+    vectors = train_graph_sage(named.graph, config)[0].embeddings().numpy()
+    known = edges[:, 1].max() + 1
+    node = np.full(max(known, shown.max() + 1), -1)
+    node[[int(name) for name in named.items.to_pylist()]] = len(clicked) + np.arange(len(named.items))
+    cosine = np.einsum("ud,umd->um", vectors[: len(clicked)], vectors[node[shown]])
+    return np.where(node[shown] < 0, 0.0, cosine).astype(np.float64)
 
 
 def tested(drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import torch
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.clock import DAY_MS, HOUR_MS
 from alure_spark.config import ExpertConfig
-from alure_spark.metrics import normalized_entropy
+from alure_spark.metrics import auc, normalized_entropy
 from alure_spark.ranking.spec import FieldSpec
 from alure_spark.training import ranking_model
 from benchmarks import ranking_parts, readme
@@ -228,9 +228,20 @@ def assert_gain_only_where_planted(rows, least=0.0, most_by_chance=0.01):
     assert null["gain"] < planted["gain"] / 4
 
 
-@pytest.mark.parametrize(("name", "users", "least"), [("interval", 1500, 0.1), ("recent_match", 3000, 0.02), ("look_alike", 7000, 0.02)])
+@pytest.mark.parametrize(
+    ("name", "users", "least"),
+    [("interval", 1500, 0.1), ("recent_match", 3000, 0.02), ("look_alike", 7000, 0.02), ("neighbours", 2000, 0.05)],
+)
 def test_a_part_gains_where_it_must_and_not_in_the_null_twin(name, users, least):
     assert_gain_only_where_planted(gains(name, users, (8e-3,)), least)
+
+
+def test_the_clicks_of_others_tell_a_circle_and_no_user_is_shown_what_they_clicked():
+    one = drawn("neighbours", users=3000)
+    shown, clicked = one.rows["category"], one.events["category_id"]
+    assert not (shown[:, :, None] == clicked[:, None]).any()
+    own = one.truth == worlds.PAYS
+    assert auc(own.ravel().astype(float), one.numbers["similarity"].ravel()) > 0.9
 
 
 def test_creatives_of_an_ad_score_about_as_alike_as_they_are():
