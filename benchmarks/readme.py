@@ -26,7 +26,17 @@ from benchmarks.contract import RESULTS, machine, versions
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/benchmarks"
-STAGES = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", "evaluate")
+STAGES = (
+    "ingest_events",
+    "build_sequences",
+    "train_model",
+    "embed_users",
+    "build_graph",
+    "retrieve_ads",
+    "train_ranking",
+    "score_impressions",
+    "evaluate",
+)
 
 
 def record_demo(uri: str) -> None:

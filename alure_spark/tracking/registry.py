@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ class Registry:
             files = {"loader_module": loader_module, "data_path": str(folder), "pip_requirements": requirements}
             files["signature"] = columns.signature()
             stored = _stored({"alure.digest": digest, "alure.content_digest": content_digest(folder), **tags})
-            with limited(FILES):
+            with limited(FILES), warnings.catch_warnings():
+                # The columns are known, and the model checks its input by itself: no example is needed to find them.
+                warnings.filterwarnings("ignore", message=".*input example was not provided")
                 logged = Model.log(None, mlflow.pyfunc, name="user_model", flavor_name="pyfunc", run_id=self.live_run_id, **files)
                 made = client.create_model_version(name, logged.model_uri, self.live_run_id, tags=stored, model_id=logged.model_id)
             return str(made.version)
