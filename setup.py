@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["alure_spark", "alure_spark.*", "jobs", "benchmarks", "benchmarks.peers"]),
+    package_data={"benchmarks.peers": ["*.txt"]},
     install_requires=[
         "pyspark>=4.0.1,<4.1",
         "delta-spark>=4.0.1,<4.1",

@@ -22,7 +22,7 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training import ranking_model
-from alure_spark.training.ranking import fit_ranking
+from alure_spark.training.small_network import fit_small_network
 from benchmarks.ranking_sets import TASK, Ids, RankingRows, batch_of
 
 Fit = Callable[[RankingRows, int], np.ndarray]  # (rows, seed) -> probabilities of the rows that are not of training, in their order
@@ -113,11 +113,11 @@ def logistic(strength: float, categories: Sequence[str], numbers: Sequence[str],
 
 
 def small_network(decay: float, rate: float, categories: Sequence[str], numbers: Sequence[str]) -> Fit:
-    """alure_spark/training/ranking.py on the columns of the logistic regression."""
+    """alure_spark/training/small_network.py on the columns of the logistic regression."""
 
     def fit(rows: RankingRows, seed: int) -> np.ndarray:
         x, train = columns(rows, categories, numbers), rows.is_train
-        model = fit_ranking(x[train], rows.training_label[train], rows.user[train], seed, weight_decay=decay, learning_rate=rate)
+        model = fit_small_network(x[train], rows.training_label[train], rows.user[train], seed, weight_decay=decay, learning_rate=rate)
         return model.predict(x[~train])
 
     return fit

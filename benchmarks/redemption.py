@@ -30,7 +30,7 @@ from alure_spark.config import load
 from alure_spark.errors import DataError
 from alure_spark.metrics import auc, cluster_bootstrap, normalized_entropy
 from alure_spark.running import open_context, run_jobs
-from alure_spark.training.ranking import fit_ranking
+from alure_spark.training.small_network import fit_small_network
 from benchmarks import contract
 from benchmarks.impressions import ImpressionReads, read_impressions
 from jobs import pipeline
@@ -227,9 +227,9 @@ def _metrics(
 
 
 def network(sends: Sends, features: np.ndarray, seed: int) -> np.ndarray:
-    """(n_test,) float64 probabilities of the small network (alure_spark/model/ranking.py) on the same aggregates: a stronger peer."""
+    """(n_test,) float64 probabilities of the small network (alure_spark/model/small_network.py) on the same aggregates: a stronger peer."""
     logs, train = np.log1p(features), sends.is_train
-    return fit_ranking(logs[train], sends.training_label[train], sends.household_id[train], seed).predict(logs[~train])
+    return fit_small_network(logs[train], sends.training_label[train], sends.household_id[train], seed).predict(logs[~train])
 
 
 def model_reads(sends: Sends, seed: int, first: str, folder: str) -> ImpressionReads:

@@ -19,7 +19,7 @@ from sklearn.model_selection import GroupKFold
 
 from ..errors import DataError
 from ..metrics import cluster_bootstrap, normalized_entropy
-from ..training.ranking import fit_ranking
+from ..training.small_network import fit_small_network
 
 FOLDS = 3
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -52,7 +52,7 @@ def _fit_logistic(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, dial: f
 
 
 def _fit_network(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, dial: float, seed: int) -> Predict:
-    return fit_ranking(x, labels, groups, seed, scale=np.ones(x.shape[1]), weight_decay=dial).predict
+    return fit_small_network(x, labels, groups, seed, scale=np.ones(x.shape[1]), weight_decay=dial).predict
 
 
 RANKERS = {

@@ -1,7 +1,8 @@
-"""The ranking model: a small network that predicts a click or a conversion from features of the impression and the user.
+"""A small network that predicts a click or a conversion from columns of numbers.
 
-Why here: ALURE's user embedding is worth what it adds to a ranking model (section 4), so there is one that takes it as further
-columns. Enters: features (n, F) of impressions. Leaves: probabilities. training/ranking.py fits it.
+Why here: ALURE's user embedding is worth what it adds to a model that ranks (section 4), so there is one that takes it as further
+columns; the ranking model is compared with it, too. Enters: features (n, F) of impressions. Leaves: probabilities.
+training/small_network.py fits it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..errors import DataError
 from .trainable import ParameterGroup
 
 
-class RankingModel(nn.Module):
+class SmallNetwork(nn.Module):
     """logit = linear(x) + output(relu(hidden(x))), x = (features - centre) * scale.
 
     The linear part is there because with few rows most of what can be learned is linear. centre and scale (F,) are buffers: they

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alure_spark.errors import DataError
-from alure_spark.training.ranking import fit_ranking
+from alure_spark.training.small_network import fit_small_network
 
 
 def sigmoid(x):
@@ -29,7 +29,7 @@ def world(rows=6000, seed=0, bend=2.0):
 
 def test_it_comes_near_the_planted_probabilities_which_no_line_can():
     features, labels, users, _ = world()
-    model = fit_ranking(features, labels, users, seed=7)
+    model = fit_small_network(features, labels, users, seed=7)
     fresh, fresh_labels, _, truth = world(seed=1)
     predicted = model.predict(fresh)
     assert predicted.shape == (6000,)
@@ -42,22 +42,22 @@ def test_it_comes_near_the_planted_probabilities_which_no_line_can():
 def test_a_seed_decides_everything_and_torchs_own_generator_nothing():
     features, labels, users, _ = world(rows=800)
     torch.manual_seed(1)
-    once = fit_ranking(features, labels, users, seed=7).predict(features)
+    once = fit_small_network(features, labels, users, seed=7).predict(features)
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    again = fit_ranking(features, labels, users, seed=7).predict(features)
+    again = fit_small_network(features, labels, users, seed=7).predict(features)
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(once, again)
-    assert not np.array_equal(once, fit_ranking(features, labels, users, seed=8).predict(features))
+    assert not np.array_equal(once, fit_small_network(features, labels, users, seed=8).predict(features))
 
 
 def test_the_units_of_a_feature_do_not_matter_and_its_scale_does():
     features, labels, users, _ = world(rows=1600)
-    given = fit_ranking(features, labels, users, seed=7).predict(features)
+    given = fit_small_network(features, labels, users, seed=7).predict(features)
     # A power of two, so that rounding cannot differ.
-    other = fit_ranking(features * np.float32(1024), labels, users, seed=7).predict(features * np.float32(1024))
+    other = fit_small_network(features * np.float32(1024), labels, users, seed=7).predict(features * np.float32(1024))
     np.testing.assert_allclose(other, given, atol=1e-5)
-    left_out = fit_ranking(features, labels, users, seed=7, scale=np.array([0.001, 0.0, 1.0]))
+    left_out = fit_small_network(features, labels, users, seed=7, scale=np.array([0.001, 0.0, 1.0]))
     changed = features.copy()
     changed[:, 1] += 9
     np.testing.assert_array_equal(left_out.predict(changed), left_out.predict(features))
@@ -67,7 +67,7 @@ def test_it_stops_before_it_learns_the_noise_by_heart():
     random = np.random.default_rng(3)
     users = np.arange(400)
     features, labels = random.normal(size=(400, 60)), (random.random(400) < 0.2).astype(float)
-    predicted = fit_ranking(features, labels, users, seed=7).predict(random.normal(size=(4000, 60)))
+    predicted = fit_small_network(features, labels, users, seed=7).predict(random.normal(size=(4000, 60)))
     assert loss((random.random(4000) < 0.2).astype(float), predicted) < 0.503  # the base rate has .50
     assert predicted.std() < 0.02, "the epoch before the loss rose is kept, not the last one"
 
@@ -78,14 +78,14 @@ def test_users_are_held_out_whole():
     users = np.repeat(np.arange(60), 20)
     features, labels = random.normal(size=(60, 40))[users], (random.random(60) < 0.3).astype(float)[users]
     fresh, fresh_labels = random.normal(size=(4000, 40)), (random.random(4000) < 0.3).astype(float)
-    by_user = fit_ranking(features, labels, users, seed=7).predict(fresh)
-    by_row = fit_ranking(features, labels, np.arange(len(users)), seed=7).predict(fresh)
+    by_user = fit_small_network(features, labels, users, seed=7).predict(fresh)
+    by_row = fit_small_network(features, labels, np.arange(len(users)), seed=7).predict(fresh)
     assert loss(fresh_labels, by_user) < 0.8 < 1.5 < loss(fresh_labels, by_row)
 
 
 def test_the_model_travels_with_its_scaling():
     features, labels, users, _ = world(rows=800)
-    model = fit_ranking(features, labels, users, seed=7)
+    model = fit_small_network(features, labels, users, seed=7)
     copy = type(model)(torch.zeros(3), torch.ones(3))
     copy.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(copy.predict(features), model.predict(features))
@@ -104,6 +104,6 @@ def test_what_cannot_be_fitted_is_refused_with_a_sentence(fault, says):
     random = np.random.default_rng(0)
     x, y, groups = random.random((100, 2)), random.integers(0, 2, 100), np.arange(100)
     with pytest.raises(DataError, match=says):
-        fit_ranking(*fault(x, y, groups), seed=7)
+        fit_small_network(*fault(x, y, groups), seed=7)
     with pytest.raises(DataError, match="fitted on"):
-        fit_ranking(x, y, groups, seed=7).predict(x[:, :1])
+        fit_small_network(x, y, groups, seed=7).predict(x[:, :1])

@@ -1,6 +1,6 @@
-"""How the small ranking network is fitted: some groups are held out, and their loss says when to stop.
+"""How the small network is fitted: some groups are held out, and their loss says when to stop.
 
-Enters: features and labels of impressions, groups (users). Leaves: a `RankingModel`. It runs on the CPU: thousands of rows, tens of
+Enters: features and labels of impressions, groups (users). Leaves: a `SmallNetwork`. It runs on the CPU: thousands of rows, tens of
 columns, seconds.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..model.ranking import RankingModel, feature_tensor
+from ..model.small_network import SmallNetwork, feature_tensor
 from .loop import fit
 from .plan import Plan
 from .tensor_batches import TensorBatches
@@ -22,7 +22,7 @@ INITIAL_DEVIATION = 0.1  # of the hidden weights
 EPOCHS, PATIENCE = 100, 8  # at most; stop after so many epochs without a better held-out loss
 
 
-def fit_ranking(
+def fit_small_network(
     features: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
@@ -30,7 +30,7 @@ def fit_ranking(
     scale: np.ndarray | None = None,
     weight_decay: float = 0.01,
     learning_rate: float = 3e-3,
-) -> RankingModel:
+) -> SmallNetwork:
     """The network of the epoch with the least loss on a fifth of the groups, which it does not learn from.
 
     features (n, F); labels (n,) 0 or 1; groups (n,) e.g. users, so that stopping is decided on users that are new to the network.
@@ -46,7 +46,7 @@ def fit_ranking(
     rows, stop_rows = (torch.as_tensor(np.flatnonzero(mask)) for mask in (~held_out, held_out))
     for part, name in ((rows, "learned from"), (stop_rows, "held out")):
         if len(set(y[part].tolist())) < 2:
-            raise DataError(f"the {len(part):,} rows {name} have one class of label: the ranking model needs both; give more rows")
+            raise DataError(f"the {len(part):,} rows {name} have one class of label: the network needs both; give more rows")
     if scale is None:
         deviation = np.asarray(features, np.float64).std(axis=0)
         scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
@@ -61,10 +61,10 @@ def fit_ranking(
     return model.eval()
 
 
-def _start(centre: Tensor, scale: Tensor, base_rate: Tensor, seed: int) -> RankingModel:
+def _start(centre: Tensor, scale: Tensor, base_rate: Tensor, seed: int) -> SmallNetwork:
     """A network whose first prediction is the base rate; centre and scale (F,)."""
     with torch.random.fork_rng(devices=[]):  # the layers' own start is not used, and must not move torch's global generator
-        model = RankingModel(centre, scale)
+        model = SmallNetwork(centre, scale)
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(model.linear.bias, float(torch.logit(base_rate)))
@@ -79,6 +79,6 @@ def _held_out(groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """(n,) bool: the rows of a random fifth of the groups, at least one."""
     distinct, group = np.unique(groups, return_inverse=True)
     if len(distinct) < 2:
-        raise DataError(f"{len(distinct)} group: the ranking model holds some groups out to know when to stop; give at least 2")
+        raise DataError(f"{len(distinct)} group: the network holds some groups out to know when to stop; give at least 2")
     chosen = random.permutation(len(distinct))[: max(1, round(HELD_OUT_SHARE * len(distinct)))]
     return np.isin(group, chosen)
