@@ -47,8 +47,11 @@ def curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, yla
         axes.plot([0, top], [0, top], color="#999999", linestyle=":")
     for name, (x, y) in series.items():
         axes.plot(x, y, marker="o", markersize=4, label=name)
-    if series:
-        axes.legend(frameon=False)
+    if all((x == np.round(x)).all() for x, _ in series.values()):  # no half epochs
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if series:  # beside the lines: among many of them no place is free
+        figure.legend(loc="outside right center", frameon=False, fontsize=9)
+        figure.set_figwidth(figure.get_figwidth() + 0.08 * max(map(len, series)))
     return figure
 
 
