@@ -295,6 +295,35 @@ def ranking_parts_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def delayed_feedback_text(result: dict[str, Any]) -> str:
+    """One row per way of feeding, in the world with bursts and in its null twin."""
+    lines = []
+    for null, heading in ((False, "Half of the accounts report in bursts"), (True, "Null twin: nobody does")):
+        lines += [
+            f"**{heading}**", "",
+            "| fed | hours waited: bursts / others | bias: bursts | bias: others | divergence, millinats: bursts | others | learning rate |",
+            "|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in result["rows"]:
+            if row["null"] == null:
+                waited = f"{row['wait_hours_bursts']:.0f} / {row['wait_hours_steady']:.0f}"
+                cells = [
+                    _beside(row, f"{what}_{kind}", by) for what, by in (("bias", 1), ("divergence", 1000)) for kind in ("bursts", "steady")
+                ]
+                lines.append(f"| {row['feed']} | {waited} | {' | '.join(cells)} | {row['rate']:g} |")
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _beside(row: dict[str, Any], name: str, by: float) -> str:
+    """A figure, and how much more it is than ours with its interval."""
+    text = f"{row[name] * by:.3f}"
+    if f"{name}_more" not in row:
+        return f"**{text}**"
+    more, low, high = (row[f"{name}_{part}"] * by for part in ("more", "low", "high"))
+    return f"{text} ({more:+.3f}: {low:+.3f} to {high:+.3f})"
+
+
 def _spread(rows: Iterable[dict[str, Any]], model: str) -> str:
     """Of the scores of a model, or of the true probabilities where it has no name."""
     for row in rows:
@@ -707,6 +736,7 @@ PLACES = (
     _place("ranking_quality", "ranking_quality", ranking_quality_text),
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
+    _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
