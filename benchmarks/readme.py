@@ -301,7 +301,7 @@ def delayed_feedback_text(result: dict[str, Any]) -> str:
     for null, heading in ((False, "Half of the accounts report in bursts"), (True, "Null twin: nobody does")):
         lines += [
             f"**{heading}**", "",
-            "| fed | hours waited: bursts / others | bias: bursts | bias: others | divergence, millinats: bursts | others | learning rate |",
+            "| fed | hours waited: bursts / others | bias: bursts | others | divergence, millinats: bursts | others | learning rate |",
             "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for row in result["rows"]:

@@ -65,18 +65,18 @@ def samples(shown: Shown, wait_ms: np.ndarray) -> Samples:
 def waits(
     shown: Shown, accounts: int, now_ms: int, choices_ms: Sequence[int], days: int, window_ms: int, most: float, least_responses: int = 20
 ) -> np.ndarray:
-    """(accounts,) int64: how long each account's impressions are to be waited for, by what was known before now_ms.
+    """(accounts,) int64: how long each account's impressions are to be waited for, by what was known before now_ms: a sample that is
+    fed earlier says no more than that.
 
     choices_ms: waits to choose from, ascending. For each the samples of the last `days` windows of window_ms are looked at as they would
     have been fed; `unrest` says how far their rate of positives strayed. The first choice with an unrest of at most `most` is taken, else
     that with the least. Accounts with fewer than least_responses in these windows get the first: there is nothing to tell them by.
     """
     begin = now_ms - days * window_ms
-    known = Shown(shown.time_ms, shown.account, np.where(shown.known_ms < now_ms, shown.known_ms, NEVER))
     found = []
     for wait in choices_ms:
-        fed = samples(known, np.full(len(known.time_ms), wait)).between(begin, now_ms)
-        place = known.account[fed.impression] * days + (fed.time_ms - begin) // window_ms
+        fed = samples(shown, np.full(len(shown.time_ms), wait)).between(begin, now_ms)
+        place = shown.account[fed.impression] * days + (fed.time_ms - begin) // window_ms
         positives, whole = (
             np.bincount(place, weights=each, minlength=accounts * days).reshape(accounts, days)
             for each in (fed.weight * fed.label, fed.weight)
@@ -85,7 +85,7 @@ def waits(
     strayed = np.stack(found)  # (choices, accounts)
     calm = strayed <= most
     chosen = np.where(calm.any(axis=0), calm.argmax(axis=0), strayed.argmin(axis=0))
-    responses = np.bincount(known.account[(known.known_ms >= begin) & (known.known_ms < now_ms)], minlength=accounts)
+    responses = np.bincount(shown.account[(shown.known_ms >= begin) & (shown.known_ms < now_ms)], minlength=accounts)
     return np.asarray(choices_ms, np.int64)[np.where(responses < least_responses, 0, chosen)]
 
 

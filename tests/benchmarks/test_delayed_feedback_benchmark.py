@@ -1,4 +1,4 @@
-"""The world of delayed feedback is as it says, each way of feeding gives what its paper says, and waiting by variance does what it is for."""
+"""The world of delayed feedback, the ways of feeding a model, and whether waiting by variance does what it is for."""
 
 from __future__ import annotations
 
