@@ -65,8 +65,7 @@ def samples(shown: Shown, wait_ms: np.ndarray) -> Samples:
 def waits(
     shown: Shown, accounts: int, now_ms: int, choices_ms: Sequence[int], days: int, window_ms: int, most: float, least_responses: int = 20
 ) -> np.ndarray:
-    """(accounts,) int64: how long each account's impressions are to be waited for, by what was known before now_ms: a sample that is
-    fed earlier says no more than that.
+    """(accounts,) int64: how long each account's impressions are to be waited for, by what was known before now_ms.
 
     choices_ms: waits to choose from, ascending. For each the samples of the last `days` windows of window_ms are looked at as they would
     have been fed; `unrest` says how far their rate of positives strayed. The first choice with an unrest of at most `most` is taken, else
