@@ -122,6 +122,11 @@ class RankingNetwork(nn.Module):
         """What is learnt, by part: tables and network."""
         return {group.name: sum(parameter.numel() for parameter in group.parameters) for group in self.parameter_groups()}
 
+    def table_vectors(self, batch: JaggedBatch) -> dict[str, Tensor]:
+        """Table -> (M, fields, dimension) of the batch's impressions, in the spec's order. Raises DataError on a field that it lacks."""
+        codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
+        return {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
+
     def _vectors(self, table: str, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, fields, dimension), in the spec's order."""
         found = self.tables[table](codes)
