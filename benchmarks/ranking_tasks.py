@@ -33,7 +33,7 @@ from benchmarks.ranking_worlds import tested
 
 SEEDS = (7, 8, 9)
 RATES = (2e-3, 8e-3)
-CONFIG = RankingConfig(epochs=12, patience=2)
+CONFIG = RankingConfig(epochs=16, patience=4)
 BATCH = 256  # impressions
 NUMBERS = 24  # of a user's or an ad's rows, all tables of a scheme together
 BINS = 25
@@ -45,22 +45,30 @@ Losses = Sequence[Sequence[np.ndarray]]  # (with, without) -> seed -> (M,)
 FIELDS = {"user": FieldSpec("id", {"size": 1}, group="user", part="user"), "ad": FieldSpec("id", {"size": 1}, group="ad", part="ad")}
 
 
-def widths(scheme: str, tasks: int) -> dict[str, int]:
-    """The tables of the conf whose copies for a scheme of so many tasks have NUMBERS numbers per row together. AME's are 4 : 2 : 1."""
+def widths(scheme: str, tasks: int, numbers: int) -> dict[str, int]:
+    """The tables of the conf whose copies for a scheme of so many tasks have so many numbers per row together. AME's are 4 : 2 : 1."""
     if scheme == "ame":
-        middle, small = round(NUMBERS * 2 / 7), round(NUMBERS / 7)
-        return {"large": NUMBERS - middle - small, "middle": middle, "small": small}
+        middle, small = round(numbers * 2 / 7), round(numbers / 7)
+        return {"large": numbers - middle - small, "middle": middle, "small": small}
     copies = {"stem": tasks + 1, "stem_al": tasks}.get(scheme, 1)
-    return {"one": NUMBERS // copies}
+    return {"one": numbers // copies}
+
+
+def schemed(base: RankingSpec, scheme: str, expert: Mapping[str, Any], tasks: tuple[str, ...], numbers: int) -> RankingSpec:
+    """The base's fields and layers, with three experts, or STEM-AL's two. The first task is the main one of STEM-AL."""
+    tables = widths(scheme, len(tasks), numbers)
+    several = len(tables) > 1 or scheme in ("ple", "stem", "stem_al")  # experts that the tables or the scheme's copies make
+    names = list(tables) if several else [f"expert_{number}" for number in range(len(tasks) + 1)]
+    experts = {name: ExpertConfig(expert["kind"], name if name in tables else "one", expert.get("options", {})) for name in names}
+    main = tasks[0] if scheme == "stem_al" else ""
+    return replace(base, tables=tables, experts=experts, tasks=tasks, scheme=scheme, main_task=main)
 
 
 def spec_of(scheme: str, expert: Mapping[str, Any], tasks: tuple[str, ...] = (FIRST, SECOND)) -> RankingSpec:
-    """A model of three experts, or of STEM-AL's two. The first task is the main one of STEM-AL."""
-    tables = widths(scheme, len(tasks))
-    names = tables if len(tables) > 1 or scheme in ("ple", "stem", "stem_al") else [f"expert_{number}" for number in range(len(tasks) + 1)]
-    experts = {name: ExpertConfig(expert["kind"], name if name in tables else "one", expert.get("options", {})) for name in names}
-    main = tasks[0] if scheme == "stem_al" else ""
-    return RankingSpec(FIELDS, tables, experts, tasks, scheme=scheme, main_task=main, hidden=16, tower=(16,), deviation=CONFIG.deviation)
+    """The scheme's model of users and ads."""
+    one = {"one": ExpertConfig(expert["kind"], "one", expert.get("options", {}))}
+    base = RankingSpec(FIELDS, {"one": NUMBERS}, one, tasks, hidden=16, tower=(16,), deviation=CONFIG.deviation)
+    return schemed(base, scheme, expert, tasks, NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -196,8 +204,8 @@ def entangled(seed: int, impressions: int) -> list[contract.Row]:
     found = entanglement((FIRST, SECOND), [models[FIRST], models[SECOND]], named, pairs)
     return [
         {
-            "set": "entanglement", "seed": seed, "model": model, "embedding": name, "pairs": found.pairs, "contradictory": found.contradictory,
-            "distance": float(its.mean()), "counts": np.histogram(its, BINS, (0, 100))[0].tolist(),
+            "set": "entanglement", "seed": seed, "model": model, "embedding": name, "pairs": found.pairs,
+            "contradictory": found.contradictory, "distance": float(its.mean()), "counts": np.histogram(its, BINS, (0, 100))[0].tolist(),
         }
         for model, embeddings in found.distances.items()
         for name, its in embeddings.items()

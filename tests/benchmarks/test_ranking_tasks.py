@@ -12,10 +12,9 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.metrics import normalized_entropy
 from alure_spark.training import ranking_model
 from benchmarks import ranking_task_worlds as worlds
-from benchmarks import ranking_tasks
+from benchmarks import ranking_tasks, ranking_worlds
 from benchmarks.ranking_parts import equalized, parameters, vocabulary
 from benchmarks.ranking_tasks_page import entanglement_picture, ranking_tasks_text
-from benchmarks.ranking_worlds import tested
 
 WORLDS = ranking_tasks.WORLDS
 TASKS = (worlds.FIRST, worlds.SECOND)
@@ -37,7 +36,7 @@ def test_tasks_and_null_twins_have_the_same_impressions_and_a_law_of_their_own(n
             np.testing.assert_array_equal(values, again[task].rows[field])
             np.testing.assert_array_equal(values, null[task].rows[field])
             np.testing.assert_array_equal(values, one[TASKS[0]].rows[field])
-        labels, truth, _ = tested(one[task])
+        labels, truth, _ = ranking_worlds.tested(one[task])
         entropy = -(truth * np.log(truth) + (1 - truth) * np.log1p(-truth)).mean()
         assert -np.log(np.where(labels == 1, truth, 1 - truth)).mean() == pytest.approx(entropy, abs=0.05), "labels are drawn from it"
         assert normalized_entropy(labels, truth) < 0.75
@@ -106,7 +105,7 @@ def test_the_difference_of_two_gains_is_what_it_says():
 def test_stem_and_ame_gain_on_both_tasks_of_contradictory_taste_and_not_where_the_taste_is_one(monkeypatch):
     monkeypatch.setattr(ranking_tasks, "RATES", (8e-3,))
     world = replace(WORLDS["contradictory"], pairs=[("stem", "shared_bottom"), ("ame", "shared_bottom")])
-    planted, null = (ranking_tasks.measured(world, null, [7], 16_000, 100) for null in (False, True))
+    planted, null = (ranking_tasks.measured(world, null, [7], 24_000, 100) for null in (False, True))
     for row, twin in zip(planted, null, strict=True):
         if row["task"] in TASKS:
             assert row["low"] > 0, row
