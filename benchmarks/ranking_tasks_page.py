@@ -71,3 +71,24 @@ def entanglement_picture(result: Mapping[str, Any]) -> Figure:
             middles = (np.arange(steps) + 0.5) * 100 / steps
             panels.setdefault(row["model"], {})[row["embedding"]] = np.repeat(middles, row["counts"])
     return distributions(panels, "pairs near in click, far in conversion: % of all pairs that are nearer")
+
+
+def ranking_task_quality_text(result: Mapping[str, Any]) -> str:
+    """A table per set and task: each scheme, and what it differs by from the model of that task alone."""
+    parts = []
+    for name, task in dict.fromkeys((row["set"], row["task"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["set"], row["task"]) == (name, task)]
+        parts += [
+            f"**{name}, {task}** ({rows[0]['rate']:.1%} positives)",
+            "",
+            "| model | parameters | AUC | NE | minus single task, AUC | minus single task, NE |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            cells = [row["model"], f"{row['parameters']:,}" if row["parameters"] else "", f"{row['auc']:.4f}", f"{row['ne']:.4f}"]
+            for key in ("auc", "ne"):
+                spread = f" ({row[f'{key}_low']:+.4f} to {row[f'{key}_high']:+.4f})" if f"{key}_low" in row else ""
+                cells.append(f"{row[f'{key}_minus_single']:+.4f}{spread}" if spread else "")
+            parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
