@@ -20,7 +20,6 @@ from ..ranking.spec import RankingSpec
 
 AD = "ad"  # the part of the fields of the ad and the impression (training/ranking_start.py)
 NEAR, FAR = 60.0, 40.0  # percentiles of similarity: above, and below
-FEWEST = 20  # contradictory pairs of which a distribution is shown
 EMPTY = "the ranking model has no field of the {} that is in a table: contradictory pairs need both sides"
 
 
@@ -109,19 +108,12 @@ class Entanglement:
 def entanglement(
     tasks: tuple[str, str], single: Sequence[RankingNetwork], models: Mapping[str, RankingNetwork], batches: Sequence[JaggedBatch]
 ) -> Entanglement:
-    """single: a model of each of the two tasks alone, which say which pairs are contradictory. models: those that are looked at, by name.
-
-    Raises DataError where fewer than FEWEST pairs are contradictory.
-    """
+    """single: a model of each of the two tasks alone, which say which pairs are contradictory. models: what is looked at, by name."""
     alone = []
     for network in single:
         found, logits = similarities(network, batches)
         alone.append(distances(found[tuple(network.plan.tables)], logits))
     chosen = contradictory(*alone)
-    if chosen.sum() < FEWEST:
-        raise DataError(
-            f"{int(chosen.sum())} of {len(chosen):,} pairs are near in {tasks[0]} and far in {tasks[1]}; at least {FEWEST} are needed"
-        )
     result: dict[str, dict[str, np.ndarray]] = {"single-task": dict(zip(tasks, (its[chosen] for its in alone), strict=True))}
     for model, network in models.items():
         found, logits = similarities(network, batches)

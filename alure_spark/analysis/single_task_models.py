@@ -29,7 +29,7 @@ def single_task_spec(spec: RankingSpec, task: str) -> RankingSpec:
 def registered_entanglement(given: RankingBatches, config: RankingConfig) -> list[Entanglement]:
     """Trains a model of each of the first MOST_TASKS tasks by `config`, so it takes as many trainings.
 
-    Raises DataError where the model has one task, as with a main task (STEM-AL), or where hardly a pair is contradictory.
+    Raises DataError where the model has one task, as with a main task (STEM-AL).
     """
     spec, single = given.network.spec, {}
     if len(spec.tasks) < 2:

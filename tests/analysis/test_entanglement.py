@@ -148,9 +148,16 @@ def test_the_embeddings_of_a_scheme_are_those_of_towers_and_the_shared_ones(chan
     assert embeddings_of(replace(SPEC, **change)) == expected
 
 
-def test_too_few_contradictory_pairs_and_a_side_without_fields_are_sentences():
+def test_of_tasks_that_agree_it_is_said_that_they_do():
     same = [single("click", CLICK), single("conversion", CLICK)]
-    with pytest.raises(DataError, match="^0 of 600 pairs are near in click and far in conversion; at least 20"):
-        entanglement(TASKS, same, {}, [pairs()])
+    found = entanglement(TASKS, same, {"PLE": planted(replace(SPEC, scheme="ple"), {"one": CLICK})}, [pairs()])
+    metrics, figures, text = entanglement_report([found], "analyse_entanglement")
+    assert metrics == {"click_conversion.contradictory_pairs": 0.0}
+    assert not figures
+    assert "far in conversion: 0 of 600" in text
+    assert "the tasks agree on nearly all pairs" in text
+
+
+def test_a_side_without_fields_is_a_sentence():
     with pytest.raises(DataError, match="no field of the ad that is in a table"):
         similarities(RankingNetwork(replace(SPEC, fields={"user": FIELDS["user"], "ad": replace(FIELDS["ad"], part="user")})), [pairs()])
