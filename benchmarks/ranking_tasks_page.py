@@ -46,15 +46,16 @@ def _contradictory(rows: list[Row]) -> list[str]:
 def _schemes(rows: list[Row]) -> list[str]:
     null = {(row["task"], row["with"], row["without"]): row for row in rows if row["null"]}
     lines = [
-        "| task (share of positives) | with | without | NE with | NE without | least possible | gain | 95 % interval | in the null twin "
-        "| parameters |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task (share of positives) | with | without | NE with | NE without | least possible | gain | 95 % interval | single seeds "
+        "| in the null twin | parameters |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted((row for row in rows if not row["null"]), key=lambda row: ("rate" not in row, row["task"])):
         twin = null[row["task"], row["with"], row["without"]]
         cells = [f"{row['task']} ({row['rate']:.1%})" if "rate" in row else row["task"], row["with"], row["without"]]
         cells += [f"{row[key]:.3f}" if key in row else "" for key in ("ne_with", "ne_without", "ne_best")]
         cells += [f"{row['gain']:+.1%}", f"{row['low']:+.1%} to {row['high']:+.1%}"]
+        cells += [f"{row['gain_min']:+.1%} to {row['gain_max']:+.1%}" if "gain_min" in row else ""]
         cells += [f"{twin['gain']:+.1%} ({twin['low']:+.1%} to {twin['high']:+.1%})"]
         cells += [f"{row['parameters_with']:,} / {row['parameters_without']:,}" if "parameters_with" in row else ""]
         lines.append(f"| {' | '.join(cells)} |")
