@@ -188,6 +188,24 @@ def paired_bars(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], 
     return figure
 
 
+def distributions(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, bins: int = 25) -> Figure:
+    """One panel per title: per name the distribution of its values (n,), which lie between 0 and 100; dotted: their mean."""
+    figure = Figure(figsize=(1.2 + 3.6 * len(panels), 3.6), layout="constrained", dpi=120)
+    axes_of = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for its in panels.values() for name in its))
+    colours = {name: matplotlib.colormaps["tab10"](place % 10) for place, name in enumerate(names)}
+    for axes, (title, its) in zip(axes_of, panels.items(), strict=True):
+        for name, values in its.items():
+            axes.hist(values, bins=bins, range=(0, 100), density=True, histtype="step", linewidth=1.8, color=colours[name], label=name)
+            axes.axvline(float(values.mean()), linestyle=":", color=colours[name])
+        axes.set_title(title, parse_math=False)
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
 def _axes(xlabel: str, ylabel: str):  # type: ignore[no-untyped-def]
     figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
     axes = figure.add_subplot()

@@ -23,6 +23,7 @@ from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
 from benchmarks.contract import RESULTS, machine, versions
+from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/benchmarks"
@@ -737,6 +738,8 @@ PLACES = (
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
     _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),
+    _place("ranking_tasks", "ranking_tasks", ranking_tasks_text),
+    _place("ranking_tasks", "ranking_task_quality", ranking_task_quality_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
@@ -792,6 +795,7 @@ def main() -> None:
         (ROOT / page).write_text(text)
     draw(results("user_graph"))
     draw_funnel(results("funnel"))
+    entanglement_picture(results("ranking_tasks")).savefig(ROOT / PAGES / PICTURE)
 
 
 if __name__ == "__main__":

@@ -12,5 +12,6 @@ thresholds.py    where active users begin, by normalized entropy; threshold_repo
 ranking_batches.py  the registered ranking model and its impressions, for feature_information
 embedding_spectrum.py  do rows use their dimensions; embedding_report.py: before and after training
 mutual_information.py  what facts tell of a response; feature_information.py: behaviours by when they were, and attention; feature_report.py
+entanglement.py  do several tasks entangle one embedding; single_task_models.py trains what that is measured by, entanglement_report.py
 policies.py      what feature policies per segment gain and save; policy_comparison.py trains and times them, policy_report.py
 """

@@ -73,7 +73,7 @@ class Cells:
 def feature_information(network: RankingNetwork, loader: Batches, name: str) -> Cells:
     """Of the sequence of that name. Reads the batches twice and holds counts. Raises DataError where there is no impression."""
     spec = network.eval().spec
-    sequence, tasks, tables = spec.sequences[name], spec.tasks, tuple(spec.tables)
+    sequence, tasks, tables = spec.sequences[name], spec.tasks, tuple(spec.plan().tables)
     targets, behaviours = _frequent(network, loader, name)
     positions = min(sequence.events, POSITIONS)
     shape = (len(targets), len(behaviours), positions + len(INTERVALS_MS) + 1)

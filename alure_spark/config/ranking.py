@@ -23,8 +23,9 @@ from .rules import (
     require,
     require_known,
 )
-from .section import Section
+from .section import Section, Since
 from .streams import StreamConfig
+from .towers import check_scheme, check_score, check_towers, served_tasks
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
 ENCODINGS_OF = {
@@ -164,6 +165,11 @@ class RankingConfig(Section, prefix="ranking."):
     min_count: PositiveInt = 1  # an id has a row of its own once the training split has named it so often
     hash_buckets: NonNegativeInt = 0  # rows of every space among which other ids are spread; 0: they share row 0
     tasks: tuple[str, ...] = ()  # that it predicts; empty: all of labels.tasks but sums
+    # How several tasks share tables and experts: shared_bottom, mmoe, ple, stem, ame or stem_al (docs/explanation/ranking-tasks.md).
+    scheme: Annotated[str, check_scheme, Since("2026-11-30")] = "ame"
+    main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al: the task that the others help, and that the trained model predicts
+    # Tower -> its tasks, which share a gate and the hidden layers of `tower`; a task that none names has a tower to itself.
+    towers: Annotated[Mapping[FieldName, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
@@ -217,6 +223,7 @@ class RankingConfig(Section, prefix="ranking."):
             check_task("ranking.tasks", task)
         for task in self.score:
             require_known("ranking.score", task, self.tasks, "task")
+        self._check_towers(self.tasks)
 
     def check_declared(self, streams: Mapping[str, StreamConfig], impression_attributes: Mapping[str, str], heads: Sequence[str]) -> None:
         """Whether what the model reads is declared: streams, attributes of impressions (name -> kind), tasks. Raises ConfigError."""
@@ -245,6 +252,11 @@ class RankingConfig(Section, prefix="ranking."):
                 require_known(f"ranking.{setting}", task, heads, "task")
         for name in self.serving:
             require_known("ranking.serving", name, impression_attributes, "attribute of labels.impression_attributes")
+        self._check_towers(self.tasks or heads)
+
+    def _check_towers(self, tasks: Sequence[str]) -> None:
+        check_towers(self.scheme, self.main_task, self.towers, tasks)
+        check_score(self.score, served_tasks(self.scheme, self.main_task, self.towers, tasks), tasks)
 
     def space_of(self, name: str) -> str:
         """Whose ids the field has."""

@@ -20,10 +20,10 @@ from safetensors.torch import load, save
 
 from ..batches.vocabulary import Vocabulary
 from ..config import build
-from ..config.section import as_dict
 from ..errors import DataError
 from ..model.files import finite_weights, read_sealed, readable, write_sealed
 from .network import RankingNetwork
+from .serving import served
 from .spec import RankingSpec
 
 WEIGHTS, DESCRIPTION = "ranking.safetensors", "model.json"
@@ -40,7 +40,8 @@ class RankingArtifact:
 
     @classmethod
     def of(cls, network: RankingNetwork, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> RankingArtifact:
-        """Of a model in memory. Raises DataError where a weight is not finite."""
+        """Of a model in memory, without what only its training needs. Raises DataError where a weight is not finite."""
+        network = served(network)
         known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
         return cls(save(finite_weights(network) | known), network.spec, dict(facts))
 
@@ -48,7 +49,7 @@ class RankingArtifact:
     def digest(self) -> str:
         """sha256 over weights, vocabulary and spec, hex."""
         content = hashlib.sha256(self.weights)
-        content.update(json.dumps(as_dict(self.spec)).encode())
+        content.update(json.dumps(self.spec.saved()).encode())
         return content.hexdigest()
 
     @property
@@ -76,7 +77,7 @@ class RankingArtifact:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         (place / WEIGHTS).write_bytes(self.weights)
-        write_sealed(place / DESCRIPTION, {"spec": as_dict(self.spec), "facts": dict(self.facts), "digest": self.digest})
+        write_sealed(place / DESCRIPTION, {"spec": self.spec.saved(), "facts": dict(self.facts), "digest": self.digest})
         return place
 
     @classmethod

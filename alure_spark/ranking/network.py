@@ -1,7 +1,9 @@
 """Heterogeneous experts over several embedding tables (Pan et al., sections 2 and 4.2, figure 1).
 
 values -> codes -> vectors of every table -> experts, each with the histories and the fields beside it -> a layer with ReLU
--> per task: a gate's weights over the experts -> tower -> logit.
+-> per tower: a gate's weights over the experts -> hidden layers -> a logit for each of its tasks.
+
+Which tables and experts there are, and which of them a tower reads, is the plan of a multi-task scheme (schemes/, section 5).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
+from ..config import ExpertConfig
 from ..errors import DataError, nearest
 from ..model.named import Modules
 from ..model.trainable import ParameterGroup
@@ -23,6 +26,7 @@ from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
 from .history_counts import history_count
+from .mixtures import gates, mixtures
 from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
 
@@ -34,17 +38,21 @@ class RankingNetwork(nn.Module):
 
     def __init__(self, spec: RankingSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.plan = spec, spec.plan()
         self.encodings = {name: spec.fields[name].made() for name in spec.coded}
         self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
-        self.tables = Modules({name: EmbeddingTable(self.lookup.total, size, spec.deviation) for name, size in spec.tables.items()})
-        self.given = Modules({name: _Projections(spec, size) for name, size in spec.tables.items()})
-        self.histories = Modules({name: _Histories(spec, size) for name, size in spec.tables.items()})
+        tables = self.plan.tables
+        self.tables = Modules({name: EmbeddingTable(self.lookup.total, size, spec.deviation) for name, size in tables.items()})
+        self.given = Modules({name: _Projections(spec, size) for name, size in tables.items()})
+        self.histories = Modules({name: _Histories(spec, size) for name, size in tables.items()})
         order = {name: place for place, name in enumerate(spec.order)}
         self.met, self.beside = ([order[name] for name in names] for names in (spec.interacting, spec.beside))
-        self.experts = Modules({name: _Branch(spec, name) for name in spec.experts})
-        self.gates = Modules({task: nn.Linear(sum(spec.tables.values()), len(spec.experts)) for task in spec.tasks})
-        self.towers = Modules({task: _tower(spec) for task in spec.tasks})
+        self.experts = Modules({name: _Branch(spec, own, tables[own.table]) for name, own in self.plan.experts.items()})
+        self.gates = gates(self.plan)
+        self.members = spec.tasks_of_towers()
+        self.towers = Modules({tower: _tower(spec, len(tasks)) for tower, tasks in self.members.items()})
+        by_tower = [task for tasks in self.members.values() for task in tasks]
+        self.columns = [by_tower.index(task) for task in spec.tasks]  # of the towers' logits, side by side
         self.linear = _Linear(spec, self.lookup.total) if spec.linear else None
         self.standards = {name: standard for name in spec.dense if (standard := spec.fields[name].standard)}
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
@@ -53,20 +61,16 @@ class RankingNetwork(nn.Module):
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
         codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
-        vectors = {name: self._vectors(name, codes, numbers) for name in self.spec.tables}
-        histories = {name: self._histories(name, batch, vectors[name]) for name in self.spec.tables}
-        branches = []
-        for name, expert in self.spec.experts.items():
+        vectors = {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
+        histories = {name: self._histories(name, batch, vectors[name]) for name in self.plan.tables}
+        branches = {}
+        for name, expert in self.plan.experts.items():
             met, beside = self._split(vectors[expert.table])
-            branches.append(self.experts[name](met, [*histories[expert.table], *beside]))
-        outputs = torch.stack(branches, dim=1)  # (M, experts, hidden)
-        overview = torch.cat([its.mean(dim=1) for its in vectors.values()], dim=1)
-        logits = []
-        for task in self.spec.tasks:
-            weights = self.gates[task](overview).softmax(dim=1)
-            mixed = (weights[:, :, None] * outputs).sum(dim=1)  # a matrix product for each impression takes five times the time
-            logits.append(self.towers[task](mixed))
-        together = torch.cat(logits, dim=1)
+            branches[name] = self.experts[name](met, [*histories[expert.table], *beside])
+        mixed = mixtures(self.plan, self.gates, branches, vectors)
+        together = torch.cat([self.towers[name](its) for name, its in mixed.items()], dim=1)
+        if self.columns != sorted(self.columns):
+            together = together[:, self.columns]
         return together if self.linear is None else together + self.linear(codes, numbers)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -108,13 +112,20 @@ class RankingNetwork(nn.Module):
     def start_at(self, rates: Mapping[str, float]) -> None:
         """Make the first prediction of each task about its base rate. Weights stay, so that what lies below learns from the first step."""
         with torch.no_grad():
-            for task, rate in rates.items():
-                last = cast(nn.Linear, cast(nn.Sequential, self.towers[task])[-1])
-                last.bias.fill_(math.log(rate / (1 - rate)))
+            for tower, tasks in self.members.items():
+                last = cast(nn.Linear, cast(nn.Sequential, self.towers[tower])[-1])
+                for place, task in enumerate(tasks):
+                    if task in rates:
+                        last.bias[place] = math.log(rates[task] / (1 - rates[task]))
 
     def parameter_counts(self) -> dict[str, int]:
         """What is learnt, by part: tables and network."""
         return {group.name: sum(parameter.numel() for parameter in group.parameters) for group in self.parameter_groups()}
+
+    def table_vectors(self, batch: JaggedBatch) -> dict[str, Tensor]:
+        """Table -> (M, fields, dimension) of the batch's impressions, in the spec's order. Raises DataError on a field that it lacks."""
+        codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
+        return {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
 
     def _vectors(self, table: str, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, fields, dimension), in the spec's order."""
@@ -164,7 +175,7 @@ class RankingNetwork(nn.Module):
         sequence, tokens = self.spec.sequences[name], self._tokens(name, batch)
         rows = tokens.rows[sequence.category], self.value(batch, sequence.target)
         weights = {}
-        for table in self.spec.tables:
+        for table in self.plan.tables:
             vectors, targets = (self._rows(table, sequence.target, its) for its in rows)
             weights[table] = self.interest(table, name).attention(read, vectors, targets)
         return weights
@@ -178,10 +189,8 @@ class RankingNetwork(nn.Module):
 class _Branch(nn.Module):
     """An expert, and the layer that is not linear: without it several tables would be one (section 4.2)."""
 
-    def __init__(self, spec: RankingSpec, name: str) -> None:
+    def __init__(self, spec: RankingSpec, own: ExpertConfig, dimension: int) -> None:
         super().__init__()
-        own = spec.experts[name]
-        dimension = spec.tables[own.table]
         self.expert: Expert = EXPERTS[own.kind](spec.meeting(), dimension, **own.options)
         self.layer = nn.Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
         self.dropout = nn.Dropout(spec.dropout)
@@ -235,12 +244,12 @@ class _Histories(nn.Module):
         self.of = Modules({name: TemporalInterest(dimension, *its, spec.deviation) for name, its in switches.items()})
 
 
-def _tower(spec: RankingSpec) -> nn.Sequential:
+def _tower(spec: RankingSpec, tasks: int) -> nn.Sequential:
     sizes = [spec.hidden, *spec.tower]
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], tasks))
 
 
 def _shown(batch: JaggedBatch) -> Impressions:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 from ..batches.layout import Layout
 from ..batches.vocabulary import ITEM
-from ..config import EVERYBODY, KIND_OF, ExpertConfig, SequenceConfig, build
+from ..config import EVERYBODY, KIND_OF, ExpertConfig, SequenceConfig, Since, as_dict, build
+from ..config.towers import check_scheme, check_towers, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
 from .encodings.standardized import Standardized
 from .experts import EXPERTS, Fields
+from .schemes import SCHEMES, Plan
 
 GIVEN, STANDARDIZED = "numbers", "standardized"
 DENSE = (GIVEN, STANDARDIZED)  # encodings that are numbers: an embedding as it is given, and one number by its mean and deviation
+SAVED_UNTIL = "2026-11-29"  # what came later (Since) is not saved at its default, so that models of before keep their digests
 WIDTHS = {"text": "words", "embedding": "numbers"}  # kind of value -> the setting that says how many numbers it has
 
 
@@ -61,6 +64,10 @@ class RankingSpec:
     deviation: float = 0.01  # of the rows of tables before training
     linear: bool = False  # add to each logit a weight of each row, and of each number
     dropout: float = 0.0  # share of what an expert's layer makes that a step leaves out
+    scheme: Annotated[str, Since("2026-11-30")] = "ame"  # one of SCHEMES
+    main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al
+    towers: Annotated[Mapping[str, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)  # tower -> its tasks
+    auxiliary: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # towers that were left out after training; their tables are there
 
     def __post_init__(self) -> None:
         known = [*ENCODINGS, *DENSE]
@@ -76,6 +83,33 @@ class RankingSpec:
                 raise ConfigError(f"ranking.{what} is empty; allowed: at least one")
         if unused := sorted(set(self.tables) - {expert.table for expert in self.experts.values()}):
             raise ConfigError(f"ranking.tables has '{unused[0]}', which no expert reads")
+        check_scheme("ranking.scheme", self.scheme)
+        check_towers(self.scheme, self.main_task, self.towers, self.tasks, self.auxiliary)
+        self.plan()
+
+    def saved(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, from which `build` makes the spec again."""
+        return as_dict(self, SAVED_UNTIL)
+
+    def tasks_of_towers(self) -> dict[str, tuple[str, ...]]:
+        """Tower -> its tasks, both in the order of the tasks."""
+        return tasks_of_towers(self.towers, self.tasks)
+
+    def plan(self) -> Plan:
+        """Tables, experts, and which of them each tower reads. Raises ConfigError where the scheme cannot have such tables."""
+        towers = self.tasks_of_towers()
+        main = next((tower for tower, its in towers.items() if self.main_task in its), "")
+        whole = SCHEMES[self.scheme](self.tables, self.experts, (*towers, *self.auxiliary), main)
+        return replace(whole, towers={tower: whole.towers[tower] for tower in towers})
+
+    def served(self) -> RankingSpec:
+        """Of the model that is used after training: without the towers of auxiliary tasks, whose tables and experts the main task reads."""
+        tasks = served_tasks(self.scheme, self.main_task, self.towers, self.tasks)
+        if tasks == self.tasks:
+            return self
+        others = tuple(tower for tower, its in self.tasks_of_towers().items() if self.main_task not in its)
+        towers = {tower: its for tower, its in self.towers.items() if self.main_task in its}
+        return replace(self, tasks=tasks, towers=towers, auxiliary=others)
 
     def layout(self, impressions: bool = True, segment: str = EVERYBODY) -> Layout:
         """The arrays that the model reads of users, as training has them with impressions. It treats all segments alike."""

@@ -61,7 +61,7 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
         return Verdict(True, "champion: there was none")
     if champion.as_of_ms > config.time.as_of_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
-    ours = trained.network.spec
+    ours = trained.network.spec.served()
     if set(champion.spec.tasks) != set(ours.tasks):
         return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     theirs, there = champion.spec.layout(), ours.layout()
@@ -70,6 +70,6 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
         return Verdict(True, f"champion: {champion.model_id} reads other fields, so it cannot be compared")
     network, vocabulary = champion.network()
     before = sum(ranking_model.evaluate(network, packed.decoding(champion.spec, vocabulary)).losses.values())
-    loss = sum(trained.validation.losses.values())
+    loss = sum(trained.validation.losses[task] for task in ours.tasks)
     passed = loss <= before + config.ranking.gate * abs(before)
     return Verdict(passed, f"{'' if passed else 'not '}champion: validation loss {loss:.4f}, {champion.model_id} has {before:.4f}")

@@ -158,7 +158,8 @@ def train(
     """
 
     def end_epoch() -> dict[str, float]:
-        return evaluate(network, loader).losses
+        losses = evaluate(network, loader).losses
+        return {task: losses[task] for task in network.spec.served().tasks}  # the best epoch is not chosen by auxiliary tasks
 
     fitted = fit(network, TrainingSplit(loader), plan_of(config, loader.steps), end_epoch, checkpoint, observe)
     evaluation = evaluate(network, loader)

@@ -55,6 +55,9 @@ def draft_spec(config: Config) -> RankingSpec:
         deviation=ranking.deviation,
         linear=ranking.linear,
         dropout=ranking.dropout,
+        scheme=ranking.scheme,
+        main_task=ranking.main_task,
+        towers=ranking.towers,
     )
 
 

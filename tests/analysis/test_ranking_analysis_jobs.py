@@ -1,4 +1,4 @@
-"""jobs/analyse_embeddings.py and jobs/analyse_features.py on the small world, after a ranking model was trained on it."""
+"""jobs/analyse_embeddings.py, analyse_features.py and analyse_entanglement.py on the small world, after a ranking model was trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alure_spark.config import load
 from alure_spark.errors import ConfigError, TrackingError
 from alure_spark.lake import workspace
 from alure_spark.running import open_context, run_jobs
-from jobs import analyse_embeddings, analyse_features, build_sequences, ingest_events, train_ranking
+from jobs import analyse_embeddings, analyse_entanglement, analyse_features, build_sequences, ingest_events, train_ranking
 from tests.conftest import ROOT, overrides
 
 RANKING = """
@@ -34,7 +34,7 @@ def without_ranking() -> str:
 
 
 @pytest.mark.slow
-def test_both_jobs_look_at_the_registered_model(spark, tmp_path):
+def test_the_jobs_look_at_the_registered_model(spark, tmp_path):
     conf = tmp_path / "ranked.yml"
     conf.write_text(f"{without_ranking()}\n{RANKING}")
     places = overrides(tmp_path)
@@ -53,11 +53,16 @@ def test_both_jobs_look_at_the_registered_model(spark, tmp_path):
     for task in ("click", "conversion"):
         assert context.tracker.metrics[f"analyse_features.seen.{task}.cells"] > 50
     assert context.tracker.metrics["analyse_features.seen.click.cells_above_chance"] > 0, "users respond to what they like to look at"
+    run_jobs(context, [analyse_entanglement.JOB], "entanglement")
+    assert 0 <= context.tracker.metrics["analyse_entanglement.click_conversion.contradictory_pairs"] < 500, "in this world tasks agree"
+    (text,) = (tmp_path / "artifacts").rglob("analyse_entanglement/pairs.txt")
+    assert "pairs near in click, far in conversion" in text.read_text()
 
     written = {path.relative_to(tmp_path).as_posix().split("/artifacts/", 2)[-1] for path in (tmp_path / "artifacts").rglob("*.*")}
     assert {
         "analyse_embeddings/singular_values.png", "analyse_embeddings/information_abundance.png", "analyse_embeddings/table.txt",
         "analyse_features/seen_click_position.png", "analyse_features/seen_conversion_interval.png", "analyse_features/strongest.txt",
+        "analyse_entanglement/pairs.txt",
     } <= written  # fmt: skip
     (text,) = (tmp_path / "artifacts").rglob("analyse_features/strongest.txt")
     assert "own category" in text.read_text()
@@ -67,6 +72,7 @@ def test_both_jobs_look_at_the_registered_model(spark, tmp_path):
     after = context.lake.published_versions()
     assert {name: after[name] for name in before if name != "runs"} == {name: before[name] for name in before if name != "runs"}
     assert not list(Path(workspace(context.config.lake)).glob("features-*"))
+    assert not list(Path(workspace(context.config.lake)).glob("entanglement-*"))
 
     fewer = load(conf, [*places, "ranking.fields={category: {reads: ad.category_id, encoding: id}}"])
     with pytest.raises(ConfigError, match="reads the field 'ad', which ranking.fields lacks"):

@@ -49,6 +49,16 @@ def test_the_conf_of_before_keeps_its_digest():
     plain = build(Config, {"streams": STREAMS, "labels": LABELS})
     assert conf().digest() == plain.digest()
     assert conf({"ad": AD}).digest() != plain.digest()
+    fields = {"ad": {"reads": "impression.ad_id", "encoding": "id"}}
+    before_schemes = build(Config, {"streams": STREAMS, "ranking": {"fields": fields}})
+    assert before_schemes.digest() == "266b90a2dd880437", "settings of today, at their defaults, leave it alone"
+    assert build(Config, {"streams": STREAMS, "ranking": {"fields": fields, "scheme": "stem"}}).digest() != "266b90a2dd880437"
+
+
+def test_tasks_are_grouped_into_towers_and_one_may_be_the_main_one():
+    config = conf({"ad": AD}, scheme="stem_al", main_task="conversion", towers={"buying": ["conversion"]}, score={"conversion": "bid"})
+    assert config.ranking.towers == {"buying": ("conversion",)}
+    assert conf({"ad": AD}, towers={"all": ["click", "conversion"]}).ranking.scheme == "ame"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,15 @@ def test_a_field_that_cannot_be_read_is_one_sentence(field, says):
         ({"score": {"click": "bids"}}, "ranking.score.click is 'bids'; allowed: bid, value, or a number"),
         ({"serving": {"slots": "top"}}, "ranking.serving names the attribute of labels.impression_attributes 'slots'"),
         ({"gate": -1}, "ranking.gate is -1"),
+        ({"scheme": "mmoee"}, "ranking.scheme names the scheme 'mmoee'; did you mean 'mmoe'"),
+        ({"scheme": "stem_al"}, "ranking.main_task is empty; allowed with the scheme 'stem_al': one of click, conversion"),
+        ({"main_task": "click"}, "ranking.main_task is 'click'; allowed: none"),
+        ({"towers": {"one": ["clik"]}}, "ranking.towers.one names the task 'clik'; did you mean 'click'"),
+        ({"towers": {"One": ["click"]}}, "ranking.towers names 'One'; allowed: at most 64 small letters"),
+        (
+            {"scheme": "stem_al", "main_task": "click", "score": {"conversion": "bid"}},
+            "ranking.score names the auxiliary task 'conversion', which the trained model no longer predicts",
+        ),
     ],
 )
 def test_what_is_not_declared_is_one_sentence(more, says):
