@@ -117,8 +117,7 @@ class LinUcb:
     """Ridge regression of clicks, and so many deviations of its estimate (Li et al., 2010, shared parameters)."""
 
     def __init__(self, contexts: Contexts, width: float) -> None:
-        p = torch.sigmoid(contexts.logits)[:, None]
-        self.features = torch.cat([contexts.hidden.double(), p, torch.ones_like(p)], dim=1).numpy()
+        self.features = self._features(contexts)
         self.width, self.precision = width, np.eye(self.features.shape[1])
         self.sums = np.zeros(self.features.shape[1])
         self.learn(contexts.shown, contexts.clicked)
@@ -129,6 +128,18 @@ class LinUcb:
     def learn(self, shown: np.ndarray, clicked: np.ndarray) -> None:
         self.precision = self.precision + (self.features * shown[:, None]).T @ self.features
         self.sums = self.sums + self.features.T @ clicked
-        solved = np.linalg.solve(self.precision, np.c_[self.sums, self.features.T])
-        spread = np.einsum("ij,ji->i", self.features, solved[:, 1:])
-        self.bound = self.features @ solved[:, 0] + self.width * np.sqrt(spread)
+        self.bound = self._bounds(self.features)
+
+    def bounds_of(self, contexts: Contexts) -> np.ndarray:
+        """(C,) of other contexts."""
+        return self._bounds(self._features(contexts))
+
+    def _bounds(self, features: np.ndarray) -> np.ndarray:
+        solved = np.linalg.solve(self.precision, np.c_[self.sums, features.T])
+        spread = np.einsum("ij,ji->i", features, solved[:, 1:])
+        return features @ solved[:, 0] + self.width * np.sqrt(spread)
+
+    @staticmethod
+    def _features(contexts: Contexts) -> np.ndarray:
+        p = torch.sigmoid(contexts.logits)[:, None]
+        return torch.cat([contexts.hidden.double(), p, torch.ones_like(p)], dim=1).numpy()

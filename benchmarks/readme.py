@@ -23,6 +23,7 @@ from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
 from benchmarks.contract import RESULTS, machine, versions
+from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/benchmarks"
@@ -697,6 +698,8 @@ PLACES = (
     _place("ranking_quality", "ranking_quality", ranking_quality_text),
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
+    _place("exploration", "exploration", exploration_text),
+    _place("exploration", "off_policy", off_policy_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
@@ -752,6 +755,7 @@ def main() -> None:
         (ROOT / page).write_text(text)
     draw(results("user_graph"))
     draw_funnel(results("funnel"))
+    regret_figure(results("exploration")).savefig(ROOT / PAGES / "exploration_regret.png")
 
 
 if __name__ == "__main__":

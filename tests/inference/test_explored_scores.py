@@ -143,8 +143,8 @@ def plain():
 
 
 def test_drawn_probabilities_of_many_users_are_the_posterior(plain):
-    """A KS test over 4,000 requests, in the logit: the further columns say themselves what the draws are drawn from."""
-    found = example_scores.scored(examples(4000), plain, EXPLORATION, "m").to_pydict()
+    """A KS test over 12,000 requests, in the logit: the further columns say themselves what the draws are drawn from."""
+    found = example_scores.scored(examples(12_000), plain, EXPLORATION, "m").to_pydict()
     mean, variance, p = found["logit_mean_click"][0], found["logit_variance_click"][0], np.array(found["explored_click"])
     assert variance > 0.01
     assert stats.kstest(np.log(p / (1 - p)), stats.norm(mean, variance**0.5).cdf).pvalue > 0.01
