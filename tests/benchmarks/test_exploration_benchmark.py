@@ -202,7 +202,7 @@ def wheel(tmp_path):
             "timestamp": [f"2019-11-{24 + number // 30} 00:00:{number % 30:02d}" for number in range(60)],
             "item_id": random.integers(0, 4, 60),
             "position": random.integers(1, 4, 60),
-            "click": np.arange(60) % 3 == 0,
+            "click": np.arange(60) % np.repeat([3, 2], 30) == 0,  # the halves differ
             "propensity_score": 0.25,
             **{f"user_feature_{place}": random.choice(["a", "b"], 60) for place in range(4)},
             **{f"user-item_affinity_{item}": random.random(60) for item in range(4)},

@@ -10,6 +10,7 @@ import torch
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import ExplorationConfig, RankingConfig
 from alure_spark.errors import DataError
+from alure_spark.ranking.exploration import Observed, Posterior, RandomFeatures, median_distance
 from alure_spark.training import ranking_exploration, ranking_model, ranking_report
 from tests.ranking.planted_ranking import DRAFT, VOCABULARY, users, with_labels
 
@@ -44,6 +45,20 @@ def test_it_is_fitted_on_the_training_split_alone(trained):
     assert torch.equal(other.posterior.mean, one.posterior.mean)
     assert other.loss > one.loss
     assert not torch.allclose(third.posterior.mean, one.posterior.mean)
+
+
+def test_it_is_that_of_the_calibrated_logits_at_the_median_distance(trained):
+    batch = ranking_model.split_of(users(300), validation=False)
+    with torch.no_grad():
+        logits, hidden = trained.network.with_hidden(batch)
+    calibrated = trained.network.calibrated(logits.double())[:, 0]
+    shown = Observed(hidden["click"], calibrated, batch.impressions.labels["click"], batch.impressions.weight)
+    one = fitted(trained, users(300), replace(CONFIG, length_scales=(0.7,)))
+    assert one.length_scale == pytest.approx(0.7 * median_distance(hidden["click"]), rel=0.1)
+    features = RandomFeatures.drawn(8, CONFIG.features, one.length_scale, CONFIG.prior_variance, CONFIG.seed)
+    expected = Posterior.before_data(features).updated(lambda: [shown])
+    torch.testing.assert_close(one.posterior.mean, expected.mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.posterior.precision, expected.precision, rtol=1e-4, atol=1e-4)
 
 
 def test_what_the_network_missed_is_in_the_mean(trained):
