@@ -43,12 +43,14 @@ def exploration_text(result: dict[str, Any]) -> str:
 def _verdict(rows: list[dict[str, Any]]) -> str:
     """ "Better" is said only where the whole interval is above 0."""
     own = next(row for row in rows if row["road"] == THOMPSON)
+    if all(row["value"] == own["value"] for row in rows):
+        return "all policies earn the same to the last digit, as they must: exploration gains nothing here, and costs nothing."
     said: dict[str, list[str]] = {"better than": [], "worse than": [], "not clearly different from": []}
     for row in rows:
         if row is not own:
             gap, low, high = (row[key] / row["value"] for key in ("thompson_minus", "low", "high"))
             kind = "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
-            said[kind].append(f"{row['road']} ({gap:+.1%}, {low:+.1%} to {high:+.1%})" if high > low else row["road"])
+            said[kind].append(f"{row['road']} ({gap:+.1%}, {low:+.1%} to {high:+.1%})")
     return f"Thompson is {'; '.join(f'{what} {listed(names)}' for what, names in said.items() if names)}."
 
 
