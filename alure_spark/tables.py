@@ -233,7 +233,7 @@ IMPRESSION_SCORES = Table(
     """),
     key=("user_id", "event_time", "ad_id", "as_of"),
     partitions=("as_of",),
-    open=True,  # per task its label, and p_<task> DOUBLE, its calibrated probability
+    open=True,  # per task its label, p_<task> DOUBLE, and with ranking.exploration what explored_scores.columns_of names
     users=("user_id",),
 )
 
@@ -348,13 +348,13 @@ RANKING_SCORES = Table(
         country STRING ! : country of the user
         as_of TIMESTAMP ! : of the candidates; the history that was read ends here, exclusive
         model_id STRING ! : digest of the ranking model
-        ad_id ARRAY<STRING> ! : raw ids, best first; ties as in ad_candidates
+        ad_id ARRAY<STRING> ! : raw ids, best first (by explored where ranking.exploration.policy is thompson); ties as in ad_candidates
         account_id ARRAY<STRING> ! : of the ad
         score ARRAY<DOUBLE> ! : sum over the tasks of ranking.score of what a response is worth x its probability
     """),
     key=("user_id", "as_of"),
     partitions=("as_of",),
-    open=True,  # per task p_<task> ARRAY<DOUBLE>, its calibrated probability
+    open=True,  # per task p_<task> ARRAY<DOUBLE>, and with ranking.exploration explored and explored_scores.columns_of
     users=("user_id",),
 )
 

@@ -23,6 +23,7 @@ from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
 from benchmarks.contract import RESULTS, machine, versions
+from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
 
 ROOT = Path(__file__).parent.parent
@@ -740,6 +741,8 @@ PLACES = (
     _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),
     _place("ranking_tasks", "ranking_tasks", ranking_tasks_text),
     _place("ranking_tasks", "ranking_task_quality", ranking_task_quality_text),
+    _place("exploration", "exploration", exploration_text),
+    _place("exploration", "off_policy", off_policy_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
@@ -796,6 +799,7 @@ def main() -> None:
     draw(results("user_graph"))
     draw_funnel(results("funnel"))
     entanglement_picture(results("ranking_tasks")).savefig(ROOT / PAGES / PICTURE)
+    regret_figure(results("exploration")).savefig(ROOT / PAGES / "exploration_regret.png")
 
 
 if __name__ == "__main__":

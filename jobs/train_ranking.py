@@ -30,7 +30,8 @@ def train(context: Context, run: JobRun) -> Report:
     facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
     facts |= {"embedding_model_id": embeddings_of}
     facts["seed"] = config.ranking.seed  # jobs/analyse_embeddings.py draws the rows before training from it
-    artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts)
+    posteriors = {task: one.posterior for task, one in learnt.posteriors.items()}
+    artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts, posteriors)
     figures = ranking_report.figures(learnt.trained)  # before the registry is touched: what can fail comes first
     tags = {"alure.model_id": artifact.model_id, "alure.as_of": config.time.as_of, "alure.gate": learnt.verdict.reason}
     version = register_ranking(config, tracker, artifact, tags, f"{name}.model")
@@ -40,7 +41,7 @@ def train(context: Context, run: JobRun) -> Report:
     for epoch, row in enumerate(learnt.trained.curves):
         tracker.log_metrics({f"train_ranking.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
     title = f"{config.ranking_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}{kept}"
-    metrics, text = ranking_report.metrics_and_text(learnt.trained, title)
+    metrics, text = ranking_report.metrics_and_text(learnt.trained, title, learnt.posteriors)
     return Report(metrics, figures, {"train_ranking/summary.txt": text})
 
 

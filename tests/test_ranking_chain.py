@@ -42,6 +42,18 @@ def test_the_score_is_bid_times_click_and_value_times_conversion(chain):
         assert ((row.p_click > 0) & (row.p_click < 1)).all()
 
 
+def test_every_candidate_says_how_unsure_the_model_is_and_what_a_draw_says(chain):
+    tasks = chain.config.ranking_tasks
+    for row in ranked(chain).head(20).itertuples():
+        for task in tasks:
+            mean, variance, drawn = (np.array(getattr(row, f"{name}_{task}")) for name in ("logit_mean", "logit_variance", "explored"))
+            assert len(mean) == len(row.ad_id)
+            assert ((variance > 0) & (variance <= chain.config.ranking.exploration.prior_variance)).all()
+            assert (np.abs(np.log(drawn / (1 - drawn)) - mean) < 6 * np.sqrt(variance) + 0.5).all()
+        assert len(row.explored) == len(row.ad_id)
+        assert (np.diff(row.score) <= 1e-9).all(), "greedy: the expected score orders"
+
+
 def test_the_probabilities_are_of_the_size_of_what_happens(chain):
     shown = chain.lake.read("training_examples").select(F.explode("click").alias("click"))
     rate = shown.agg(F.avg("click")).first()[0]

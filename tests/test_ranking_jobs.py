@@ -58,7 +58,7 @@ def conf(folder, table, **ranking):
         "time": {"as_of": "2025-02-01T00:00:00Z"},
         "labels": {"validation_days": 6},
         "training": {"threads": 1},
-        "ranking": {"fields": FIELDS, "tasks": ["click"], "learning_rate": 0.01, "epochs": 6} | ranking,
+        "ranking": {"fields": FIELDS, "tasks": ["click"], "learning_rate": 0.01, "epochs": 6, "exploration": {"features": 64}} | ranking,
     }
     for path, value in places.items():
         section, key = path.split(".")
@@ -98,6 +98,32 @@ def test_every_impression_has_an_honest_probability_also_one_that_nothing_was_le
     assert auc(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) > 0.75
     assert 0.95 < calibration(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) < 1.05
     assert scores["model_id"].nunique() == 1
+
+
+def test_every_impression_says_how_unsure_the_model_is(ready):
+    scores = ready[0].lake.read("impression_scores").toPandas()
+    drawn, deviation = scores["explored_click"], np.sqrt(scores["logit_variance_click"])
+    away = (np.log(drawn / (1 - drawn)) - scores["logit_mean_click"]) / deviation
+    assert away.mean() == pytest.approx(0, abs=0.1)
+    assert away.std() == pytest.approx(1, abs=0.1)
+    assert np.corrcoef(scores["logit_mean_click"], np.log(scores["p_click"] / (1 - scores["p_click"])))[0, 1] > 0.95
+
+
+def test_without_exploration_the_scores_are_the_same_and_the_further_columns_are_not_there(ready, tmp_path):
+    """And a champion that cannot say how unsure it is gives way once the conf asks for it."""
+    context, table = ready
+    plain = open_context(conf(tmp_path, table, exploration={}))
+    run_jobs(plain, [ingest_examples.JOB, train_ranking.JOB, score_impressions.JOB], "plain")
+    columns = ["user_id", "event_time", "ad_id", "p_click"]
+    with_it, without = (one.lake.read("impression_scores") for one in (context, plain))
+    assert not [name for name in without.columns if name.startswith(("logit_", "explored"))]
+    both = [one.select(columns).toPandas().sort_values(columns, ignore_index=True) for one in (with_it, without)]
+    pd.testing.assert_frame_equal(*both)
+    plain.config = replace(plain.config, ranking=context.config.ranking)
+    with pytest.raises(DataError, match="does not say how unsure it is, which ranking.exploration asks for: run jobs/train_ranking.py"):
+        run_jobs(plain, [score_impressions.JOB], "asks")
+    run_jobs(plain, [train_ranking.JOB, score_impressions.JOB], "asks again")
+    assert "explored_click" in plain.lake.read("impression_scores").columns
 
 
 def test_jobs_run_again_give_the_same_tables_and_the_same_model(ready):

@@ -7,6 +7,7 @@ An unknown key is an error that names the nearest known one. `Config.digest` is 
 from .dynamix import ACTIVE, ALL_SURFACES, PASSIVE, DynamixConfig
 from .embedding import EmbeddingConfig
 from .evaluate import EvaluateConfig
+from .exploration import THOMPSON, ExplorationConfig
 from .graph import GRAPHS, FollowConfig, GraphConfig, PageRankConfig
 from .inference import InferenceConfig
 from .ingest import IngestConfig
@@ -31,10 +32,11 @@ from .training import ObjectiveConfig, TrainingConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS",
-    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "FeaturePolicy", "FieldConfig",
-    "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig",
-    "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since",
-    "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
+    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS", "THOMPSON",
+    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
+    "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
+    "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig",
+    "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig",
+    "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

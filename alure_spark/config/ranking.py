@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
+from .exploration import ExplorationConfig
 from .labels import check_task
 from .rules import (
     OFF_OR_MORE,
@@ -190,6 +191,7 @@ class RankingConfig(Section, prefix="ranking."):
     # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
     serving: Mapping[str, Option] = field(default_factory=dict)
     seed: PositiveInt = 7  # of the first weights, and of the order of users
+    exploration: Annotated[ExplorationConfig, Since("2026-11-30")] = field(default_factory=ExplorationConfig)
 
     @property
     def ready_made(self) -> bool:

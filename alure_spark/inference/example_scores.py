@@ -13,10 +13,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from ..arrow import list_column
-from ..config import RankingConfig
+from ..config import ExplorationConfig, RankingConfig
 from ..ranking.artifact import RankingArtifact
 from ..tables import IMPRESSION_SCORES
 from .candidate_scores import worker_scorer
+from .explored_scores import columns_of, requests_of, values_of
 from .ranking_rows import ImpressionScorer, require_fields
 
 ROWS_AT_ONCE = 8192  # of an Arrow batch
@@ -30,22 +31,30 @@ def scored_examples(rows: DataFrame, artifact: RankingArtifact, config: RankingC
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         scorer = worker_scorer(artifact)
         for batch in batches:
-            yield scored(batch, scorer, model_id)
+            yield scored(batch, scorer, config.exploration, model_id)
 
-    labels = [f"{task} INT" for task in tasks]
-    schema = ", ".join([IMPRESSION_SCORES.ddl(), *labels, *(f"p_{task} DOUBLE" for task in tasks)])
+    further = dict.fromkeys(tasks, "INT") | {f"p_{task}": "DOUBLE" for task in tasks}
+    further |= columns_of(tasks, "DOUBLE") if config.exploration.on else {}
+    schema = ", ".join([IMPRESSION_SCORES.ddl(), *(f"{name} {kind}" for name, kind in further.items())])
     return rows.mapInArrow(score, schema)
 
 
-def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, model_id: str) -> pa.RecordBatch:
+def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, exploration: ExplorationConfig, model_id: str) -> pa.RecordBatch:
     """Rows of IMPRESSION_SCORES, in the order of rows."""
     count, tasks = np.array([rows.num_rows]), scorer.spec.tasks
     columns = {"user_id": pa.array([""]), "time_ms": list_column(np.zeros(rows.num_rows, np.int64), count)}
     for name in rows.schema.names:
         if name.startswith("impression__"):
             columns[name] = list_column(rows.column(name), count)
-    p = scorer.probabilities(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+    given, further = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)), dict[str, np.ndarray]()
+    if exploration.on:
+        shown_ms = rows.column("event_time").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        p, found = scorer.explored(given, requests_of(rows.column("user_id"), shown_ms), exploration.seed)
+        further = dict(zip(columns_of(tasks, ""), values_of(found), strict=True))
+    else:
+        p = scorer.probabilities(given)
     kept = {name: rows.column(name) for name in ("user_id", "event_time", "ad_id", "split", "as_of")}
     kept |= {"model_id": pa.repeat(model_id, rows.num_rows)} | {task: rows.column(task) for task in tasks}
     kept |= {f"p_{task}": pa.array(p[:, column]) for column, task in enumerate(tasks)}
+    kept |= {name: pa.array(values) for name, values in further.items()}
     return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))

@@ -5,20 +5,20 @@ Enters: a `RankingArtifact`, and Arrow rows of users with their impressions or c
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from ..batches.batch import JaggedBatch
 from ..batches.decode import Jagged, jagged_batch
 from ..config import RankingConfig
 from ..errors import ConfigError, DataError, nearest
 from ..ranking.artifact import RankingArtifact
 from ..ranking.spec import RankingSpec
+from .explored_scores import DECIMALS, Explored, explored
 from .export import jagged
-
-DECIMALS = 6  # of a probability: the noise of float32 lies below
 
 
 def require_fields(artifact: RankingArtifact, ranking: RankingConfig, columns: Collection[str]) -> None:
@@ -39,6 +39,11 @@ def require_fields(artifact: RankingArtifact, ranking: RankingConfig, columns: C
             raise DataError(
                 f"the rows lack the array '{name}'{nearest(name, columns)}, which {artifact.model_id} reads: run jobs/build_sequences.py"
             )
+    if ranking.exploration.on and not artifact.exploration:
+        raise DataError(
+            f"{artifact.model_id} does not say how unsure it is, which ranking.exploration asks for: run jobs/train_ranking.py, or set "
+            "ranking.exploration.features=0"
+        )
 
 
 def read_columns(spec: RankingSpec) -> dict[str, str]:
@@ -55,6 +60,7 @@ class ImpressionScorer:
         self.network, self.vocabulary = artifact.network()
         self.spec, self.model_id = artifact.spec, artifact.model_id
         self.layout = artifact.spec.layout()
+        self.posteriors = artifact.posteriors()
 
     def columns(self) -> dict[str, str]:
         """The list columns that are read -> kind: time_ms, `impression__<field>`, and those of the streams."""
@@ -67,6 +73,20 @@ class ImpressionScorer:
         rows: user_id and columns(). A history at an impression is what was known before its time_ms. Raises DataError on a missing column,
         a wrong length, or times that are not ascending.
         """
+        logits: torch.Tensor = self.network(self._batch(rows))
+        return self._probabilities(logits)
+
+    @torch.no_grad()
+    def explored(self, rows: pa.RecordBatch, requests: Sequence[str], seed: int) -> tuple[np.ndarray, Explored]:
+        """(what `probabilities` gives, how unsure the model is of it). requests (M,): explored_scores.requests_of. Raises as there."""
+        logits, hidden = self.network.with_hidden(self._batch(rows))
+        calibrated = self.network.calibrated(logits.double())
+        return self._probabilities(logits), explored(calibrated, hidden, self.posteriors, requests, seed)
+
+    def _probabilities(self, logits: torch.Tensor) -> np.ndarray:
+        return self.network.probabilities(logits.double()).numpy().round(DECIMALS)
+
+    def _batch(self, rows: pa.RecordBatch) -> JaggedBatch:
         widths, columns = self.layout.column_widths(), {}
         for name, kind in self.columns().items():
             if name not in rows.schema.names:
@@ -77,5 +97,4 @@ class ImpressionScorer:
         for name in self.layout.impression_columns():
             columns.setdefault(name, nothing)
         as_of_ms = np.zeros(len(users), np.int64)  # an impression says itself when it is
-        batch = jagged_batch(users, [""] * len(users), as_of_ms, columns, self.layout, self.vocabulary, with_impressions=True)
-        return self.network.probabilities(self.network(batch).double()).numpy().round(DECIMALS)
+        return jagged_batch(users, [""] * len(users), as_of_ms, columns, self.layout, self.vocabulary, with_impressions=True)

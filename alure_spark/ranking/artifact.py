@@ -1,9 +1,10 @@
 """A ranking model on disk: safetensors and JSON, trusted only by its digest (house rule 7).
 
-ranking.safetensors  weights, calibration and the vocabulary
-model.json           the spec with its fitted encodings, and what the training run said of itself
+ranking.safetensors      weights, calibration and the vocabulary
+exploration.safetensors  how unsure the model is, per task (exploration.py); only of models that were trained to say so
+model.json               the spec with its fitted encodings, and what the training run said of itself
 
-The model_id is 'ranking-' and 12 hex digits of the digest over ranking.safetensors and the spec.
+The model_id is 'ranking-' and 12 hex digits of the digest over these files' tensors and the spec.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from ..batches.vocabulary import Vocabulary
 from ..config import build
 from ..errors import DataError
 from ..model.files import finite_weights, read_sealed, readable, write_sealed
+from .exploration import KEYS, Posterior
 from .network import RankingNetwork
 from .serving import served
 from .spec import RankingSpec
 
 WEIGHTS, DESCRIPTION = "ranking.safetensors", "model.json"
+EXPLORATION = "exploration.safetensors"
 DESCRIBED = {"spec": dict, "facts": dict, "digest": str}
 
 
@@ -37,19 +40,32 @@ class RankingArtifact:
     weights: bytes
     spec: RankingSpec
     facts: Mapping[str, Any] = field(default_factory=dict)  # as_of_ms, conf hash, commit, metrics: plain values
+    exploration: bytes = b""  # the posteriors of the tasks; empty: the model does not say how unsure it is
 
     @classmethod
-    def of(cls, network: RankingNetwork, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> RankingArtifact:
-        """Of a model in memory, without what only its training needs. Raises DataError where a weight is not finite."""
+    def of(
+        cls,
+        network: RankingNetwork,
+        vocabulary: Vocabulary,
+        facts: Mapping[str, Any],
+        posteriors: Mapping[str, Posterior] | None = None,
+    ) -> RankingArtifact:
+        """Of a model in memory, without what only its training needs; posteriors: task -> its posterior, of all tasks or none.
+
+        Raises DataError where a weight is not finite.
+        """
         network = served(network)
         known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
-        return cls(save(finite_weights(network) | known), network.spec, dict(facts))
+        kept = {task: one for task, one in (posteriors or {}).items() if task in network.spec.tasks}
+        tensors = {f"{task}.{name}": value for task, one in kept.items() for name, value in one.state().items()}
+        return cls(save(finite_weights(network) | known), network.spec, dict(facts), save(tensors) if tensors else b"")
 
     @property
     def digest(self) -> str:
-        """sha256 over weights, vocabulary and spec, hex."""
+        """sha256 over weights, vocabulary, spec and posteriors, hex."""
         content = hashlib.sha256(self.weights)
         content.update(json.dumps(self.spec.saved()).encode())
+        content.update(self.exploration)
         return content.hexdigest()
 
     @property
@@ -72,11 +88,22 @@ class RankingArtifact:
             network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("vocabulary.")})
             return network.eval(), vocabulary
 
+    def posteriors(self) -> dict[str, Posterior]:
+        """Task -> its posterior; empty where the model was trained without. Raises DataError on broken ones."""
+        if not self.exploration:
+            return {}
+        with readable(f"the posterior of model {self.model_id}"):
+            tensors = load(self.exploration)
+            return {task: Posterior.of_state({key: tensors[f"{task}.{key}"] for key in KEYS}) for task in self.spec.tasks}
+
     def write(self, folder: str | Path) -> Path:
         """Into a folder, which is made; returns it."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         (place / WEIGHTS).write_bytes(self.weights)
+        (place / EXPLORATION).unlink(missing_ok=True)  # of a model that was written here before
+        if self.exploration:
+            (place / EXPLORATION).write_bytes(self.exploration)
         write_sealed(place / DESCRIPTION, {"spec": self.spec.saved(), "facts": dict(self.facts), "digest": self.digest})
         return place
 
@@ -89,7 +116,9 @@ class RankingArtifact:
             raise DataError(f"{place} is not a ranking model: it lacks {', '.join(missing)}")
         with readable(f"the model in {place}"):
             content = read_sealed(place / DESCRIPTION, DESCRIBED)
-            artifact = cls((place / WEIGHTS).read_bytes(), build(RankingSpec, content["spec"], "spec"), content["facts"])
+            spec, unsure = build(RankingSpec, content["spec"], "spec"), place / EXPLORATION
+            exploration = unsure.read_bytes() if unsure.is_file() else b""
+            artifact = cls((place / WEIGHTS).read_bytes(), spec, content["facts"], exploration)
         expected = digest or content["digest"]
         if artifact.digest != expected:
             raise DataError(

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
 from ..config import ExpertConfig
@@ -73,9 +74,28 @@ class RankingNetwork(nn.Module):
             together = together[:, self.columns]
         return together if self.linear is None else together + self.linear(codes, numbers)
 
+    def with_hidden(self, batch: JaggedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward."""
+        hidden: dict[str, Tensor] = {}
+
+        def keeping(tower: str) -> RemovableHandle:
+            last = cast(nn.Sequential, self.towers[tower])[-1]
+            return last.register_forward_pre_hook(lambda _, given: hidden.update(dict.fromkeys(self.members[tower], given[0])))
+
+        hooks = [keeping(tower) for tower in self.members]
+        try:
+            return self(batch), hidden
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, tasks) calibrated probabilities."""
-        return torch.sigmoid(logits * self.calibration[:, 0] + self.calibration[:, 1])
+        return torch.sigmoid(self.calibrated(logits))
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """(M, tasks) logits of the calibrated probabilities."""
+        return logits * self.calibration[:, 0] + self.calibration[:, 1]
 
     def codes(self, batch: JaggedBatch) -> Codes:
         """The rows of all coded fields."""

@@ -5,6 +5,7 @@ Enters: `ranking_rows`, the champion. Leaves: the model, its vocabulary, the ver
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
 from . import ranking_model, ranking_start
 from .gate import Verdict
+from .ranking_exploration import FittedPosterior, fitted_posteriors
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class RankingChallenger:
     trained: ranking_model.TrainedRanking
     vocabulary: Vocabulary
     verdict: Verdict
+    posteriors: Mapping[str, FittedPosterior]  # task -> how unsure it is; empty where ranking.exploration is off
 
 
 def checkpoint_of(config: Config, name: str) -> Path:
@@ -51,8 +54,9 @@ def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, nam
         spec = ranking_model.fitted_spec(draft, loader, vocabulary)
         network = ranking_model.new_network(spec, loader, config.ranking.seed)
         trained = ranking_model.train(network, packed.decoding(spec, vocabulary), config.ranking, checkpoint_of(config, name))
+        posteriors = fitted_posteriors(trained.network, packed.decoding(spec, vocabulary), config.ranking.exploration)
         verdict = decide(champion, trained, packed, config)
-    return RankingChallenger(trained, vocabulary, verdict)
+    return RankingChallenger(trained, vocabulary, verdict, posteriors)
 
 
 def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanking, packed: Segments, config: Config) -> Verdict:
@@ -68,6 +72,8 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
     columns = [layout.columns() | layout.impression_columns() for layout in (theirs, there)]
     if not columns[0].items() <= columns[1].items() or not theirs.column_widths().items() <= there.column_widths().items():
         return Verdict(True, f"champion: {champion.model_id} reads other fields, so it cannot be compared")
+    if config.ranking.exploration.on and not champion.exploration:
+        return Verdict(True, f"champion: {champion.model_id} does not say how unsure it is, as ranking.exploration wants")
     network, vocabulary = champion.network()
     before = sum(ranking_model.evaluate(network, packed.decoding(champion.spec, vocabulary)).losses.values())
     loss = sum(trained.validation.losses[task] for task in ours.tasks)

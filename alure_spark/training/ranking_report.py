@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from .. import metrics
 from ..plots import curves
+from .ranking_exploration import FittedPosterior
 from .ranking_model import TrainedRanking, probabilities
 
 
@@ -25,9 +28,13 @@ def figures(trained: TrainedRanking) -> dict[str, Figure]:
     return drawn | ({"train_ranking/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
 
 
-def metrics_and_text(trained: TrainedRanking, title: str) -> tuple[dict[str, float | None], str]:
+def metrics_and_text(
+    trained: TrainedRanking, title: str, posteriors: Mapping[str, FittedPosterior] | None = None
+) -> tuple[dict[str, float | None], str]:
     """(metrics, lines below the title)."""
     result = trained.metrics()
+    for task, one in (posteriors or {}).items():
+        result |= one.metrics(task)
     lines = [title, *(f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items()))]
     counts = {f"parameters.{name}": float(count) for name, count in trained.network.parameter_counts().items()}
     result |= counts | {"best_epoch": float(trained.best_epoch + 1), "steps": float(trained.steps)}

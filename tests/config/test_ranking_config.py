@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alure_spark.config import Config, build
+from alure_spark.config import Config, as_dict, build
 from alure_spark.errors import ConfigError
 
 STREAMS = {
@@ -17,6 +17,28 @@ AD = {"reads": "impression.ad_id", "encoding": "id"}
 
 def conf(fields=None, **more):
     return build(Config, {"streams": STREAMS, "labels": LABELS, "ranking": {"fields": fields or {}} | more})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"features": 63}, "ranking.exploration.features is 63; allowed: an even number"),
+        ({"features": 64, "policy": "ucb"}, "ranking.exploration.policy is 'ucb'; allowed: greedy, thompson"),
+        ({"policy": "thompson"}, "ranking.exploration.policy is 'thompson'; allowed: greedy where ranking.exploration.features is 0"),
+        ({"features": 64, "length_scales": []}, "ranking.exploration.length_scales is .*; allowed: at least one"),
+        ({"features": 64, "length_scales": [0]}, r"ranking.exploration.length_scales\[0\] is 0.0; allowed: a number above 0"),
+        ({"features": 64, "prior_variance": 0}, "ranking.exploration.prior_variance is 0.0; allowed: a number above 0"),
+    ],
+)
+def test_exploration_that_cannot_be_is_one_sentence(given, message):
+    with pytest.raises(ConfigError, match=message):
+        conf({"ad": AD}, exploration=given)
+
+
+def test_a_conf_without_exploration_has_the_digest_that_it_had():
+    assert conf({"ad": AD}, exploration={}).digest() == conf({"ad": AD}).digest()
+    assert "exploration" not in as_dict(conf({"ad": AD}), "2026-11-29")["ranking"]
+    assert conf({"ad": AD}, exploration={"features": 64}).digest() != conf({"ad": AD}).digest()
 
 
 def test_fields_of_every_origin_are_read():
