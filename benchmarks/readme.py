@@ -22,6 +22,7 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
+from benchmarks import ranking_losses_page
 from benchmarks.contract import RESULTS, machine, versions
 
 ROOT = Path(__file__).parent.parent
@@ -697,6 +698,7 @@ PLACES = (
     _place("ranking_quality", "ranking_quality", ranking_quality_text),
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
+    _place("ranking_losses", "ranking_losses", ranking_losses_page.text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),

@@ -42,12 +42,13 @@ class ReweighedRepeats(TrainingSplit):
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[JaggedBatch]]:
         for (batch,) in super().batches(epoch, start):
-            yield (self._weighed(batch),)
+            yield (self.weighed(batch),)
 
     def in_order(self) -> Iterator[JaggedBatch]:
-        return map(self._weighed, super().in_order())
+        return map(self.weighed, super().in_order())
 
-    def _weighed(self, batch: JaggedBatch) -> JaggedBatch:
+    def weighed(self, batch: JaggedBatch) -> JaggedBatch:
+        """The batch with the factors of its impressions."""
         shown = batch.impressions
         assert shown is not None
         weight = _weight(self.spec, batch, self.config)
