@@ -31,7 +31,7 @@ from benchmarks.ranking_worlds import Drawn, tested
 
 CONFIG = RankingConfig(epochs=16, patience=3, batch_users=128)
 RATES = (2e-3, 8e-3)
-USERS = 4000
+USERS = 3000
 LAST = 6  # exposures of a higher number count as this one
 COUNT, SINCE = "exposures", "since_exposure"
 REW = RepeatConfig(COUNT, SINCE)
@@ -55,6 +55,7 @@ MODELS = {
     "fields": Model(True),
     "REW": Model(False, REW),
     "fields and REW": Model(True, REW),
+    "fields and REW, the number alone": Model(True, replace(REW, alpha=1.0)),
     "fields and REW, not debiased": Model(True, replace(REW, debias=False)),
     "fields and REW, by the letter": Model(True, replace(REW, literal=True)),
 }
@@ -66,7 +67,7 @@ class Scored:
 
     predicted: np.ndarray
     label: np.ndarray
-    number: np.ndarray  # the how manieth exposure, LAST for all of a higher number
+    number: np.ndarray  # 1 for a first exposure, 2 for the next one, LAST for all of a higher number
     group: np.ndarray  # int64: whose
 
 
@@ -79,23 +80,31 @@ def _of_world(null: bool, options: argparse.Namespace) -> list[contract.Row]:
     users = round(USERS * options.share)
     drawns = [worlds.repeats(np.random.default_rng([seed, null]), users, null) for seed in options.seeds]
     scored: dict[str, list[Scored]] = {}
-    chosen: dict[str, float] = {}
+    chosen: dict[bool, float] = {}  # whether it has the fields -> its rate; weights of repeats are no reason to learn at another one
     size: dict[str, int] = {}
+    positive: dict[str, list[float]] = {}
     for seed, one in zip(options.seeds, drawns, strict=True):
         loader = MemoryLoader(worlds.exposed(one.batch(test=False)), CONFIG.batch_users, seed)
         fits = {name: ranking_model.fitted_spec(_spec(model.fields), loader, vocabulary(one)) for name, model in MODELS.items()}
         for name, spec in equalized(fits).items():
-            factors = ReweighedRepeats.fitted(fits["fields"], loader, model.repeats) if (model := MODELS[name]).repeats else None
-            tried = {rate: _trained(one, spec, factors, rate, seed) for rate in ([chosen[name]] if name in chosen else RATES)}
-            chosen[name] = min(tried, key=lambda rate: tried[rate][1])
-            scored.setdefault(name, []).append(tried[chosen[name]][0])
+            model = MODELS[name]
+            factors = ReweighedRepeats.fitted(fits["fields"], loader, model.repeats) if model.repeats else None
+            positive.setdefault(name, []).append(factors.positive["click"] if factors else 1.0)
+            tried = {rate: _trained(one, spec, factors, rate, seed) for rate in _rates(chosen.get(model.fields))}
+            chosen[model.fields] = min(tried, key=lambda rate: tried[rate][1])
+            scored.setdefault(name, []).append(tried[chosen[model.fields]][0])
             size[name] = parameters(spec)
     best = float(np.mean([normalized_entropy(*tested(one)[:2]) for one in drawns]))
     rows = []
     for name, its in scored.items():
-        row: contract.Row = {"set": "repeats", "null": null, "model": name, "ne_best": best, "rate": chosen[name], "parameters": size[name]}
+        row: contract.Row = {"set": "repeats", "null": null, "model": name, "ne_best": best, "rate": chosen[MODELS[name].fields]}
+        row |= {"parameters": size[name], "positive": float(np.mean(positive[name]))}
         rows.append(row | summary(its, scored["neither"], scored["fields"], options.resamples))
     return rows
+
+
+def _rates(known: float | None) -> tuple[float, ...]:
+    return RATES if known is None else (known,)
 
 
 def _spec(fields: bool) -> RankingSpec:
