@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from alure_spark.batches.batch import JaggedBatch
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
@@ -59,15 +60,18 @@ def held_out(rows: RankingRows, share: float, seed: int) -> np.ndarray:
     return np.isin(rows.user, chosen) & rows.is_train
 
 
-def ranking_network(shape: Shape, sizes: list[int] | None = None) -> Fit:
-    """The model of alure_spark/ranking, uncalibrated as its peers are; `sizes` gets its number of parameters."""
+def ranking_network(shape: Shape, sizes: list[int] | None = None, change: Callable[[JaggedBatch], JaggedBatch] | None = None) -> Fit:
+    """The model of alure_spark/ranking, uncalibrated as its peers are; `sizes` gets its number of parameters.
+
+    change: of the impressions that it learns from, once their splits are known.
+    """
 
     def fit(rows: RankingRows, seed: int) -> np.ndarray:
         rows = replace(rows, numbers=dict(rows.numbers) | {f"{name}{STANDARD}": rows.numbers[name] for name in shape.standardized})
         ids = Ids.of_training(rows, shape.min_count)
         training = rows.select(rows.is_train)
         batch, _ = batch_of(training, ids, held_out(training, shape.held_out, seed))
-        loader = MemoryLoader(batch, shape.config.batch_users, seed)
+        loader = MemoryLoader(change(batch) if change else batch, shape.config.batch_users, seed)
         spec = ranking_model.fitted_spec(shape.draft(), loader, ids.vocabulary())
         network = ranking_model.new_network(spec, loader, seed)
         ranking_model.train(network, loader, replace(shape.config, seed=seed))

@@ -22,6 +22,7 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
+from benchmarks import ranking_losses_page
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
@@ -743,6 +744,7 @@ PLACES = (
     _place("ranking_tasks", "ranking_task_quality", ranking_task_quality_text),
     _place("exploration", "exploration", exploration_text),
     _place("exploration", "off_policy", off_policy_text),
+    _place("ranking_losses", "ranking_losses", ranking_losses_page.text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from alure_spark.config import FieldConfig
+from alure_spark.clock import DAY_MS
+from alure_spark.config import FieldConfig, LossConfig, RepeatConfig
 from alure_spark.errors import DataError
 from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
 from alure_spark.inference.registered import ranking_champion
-from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.lake import JobRun, as_of_scope, workspace
+from alure_spark.packed.segments import segment_loaders
+from alure_spark.ranking.network import value_of
+from alure_spark.training import ranking_challenger
+from alure_spark.training.ranking_start import draft_spec, fitted_vocabulary
 
 
 def ranked(chain):
@@ -83,3 +88,50 @@ def test_an_embedding_of_as_of_itself_was_known_before_no_impression(chain):
     rows = training_rows(run, config, embedding_model(run, config))
     served = rows.select(F.explode("impression__taste").alias("taste")).where("taste IS NOT NULL")
     assert served.isEmpty()
+
+
+def with_repeats(chain):
+    """The conf with what was shown before as fields, weights of repeats, and a loss that compares."""
+    fields = {
+        "ad": FieldConfig("impression.ad_id", "id", space="item_id"),
+        "exposures": FieldConfig("history.ad_impression.same.ad", "numeral_systems", {"kind": "integer"}),
+        "decayed": FieldConfig("history.ad_impression.decayed_same.ad", "numeral_systems", days=2.0),
+        "since_exposure": FieldConfig("history.ad_impression.days_since_same.ad", "standardized"),
+    }
+    more = {"repeats": RepeatConfig("decayed", "since_exposure"), "loss": LossConfig("pairwise"), "epochs": 1}
+    return replace(chain.config, ranking=replace(chain.config.ranking, fields=fields, sequences={}, serving={}, **more))
+
+
+def test_earlier_exposures_are_those_that_the_stream_knew_before_the_impression(chain):
+    config = with_repeats(chain)
+    rows = training_rows(JobRun(chain.lake, "test", "", "true"), config).where(F.size("time_ms") > 0)
+    draft, vocabulary = draft_spec(config), fitted_vocabulary(rows, config)
+    names = ["time_ms", "ad_id", "ad_impression__known_at_ms", "ad_impression__item_id", "split"]
+    told = {row["user_id"]: row for row in rows.select("user_id", *names).collect()}
+    repeated = 0
+    with segment_loaders(rows, draft.layout(), vocabulary, config.training, workspace(config.lake), "repeats") as packed:
+        for batch in packed.decoding(draft, vocabulary).in_order():
+            found = {name: value_of(draft, batch, name).tolist() for name in ("exposures", "decayed", "since_exposure")}
+            known = (batch.impressions.rows["ad"] > 0).tolist()
+            place = 0
+            for user in batch.user_ids:
+                row = told[user]
+                for time, ad in zip(row["time_ms"], row["ad_id"], strict=True):
+                    events = zip(row["ad_impression__known_at_ms"], row["ad_impression__item_id"], strict=True)
+                    days = [(time - at) / DAY_MS for at, its in events if at < time and its == ad and known[place]]
+                    assert found["exposures"][place] == len(days)
+                    assert found["decayed"][place] == pytest.approx(sum(0.5 ** (one / 2) for one in days), rel=1e-5)
+                    assert found["since_exposure"][place] == pytest.approx(min(days, default=float("nan")), rel=1e-5, nan_ok=True)
+                    repeated += bool(days)
+                    place += 1
+    assert repeated > 10
+
+
+def test_a_model_of_repeats_is_trained_from_the_tables(chain):
+    config = with_repeats(chain)
+    rows = training_rows(JobRun(chain.lake, "test", "", "true"), config)
+    trained = ranking_challenger.train(config, rows, None, "repeats-trained").trained
+    assert trained.network.loss.pairs == config.ranking.loss.pairs
+    assert trained.curves[0]["gradient.click.negatives"] > 0
+    plain = replace(config, ranking=replace(config.ranking, repeats=RepeatConfig()))
+    assert ranking_challenger.train(plain, rows, None, "plain-trained").trained.curves != trained.curves

@@ -62,6 +62,7 @@ class Impressions:
     validation: Tensor  # (M,) bool: of the validation split
     words: Mapping[str, Tensor] = field(default_factory=dict)  # text of the impression -> (M, words) int64, as of SourceTokens
     vectors: Mapping[str, Tensor] = field(default_factory=dict)  # embedding of the impression -> (M, its dimension) float32, or NaN
+    factors: Mapping[str, Tensor] = field(default_factory=dict)  # task -> (M,) float32 by which its loss multiplies the weight
 
     def users(self) -> Tensor:
         """(M,) int64: to whom it was shown."""
@@ -70,6 +71,12 @@ class Impressions:
     def labels_of(self, tasks: Sequence[str]) -> Tensor:
         """(M, tasks) float32, in their order."""
         return torch.stack([self.labels[task] for task in tasks], dim=-1)
+
+    def weights_of(self, tasks: Sequence[str]) -> Tensor:
+        """(M, tasks) float32 weights in the losses of the tasks; (M, 1) where all tasks weigh alike."""
+        if not self.factors:
+            return self.weight[:, None]
+        return torch.stack([self.weight * self.factors[task] if task in self.factors else self.weight for task in tasks], dim=-1)
 
     def select(self, kept: Tensor) -> Impressions:
         """Those of kept (M,) bool, of as many users as before."""

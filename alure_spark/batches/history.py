@@ -49,8 +49,22 @@ def history_spans(tokens: SourceTokens, users: Tensor, time_ms: Tensor, last_eve
     return HistorySpan(first, end)
 
 
-def events_of_rows(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, wanted: Tensor) -> Tensor:
-    """(R,) int64: how many of the events that each read may see have its row of the space, wanted (R,); 0 for the unknown row."""
+@dataclass(frozen=True)
+class SameEvents:
+    """Per read those of its events that have the row that it wants: ordered[low : high], oldest first."""
+
+    ordered: Tensor  # (n,) int64 tokens, grouped by user and row
+    low: Tensor  # (R,) int64
+    high: Tensor  # (R,) int64; equal to low where the row is the unknown one
+
+    @property
+    def counts(self) -> Tensor:
+        """(R,) int64."""
+        return self.high - self.low
+
+
+def same_events(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, wanted: Tensor) -> SameEvents:
+    """The events that each of R reads may see and that have its row of the space, wanted (R,). O(n log n); nothing is copied per read."""
     size = len(tokens.known_at_ms)
     # Only events of rows that somebody was shown matter; a shown (user, row) is numbered, so that place breaks ties in one key.
     spread = int(wanted.max()) + 1 if len(wanted) else 1
@@ -60,4 +74,9 @@ def events_of_rows(tokens: SourceTokens, users: Tensor, span: HistorySpan, space
     kept = torch.nonzero(shown_keys[place] == events).squeeze(1) if len(shown_keys) else place[:0]
     ordered = torch.sort(place[kept] * (size + 1) + kept).values
     low, high = (torch.searchsorted(ordered, group * (size + 1) + border) for border in (span.first, span.end))
-    return torch.where(wanted > 0, high - low, 0)
+    return SameEvents(ordered % (size + 1), low, torch.where(wanted > 0, high, low))
+
+
+def events_of_rows(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, wanted: Tensor) -> Tensor:
+    """(R,) int64: how many of the events that each read may see have its row of the space, wanted (R,); 0 for the unknown row."""
+    return same_events(tokens, users, span, space, wanted).counts

@@ -16,7 +16,8 @@ from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
-from .ranking import KIND_OF, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
+from .ranking import DECAYED, KIND_OF, OF_SAME, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
+from .ranking_loss import LossConfig, RepeatConfig
 from .reading import build, load
 from .retrieval import RetrievalConfig
 from .root import Config
@@ -32,11 +33,12 @@ from .training import ObjectiveConfig, TrainingConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS", "THOMPSON",
+    "ACTIVE", "ALL_SURFACES", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_SAME", "PASSIVE", "ROTARY_PAIRS",
+    "THOMPSON",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
     "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
-    "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig",
-    "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig",
-    "TrainingConfig", "VocabularyConfig",
+    "LossConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
+    "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig",
+    "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

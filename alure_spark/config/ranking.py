@@ -11,6 +11,7 @@ from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
 from .exploration import ExplorationConfig
 from .labels import check_task
+from .ranking_loss import LossConfig, RepeatConfig
 from .rules import (
     OFF_OR_MORE,
     Largest,
@@ -48,7 +49,9 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     "user": {"embedding": "embedding", "similarity": "numeric"},
     "example": None,
 }  # fmt: skip
-COUNTS = ("count", "days_since", "sum", "same")  # what may be read of the history of a stream
+DECAYED = "decayed_same"
+OF_SAME = ("same", "days_since_same", DECAYED)  # what may be read of those events of a stream that have the id of a field
+COUNTS = ("count", "days_since", "sum", *OF_SAME)  # what may be read of the history of a stream
 
 
 def check_field(path: str, name: str) -> None:
@@ -72,8 +75,11 @@ def check_reads(path: str, value: str) -> None:
     if origin == "history":
         stream, _, count = name.partition(".")
         what, _, of = count.partition(".")
-        if not stream or what not in COUNTS or bool(of) != (what in ("sum", "same")):
-            raise ConfigError(f"{path} is {shown(value)}; allowed: history.STREAM.count, .days_since, .sum.ATTRIBUTE or .same.FIELD")
+        if not stream or what not in COUNTS or bool(of) != (what in ("sum", *OF_SAME)):
+            raise ConfigError(
+                f"{path} is {shown(value)}; allowed: history.STREAM.count, .days_since, .sum.ATTRIBUTE, or of FIELD .same, "
+                ".days_since_same or .decayed_same, each with .FIELD"
+            )
 
 
 def check_option(path: str, value: Any) -> None:
@@ -104,7 +110,9 @@ class FieldConfig(Section, prefix="ranking.fields "):
     part: str = ""  # a field has a vector for each part (GwPFM); empty: that of its group, else ad for impression and ad, user for others
     space: str = ""  # whose ids it has, where another field or a sequence has the same ones; empty: its own
     interacts: bool = True  # else its vectors stand beside what the experts make of the others
-    days: Annotated[float, OFF_OR_MORE] = 0.0  # of history: events known in so many days before the impression; 0: all that are there
+    # Of history: events known in so many days before the impression; 0: all that are there. Of decayed_same: an event counts half after
+    # so many days, a quarter after twice as many.
+    days: Annotated[float, OFF_OR_MORE] = 0.0
 
     @property
     def origin(self) -> str:
@@ -125,6 +133,8 @@ class FieldConfig(Section, prefix="ranking.fields "):
         kind = names[self.name] if names is not None else "numeric" if self.origin == "history" else self.kind
         require(self.kind == kind, "ranking.fields encoding", self.encoding, f"for {self.reads}, {' or '.join(ENCODINGS_OF[kind])}")
         require(not self.days or self.origin == "history", "ranking.fields days", self.days, "0 but for history fields")
+        decays = self.origin == "history" and self.name.split(".")[1] == DECAYED
+        require(not decays or self.days > 0, "ranking.fields days", self.days, f"above 0 for history.STREAM.{DECAYED}.FIELD")
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,8 @@ class RankingConfig(Section, prefix="ranking."):
     table_learning_rate_share: NonNegativeFloat = 3.0  # rows of tables are met seldom, so that they learn faster
     weight_decay: NonNegativeFloat = 0.01  # of all but the tables
     clip_norm: PositiveFloat = 10.0  # of the gradient of all parameters together
+    loss: LossConfig = field(default_factory=LossConfig)
+    repeats: RepeatConfig = field(default_factory=RepeatConfig)
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
     # task's probability is the score.
@@ -205,8 +217,13 @@ class RankingConfig(Section, prefix="ranking."):
             path = f"ranking.sequences.{name}.target"
             require_known(path, sequence.target, self.fields, "field")
             require(self.fields[sequence.target].encoding == "id", path, sequence.target, "a field with the encoding id")
+        for setting, of_repeats in (("count", self.repeats.count), ("days_since", self.repeats.days_since)):
+            if of_repeats:
+                require_known(f"ranking.repeats.{setting}", of_repeats, self.fields, "field")
+                kind = self.fields[of_repeats].kind
+                require(kind == "numeric", f"ranking.repeats.{setting}", of_repeats, "a field that is a number")
         for name, one in self.fields.items():
-            if one.origin == "history" and (of := one.name.split(".", 2)[2:]) and ".same." in one.reads:
+            if one.origin == "history" and (of := one.name.split(".", 2)[2:]) and one.name.split(".")[1] in OF_SAME:
                 path = f"ranking.fields.{name}.reads"
                 require_known(path, of[0], self.fields, "field")
                 require(self.fields[of[0]].encoding == "id", path, one.reads, "the name of a field with the encoding id")
@@ -243,7 +260,7 @@ class RankingConfig(Section, prefix="ranking."):
                 stream, what, *of = one.name.split(".", 2)
                 require_known(path, stream, streams, "source")
                 if of:
-                    counted, kind = (self.space_of(of[0]), "categorical") if what == "same" else (of[0], "numeric")
+                    counted, kind = (self.space_of(of[0]), "categorical") if what in OF_SAME else (of[0], "numeric")
                     require_known(path, counted, _of_kind(attributes[stream], kind), f"{kind} attribute of {stream}")
         for name, sequence in self.sequences.items():
             path = f"ranking.sequences.{name}"

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
-from ..config import ExpertConfig
+from ..config import OF_SAME, ExpertConfig
 from ..errors import DataError, nearest
 from ..model.named import Modules
 from ..model.trainable import ParameterGroup
@@ -27,19 +27,25 @@ from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
 from .history_counts import history_count
+from .losses import CrossEntropy, Loss
 from .mixtures import gates, mixtures
 from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
+
+GRADIENT = "gradient."  # begins the names of what is measured of gradients
 
 
 class RankingNetwork(nn.Module):
     """Logits of impressions, one per task."""
 
     calibration: Tensor  # (tasks, 2)
+    # gradient.<task>.negatives -> () the norm of what the last step's losses said to the logits of impressions without a response.
+    gradients: dict[str, Tensor]
 
-    def __init__(self, spec: RankingSpec) -> None:
+    def __init__(self, spec: RankingSpec, loss: Loss | None = None) -> None:
         super().__init__()
-        self.spec, self.plan = spec, spec.plan()
+        self.spec, self.plan, self.gradients = spec, spec.plan(), {}
+        self.loss = loss or CrossEntropy()  # what training minimizes; it is not saved
         self.encodings = {name: spec.fields[name].made() for name in spec.coded}
         self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
         tables = self.plan.tables
@@ -111,14 +117,20 @@ class RankingNetwork(nn.Module):
         return value_of(self.spec, batch, name)
 
     def losses(self, batch: JaggedBatch) -> dict[str, Tensor]:
-        """Task -> () the mean cross entropy, nats, weighted as the impressions are."""
+        """Task -> () what `loss` says of it, nats, weighted as the impressions are."""
+        self.gradients = {}
         shown = batch.impressions
         if shown is None or not len(shown.time_ms):
             return {}
-        labels = shown.labels_of(self.spec.tasks)
-        each = F.binary_cross_entropy_with_logits(self(batch), labels, reduction="none")
-        means = (each * shown.weight[:, None]).sum(dim=0) / shown.weight.sum()
+        logits, labels = self(batch), shown.labels_of(self.spec.tasks)
+        if logits.requires_grad:
+            logits.register_hook(partial(self._note_gradient, labels))
+        means = self.loss(logits, labels, shown.weights_of(self.spec.tasks))
         return dict(zip(self.spec.tasks, means, strict=True))
+
+    def _note_gradient(self, labels: Tensor, gradient: Tensor) -> None:
+        norms = torch.linalg.vector_norm(torch.where(labels > 0, 0, gradient), dim=0)
+        self.gradients = {f"{GRADIENT}{task}.negatives": norm for task, norm in zip(self.spec.tasks, norms, strict=True)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """`tables`: sparse rows, which do not decay; `network`: all else."""
@@ -287,7 +299,7 @@ def value_of(spec: RankingSpec, batch: JaggedBatch, name: str) -> Tensor:
         if tokens is None:
             raise DataError(f"ranking.fields.{name} counts the stream '{stream}', which the rows lack")
         counted = of[0] if of else ""
-        return history_count(tokens, shown, what, counted, spec.space_of(counted) if what == "same" else "", one.days)
+        return history_count(tokens, shown, what, counted, spec.space_of(counted) if what in OF_SAME else "", one.days)
     for part in (shown.rows, shown.numbers, shown.vectors, shown.words):
         if name in part:
             return part[name]

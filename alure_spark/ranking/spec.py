@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from ..batches.layout import Layout
 from ..batches.vocabulary import ITEM
-from ..config import EVERYBODY, KIND_OF, ExpertConfig, SequenceConfig, Since, as_dict, build
+from ..config import EVERYBODY, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, Since, as_dict, build
 from ..config.towers import check_scheme, check_towers, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
@@ -32,7 +32,7 @@ class FieldSpec:
     part: str = "user"  # and a vector of each field for each part; all fields of a group are in one
     interacts: bool = True  # else its vectors stand beside what the experts make of the others (a similarity; Pan et al., section 3.3)
     history: str = ""  # STREAM.COUNT, where it is counted from the batch's histories (history_counts.py)
-    days: float = 0.0  # of these, the last so many; 0: all
+    days: float = 0.0  # of these, the last so many; 0: all; of decayed_same the half-life
     space: str = ""  # of the vocabulary, where that is not called as the field
 
     def made(self) -> Encoding:
@@ -132,8 +132,8 @@ class RankingSpec:
         for one in self.fields.values():
             if one.history:
                 stream, what, *of = one.history.split(".", 2)
-                name = self.space_of(of[0]) if what == "same" else of[0] if of else ""
-                found.append((stream, name, "categorical" if what == "same" else "numeric"))
+                name = self.space_of(of[0]) if what in OF_SAME else of[0] if of else ""
+                found.append((stream, name, "categorical" if what in OF_SAME else "numeric"))
         return found
 
     def space_of(self, name: str) -> str:

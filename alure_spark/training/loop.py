@@ -46,7 +46,7 @@ class Fitted:
 
     best_epoch: int  # whose weights the model has, from 0; without validation -1: it has those of the last epoch
     best_loss: float  # weighted validation loss of that epoch; infinite without validation
-    curves: list[dict[str, float]]  # one per epoch: train.<loss>, validation.<loss>, validation.total, steps
+    curves: list[dict[str, float]]  # one per epoch: train.<loss>, validation.<loss>, validation.total, steps, and what was measured
 
     @property
     def steps(self) -> int:
@@ -61,13 +61,15 @@ def fit(
     checkpoint: Path | None = None,
     observe: Observer | None = None,
     processes: Alone = ALONE,
+    measure: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Fitted:
     """Train the model until the epochs are done or validation has not improved for plan.patience of them.
 
     end_epoch: called after the steps of an epoch to evaluate the model on held-out data; returns validation loss -> its value. The model
     ends with the weights of the epoch with the least weighted sum of them (of equal ones the first); without it, with the last weights.
     checkpoint: a file that is written every plan.checkpoint_steps steps; where it exists, training continues from it. processes: those
-    that train together, each on its part of every batch (training/parallel.py).
+    that train together, each on its part of every batch (training/parallel.py). measure: called after each step, gives name -> (); a row of
+    the curves has its mean over the steps of the epoch that gave one.
     Raises TrainingError on a loss or gradient that is not finite, DataError when no batch of an epoch has a loss.
     """
     optimizers = Optimizers(model.parameter_groups(), plan)
@@ -85,7 +87,7 @@ def fit(
             optimizers.schedule(state.epoch * batches.steps + state.step)
             losses = _losses(model, batch, plan.seed, state)
             whole = optimizers.step(losses, f"epoch {state.epoch + 1}, step {state.step + 1}", processes)
-            state.add(whole)
+            state.add(whole, {} if measure is None else measure())
             if observe is not None:
                 observe(state.epoch, state.step, {name: float(loss) for name, loss in whole.items()})
             if state.step % plan.checkpoint_steps == 0:
@@ -114,22 +116,25 @@ class _State:
     epoch: int = 0
     step: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)  # loss -> [sum, steps] of this epoch
+    measured: dict[str, list[float]] = field(default_factory=dict)  # the same of what was measured
     curves: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = -1
     best_loss: float = math.inf
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Count a step and its losses."""
-        for name, loss in losses.items():
-            mean = self.sums.setdefault(name, [0.0, 0.0])
-            mean[0] += float(loss)
-            mean[1] += 1
+    def add(self, losses: Mapping[str, Tensor], measured: Mapping[str, Tensor]) -> None:
+        """Count a step, its losses and what was measured at it."""
+        for sums, values in ((self.sums, losses), (self.measured, measured)):
+            for name, value in values.items():
+                mean = sums.setdefault(name, [0.0, 0.0])
+                mean[0] += float(value)
+                mean[1] += 1
         self.step += 1
 
     def end_epoch(self, model: Trainable, validation: Mapping[str, float] | None, plan: Plan) -> None:
         """Set the model's weights aside where validation is better than ever, and go on to the next epoch."""
         row = {f"train.{name}": value / count for name, (value, count) in self.sums.items()}
+        row |= {name: value / count for name, (value, count) in self.measured.items()}
         if validation is not None:
             loss = sum(plan.loss_weights.get(name, 1.0) * value for name, value in validation.items())
             if not math.isfinite(loss):
@@ -138,7 +143,7 @@ class _State:
             if loss < self.best_loss:
                 self.best, self.best_epoch, self.best_loss = copy.deepcopy(model.state_dict()), self.epoch, loss
         self.curves.append(row | {"steps": self.step})
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.step, self.sums, self.measured = self.epoch + 1, 0, {}, {}
 
     def stopped(self, patience: float) -> bool:
         return self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= patience

@@ -6,14 +6,13 @@ the weights of its best epoch, calibrated on the validation split, which no step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..batches.vocabulary import Vocabulary
 from ..config import RankingConfig
@@ -21,11 +20,14 @@ from ..config.section import as_dict
 from ..errors import DataError
 from ..ranking.encodings import NumeralSystems
 from ..ranking.encodings.standardized import Standardized
+from ..ranking.losses import LOSSES
 from ..ranking.network import RankingNetwork, value_of
 from ..ranking.spec import GIVEN, STANDARDIZED, RankingSpec
 from .evaluation import Evaluation
 from .loop import Observer, fit
 from .plan import Plan, warmup_cosine
+from .ranking_repeats import ReweighedRepeats
+from .ranking_split import TrainingSplit, split_of
 
 FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
     "numeral_systems": NumeralSystems.fitted,
@@ -40,40 +42,13 @@ class TrainedRanking:
     network: RankingNetwork
     best_epoch: int
     steps: int
-    curves: list[dict[str, float]]  # one per epoch: train.<task>, validation.<task>
+    curves: list[dict[str, float]]  # one per epoch: train.<task>, validation.<task>, gradient.<task>.negatives
     validation: Evaluation  # of the best epoch's weights
 
     def metrics(self) -> dict[str, float | None]:
         """Of the calibrated probabilities of the validation split."""
         losses: dict[str, float | None] = {f"loss.{task}": loss for task, loss in self.validation.losses.items()}
         return losses | self.validation.metrics(probabilities(self.network, self.validation))
-
-
-class TrainingSplit:
-    """The impressions of a loader's batches that may be learnt from, as the loop hands them to a model's `losses`."""
-
-    def __init__(self, loader: Batches) -> None:
-        self.loader = loader
-
-    @property
-    def steps(self) -> int:
-        return self.loader.steps
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[JaggedBatch]]:
-        for batch in self.loader.batches(epoch, start):
-            yield (split_of(batch, validation=False),)
-
-    def in_order(self) -> Iterator[JaggedBatch]:
-        for batch in self.loader.in_order():
-            yield split_of(batch, validation=False)
-
-
-def split_of(batch: JaggedBatch, validation: bool) -> JaggedBatch:
-    """The batch with the impressions of one split."""
-    shown = batch.impressions
-    if shown is None:
-        raise DataError("the batch has no impressions to be ranked")
-    return replace(batch, impressions=shown.select(shown.validation == validation))
 
 
 def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> RankingSpec:
@@ -161,7 +136,12 @@ def train(
         losses = evaluate(network, loader).losses
         return {task: losses[task] for task in network.spec.served().tasks}  # the best epoch is not chosen by auxiliary tasks
 
-    fitted = fit(network, TrainingSplit(loader), plan_of(config, loader.steps), end_epoch, checkpoint, observe)
+    network.loss = LOSSES[config.loss.kind](config.loss.alpha, config.loss.pairs)
+    split = TrainingSplit(loader)
+    if config.repeats.count:
+        split = ReweighedRepeats.fitted(network.spec, loader, config.repeats)
+    plan = plan_of(config, loader.steps)
+    fitted = fit(network, split, plan, end_epoch, checkpoint, observe, measure=lambda: network.gradients)
     evaluation = evaluate(network, loader)
     for column, pair in evaluation.calibrations().items():
         network.calibration[column] = torch.tensor(pair)

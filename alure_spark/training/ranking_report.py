@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from .. import metrics
 from ..plots import curves
+from ..ranking.network import GRADIENT
 from .ranking_exploration import FittedPosterior
 from .ranking_model import TrainedRanking, probabilities
 
 
 def figures(trained: TrainedRanking) -> dict[str, Figure]:
-    """Loss per epoch and task; calibration of the tasks that have both labels."""
-    epochs = np.arange(1, len(trained.curves) + 1)
+    """Loss per epoch and task; the gradient that negatives get; calibration of the tasks that have both labels."""
     names = sorted({key for row in trained.curves for key in row if "." in key and not key.endswith(".total")})
-    lines = {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
-    drawn = {"train_ranking/losses.png": curves(lines, "epoch", "nats")}
+    losses, gradients = ([name for name in names if name.startswith(GRADIENT) == wanted] for wanted in (False, True))
+    drawn = {"train_ranking/losses.png": curves(_lines(trained, losses), "epoch", "nats")}
+    drawn["train_ranking/gradients.png"] = curves(_lines(trained, gradients), "epoch", "norm of the gradient on logits")
     evaluation, bins = trained.validation, {}
     predicted = probabilities(trained.network, evaluation)
     for column, task in enumerate(evaluation.tasks):
@@ -26,6 +27,11 @@ def figures(trained: TrainedRanking) -> dict[str, Figure]:
             curve = metrics.calibration_curve(evaluation.labels[:, column], predicted[:, column], weights=evaluation.weights)
             bins[task] = (curve.probability, curve.label)
     return drawn | ({"train_ranking/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
+
+
+def _lines(trained: TrainedRanking, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    epochs = np.arange(1, len(trained.curves) + 1)
+    return {name: (epochs, np.array([row.get(name, np.nan) for row in trained.curves])) for name in names}
 
 
 def metrics_and_text(

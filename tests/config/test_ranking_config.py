@@ -106,6 +106,8 @@ def test_tasks_are_grouped_into_towers_and_one_may_be_the_main_one():
         ({"reads": "history.ad_clik.count", "encoding": "numeral_systems"}, "names the source 'ad_clik'; did you mean 'ad_click'"),
         ({"reads": "history.ad_click.sum.worth", "encoding": "numeral_systems"}, "names the numeric attribute of ad_click 'worth'"),
         ({"reads": "history.ad_click.same.y", "encoding": "numeral_systems"}, "names the field 'y'"),
+        ({"reads": "history.ad_click.days_since_same.y", "encoding": "standardized"}, "names the field 'y'"),
+        ({"reads": "history.ad_click.decayed_same.y", "encoding": "standardized"}, "days is 0.0; allowed: above 0"),
         ({"reads": "history.ad_click.count", "encoding": "id"}, "for history.ad_click.count, numeral_systems"),
         ({"reads": "ad.bid", "encoding": "numeral_systems", "days": 3}, "days is 3.0; allowed: 0 but for history fields"),
     ],

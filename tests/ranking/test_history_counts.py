@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,8 +45,16 @@ def world(seed):
     return tokens, impressions
 
 
+def of_same(tokens, shown, place, seen):
+    """Of the tokens seen those with the account of the impression at that place."""
+    row = shown.rows["account"][place].item()
+    return [at for at in seen if row and tokens.rows["account_id"][at].item() == row]
+
+
 @pytest.mark.parametrize("days", [0.0, 7.0])
-@pytest.mark.parametrize(("what", "of"), [("count", ""), ("days_since", ""), ("sum", "value"), ("same", "account")])
+@pytest.mark.parametrize(
+    ("what", "of"), [("count", ""), ("days_since", ""), ("sum", "value"), ("same", "account"), ("days_since_same", "account")]
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_count_is_that_of_a_loop(what, of, days, seed):
     tokens, shown = world(seed)
@@ -67,9 +76,38 @@ def test_a_count_is_that_of_a_loop(what, of, days, seed):
             amounts = tokens.numbers["value"][seen]
             expected = float(amounts[~amounts.isnan()].sum()) if seen else 0
         else:
-            row = shown.rows["account"][place].item()
-            expected = sum(tokens.rows["account_id"][at].item() == row for at in seen) if row else 0
+            same = of_same(tokens, shown, place, seen)
+            since = (moment - tokens.known_at_ms[same[-1]].item()) / DAY_MS if same else math.nan
+            expected = len(same) if what == "same" else since
         assert counted[place].item() == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("half_life", [0.01, 3.0, 1000.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_decayed_count_is_that_of_a_loop(half_life, seed):
+    tokens, shown = world(seed)
+    counted = history_count(tokens, shown, "decayed_same", "account", "account_id", half_life)
+    assert counted.dtype == torch.float32
+    for place, (user, moment) in enumerate(zip(shown.users().tolist(), shown.time_ms.tolist(), strict=True)):
+        before = [at for at in range(tokens.offsets[user], tokens.offsets[user + 1]) if tokens.known_at_ms[at] < moment]
+        ages = [(moment - tokens.known_at_ms[at].item()) / DAY_MS for at in of_same(tokens, shown, place, before)]
+        assert counted[place].item() == pytest.approx(sum(0.5 ** (age / half_life) for age in ages))
+
+
+def test_what_is_shown_at_one_moment_is_no_repeat_of_itself_and_a_late_log_is_not_known_yet():
+    hours = torch.tensor([5, 5, 9, 30]) * 3_600_000
+    row = torch.tensor([3, 3, 3, 3])
+    known = torch.tensor([5, 5, 40, 30]).sort().values * 3_600_000  # the one of hour 9 was logged at hour 40
+    tokens = SourceTokens(torch.tensor([0, 4]), known, hours, {"ad": row}, {})
+    shown = world(0)[1]
+    nothing = torch.zeros(4, dtype=torch.int64)
+    shown = replace(shown, offsets=torch.tensor([0, 4]), time_ms=hours, rows={"ad": row}, label_age_ms=nothing)
+    assert history_count(tokens, shown, "same", "ad", "ad", 0).tolist() == [0, 0, 2, 2]
+    torch.testing.assert_close(
+        history_count(tokens, shown, "days_since_same", "ad", "ad", 0),
+        torch.tensor([math.nan, math.nan, 4 / 24, 25 / 24]),
+        equal_nan=True,
+    )
 
 
 def test_without_events_nothing_is_counted():
@@ -78,4 +116,6 @@ def test_without_events_nothing_is_counted():
     none = SourceTokens(torch.zeros(10, dtype=torch.int64), nothing, nothing, {"account_id": nothing}, {})
     assert history_count(none, shown, "count", "", "", 0).tolist() == [0.0] * len(shown.time_ms)
     assert history_count(none, shown, "same", "account", "account_id", 0).tolist() == [0.0] * len(shown.time_ms)
+    assert history_count(none, shown, "decayed_same", "account", "account_id", 1).tolist() == [0.0] * len(shown.time_ms)
     assert history_count(none, shown, "days_since", "", "", 0).isnan().all()
+    assert history_count(none, shown, "days_since_same", "account", "account_id", 0).isnan().all()

@@ -14,6 +14,7 @@ from alure_spark.batches.batch import select_users
 from alure_spark.config import ExpertConfig, build
 from alure_spark.config.section import as_dict
 from alure_spark.errors import ConfigError, DataError
+from alure_spark.ranking.losses import LOSSES
 from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.ranking.tables import Lookup, grown
@@ -89,6 +90,37 @@ def test_losses_are_weighted_means_by_task():
     nothing = replace(users, impressions=shown.select(torch.zeros(len(shown.time_ms), dtype=torch.bool)))
     assert model.losses(nothing) == {}
     assert model(nothing).shape == (0, 2)
+
+
+def test_a_factor_multiplies_the_weight_in_the_loss_of_its_task_alone():
+    model, users = network(), batch(6)
+    shown = users.impressions
+    factor = torch.linspace(0.5, 3, len(shown.time_ms))
+    weighed = replace(users, impressions=replace(shown, factors={"conversion": factor}))
+    found, before = model.losses(weighed), model.losses(users)
+    torch.testing.assert_close(found["click"], before["click"])
+    by_weight = model.losses(replace(users, impressions=replace(shown, weight=shown.weight * factor)))
+    torch.testing.assert_close(found["conversion"], by_weight["conversion"])
+    assert not torch.allclose(found["conversion"], before["conversion"])
+    kept = weighed.impressions.select(shown.labels["click"] > 0)
+    torch.testing.assert_close(kept.factors["conversion"], factor[shown.labels["click"] > 0])
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_gradient_on_the_logits_of_negatives_is_noted_at_each_step(kind):
+    model, users = network(), batch(12)
+    shown = users.impressions
+    model.loss = LOSSES[kind](0.6, 10_000)
+    logits = model(users).detach().requires_grad_(True)
+    labels = shown.labels_of(SPEC.tasks)
+    (gradient,) = torch.autograd.grad(model.loss(logits, labels, shown.weight[:, None]).sum(), logits)
+    sum(model.losses(users).values()).backward()
+    assert list(model.gradients) == ["gradient.click.negatives", "gradient.conversion.negatives"]
+    for place, norm in enumerate(model.gradients.values()):
+        torch.testing.assert_close(norm, gradient[labels[:, place] == 0, place].norm())
+    with torch.no_grad():
+        model.losses(users)
+    assert model.gradients == {}, "where nothing is learned there is none"
 
 
 def test_training_learns_and_begins_at_the_base_rate():

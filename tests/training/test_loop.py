@@ -99,7 +99,8 @@ def test_a_killed_training_ends_in_the_bits_of_an_undisturbed_one(tmp_path, at):
 
     def trained(checkpoint=None, observe=None):
         model = Line(dropout=0.3)
-        fitted = fit(model, shuffled((x, y), 30), plan, lambda: {"error": abs(model.weight[0].item() - 0.3)}, checkpoint, observe)
+        validated, measured = (lambda: {"error": abs(model.weight[0].item() - 0.3)}), (lambda: {"bias": model.bias.detach().clone()})
+        fitted = fit(model, shuffled((x, y), 30), plan, validated, checkpoint, observe, measure=measured)
         return model.state_dict(), fitted
 
     def kill(epoch, step, losses):
@@ -113,6 +114,7 @@ def test_a_killed_training_ends_in_the_bits_of_an_undisturbed_one(tmp_path, at):
     again, resumed = trained(tmp_path / "checkpoint", lambda epoch, step, losses: seen.append((epoch, step)))
     assert len(seen) < 28 or at == (0, 1), "it went on, and did not begin anew"
     assert resumed == whole
+    assert all(row["bias"] != 0 for row in whole.curves)
     assert all(torch.equal(again[name], value) for name, value in weights.items())
     done, finished = trained(tmp_path / "checkpoint", lambda *step: pytest.fail("a finished training makes no step"))
     assert finished == whole

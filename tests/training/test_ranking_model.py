@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from alure_spark.batches.batch import SourceTokens
 from alure_spark.batches.epochs import MemoryLoader
-from alure_spark.config import RankingConfig
+from alure_spark.config import FieldConfig, LossConfig, RankingConfig, RepeatConfig
 from alure_spark.errors import DataError, TrainingError
+from alure_spark.ranking.losses import LOSSES
+from alure_spark.ranking.network import value_of
 from alure_spark.ranking.spec import FieldSpec
-from alure_spark.training import ranking_model
+from alure_spark.training import ranking_model, ranking_report
+from alure_spark.training.ranking_repeats import ReweighedRepeats
+from alure_spark.training.ranking_split import TrainingSplit
 from tests.ranking.planted_ranking import DRAFT, VOCABULARY, users, with_labels
 
 CONFIG = RankingConfig(epochs=12, patience=12, learning_rate=3e-3, batch_users=64)
@@ -129,3 +134,94 @@ def test_without_validation_impressions_it_says_so():
 def test_a_rate_that_breaks_it_is_one_sentence():
     with pytest.raises(TrainingError, match=r"ranking\.learning_rate"):
         trained(users(50), replace(CONFIG, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_every_loss_learns_what_is_planted_and_validates_by_cross_entropy(kind):
+    result = trained(users(600), replace(CONFIG, loss=LossConfig(kind, alpha=0.6, pairs=2000)))
+    figures = result.metrics()
+    assert figures["click.auc"] > 0.75
+    assert 0.98 < figures["click.calibration"] < 1.02
+    evaluation = result.validation
+    assert evaluation.losses["click"] == evaluation.cross_entropy(0)
+    assert result.curves[result.best_epoch]["validation.click"] == evaluation.losses["click"]
+    assert all(row["gradient.click.negatives"] > 0 for row in result.curves)
+
+
+def test_a_loss_that_draws_pairs_is_the_same_again_after_a_kill(tmp_path):
+    config = replace(CONFIG, epochs=2, loss=LossConfig("pairwise", pairs=50))
+    one = trained(users(150), config, checkpoint=tmp_path / "it.checkpoint")
+    again = trained(users(150), config)
+    assert one.curves == again.curves
+    other = trained(users(150), replace(config, seed=8))
+    assert other.curves != one.curves
+
+
+def with_exposures(batch):
+    """The users, whose impressions before are events of a stream."""
+    shown = batch.impressions
+    tokens = SourceTokens(shown.offsets, shown.time_ms, shown.time_ms, {"ad": shown.rows["ad"]}, {})
+    return replace(batch, sources=dict(batch.sources) | {"ad_impression": tokens})
+
+
+EXPOSED = replace(
+    DRAFT,
+    fields=DRAFT.fields
+    | {
+        "seen": FieldSpec("numeral_systems", {"kind": "integer"}, history="ad_impression.same.ad"),
+        "gap": FieldSpec("standardized", history="ad_impression.days_since_same.ad"),
+    },
+)
+REPEATS = RepeatConfig("seen", "gap", half_life_days=3.0)
+
+
+def fitted_repeats(batch, config=REPEATS):
+    spec = ranking_model.fitted_spec(EXPOSED, loader(batch), VOCABULARY)
+    return ReweighedRepeats.fitted(spec, loader(batch), config)
+
+
+def test_repeats_weigh_more_in_training_and_the_base_rate_of_the_split_is_kept():
+    batch = with_exposures(users(400))
+    split = fitted_repeats(batch)
+    plain, weighed, counted = torch.zeros(2), torch.zeros(2), 0
+    for (one,), (same,) in zip(split.batches(0), TrainingSplit(loader(batch)).batches(0), strict=True):
+        shown, labels = one.impressions, one.impressions.labels["click"].double()
+        assert not shown.validation.any()
+        assert torch.equal(shown.time_ms, same.impressions.time_ms)
+        factor = shown.factors["click"].double()
+        repeated = value_of(EXPOSED, one, "seen") > 0
+        assert (factor[~repeated & (labels == 0)] == 1).all()
+        torch.testing.assert_close(factor[labels == 1], torch.full_like(factor[labels == 1], split.positive["click"]))
+        counted += int((factor[repeated & (labels == 0)] > 1).sum())
+        plain += torch.stack([labels.sum(), torch.ones_like(labels).sum()])
+        weighed += torch.stack([(labels * factor).sum(), factor.sum()])
+    assert counted > 20
+    assert float(weighed[0] / weighed[1]) == pytest.approx(float(plain[0] / plain[1]), rel=1e-6)
+    assert weighed[0] > plain[0] + 1
+    assert split.positive["click"] > 1
+    biased = fitted_repeats(batch, replace(REPEATS, debias=False))
+    assert biased.positive == {"click": 1.0}
+
+
+def test_repeats_that_validate_weigh_nothing_more_and_what_validates_decides_no_weight():
+    batch = with_exposures(users(300))
+    shown = batch.impressions
+    flipped = with_labels(batch, torch.where(shown.validation, 1 - shown.labels["click"], shown.labels["click"]))
+    assert fitted_repeats(batch).positive == fitted_repeats(flipped).positive
+    spec = ranking_model.fitted_spec(EXPOSED, loader(batch), VOCABULARY)
+    numbers = {name: FieldConfig(f"example.{name}", "standardized") for name in ("seen", "gap")}
+    found = {}
+    for repeats in (RepeatConfig(), REPEATS):
+        config = replace(CONFIG, epochs=3, fields=numbers, tasks=("click",), repeats=repeats)
+        result = ranking_model.train(ranking_model.new_network(spec, loader(batch), 7), loader(batch), config)
+        found[repeats.count] = result
+        assert (result.validation.weights == 1).all()
+    assert found[""].curves[0]["train.click"] != found["seen"].curves[0]["train.click"]
+    assert len(found[""].validation.labels) == len(found["seen"].validation.labels) == int(shown.validation.sum())
+
+
+def test_the_report_draws_the_gradient_of_negatives_apart_from_the_losses():
+    drawn = ranking_report.figures(trained(users(150), replace(CONFIG, epochs=2)))
+    lines = {name: [line.get_label() for line in figure.axes[0].lines] for name, figure in drawn.items()}
+    assert lines["train_ranking/gradients.png"] == ["gradient.click.negatives"]
+    assert lines["train_ranking/losses.png"] == ["train.click", "validation.click"]
