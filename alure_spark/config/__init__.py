@@ -28,13 +28,14 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import ObjectiveConfig, TrainingConfig
+from .users import OF_JOBS, UsersConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "PASSIVE", "ROTARY_PAIRS",
+    "ACTIVE", "ALL_SURFACES", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_JOBS", "PASSIVE", "ROTARY_PAIRS",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "FeaturePolicy", "FieldConfig",
     "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig", "ModelConfig", "ObjectiveConfig",
     "PageRankConfig", "RankingConfig", "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since",
-    "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
-    "as_dict", "build", "load", "one_spelling",
+    "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "UsersConfig",
+    "VocabularyConfig", "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip
