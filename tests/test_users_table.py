@@ -18,6 +18,8 @@ from alure_spark.running import open_context
 from jobs import build_sequences, forget_users, ingest_events
 from tests.conftest import overrides
 
+pytestmark = pytest.mark.slow  # minutes of Spark
+
 DECLARED = {"band": "categorical", "income": "numeric"}
 FIELDS = {"age": {"reads": "user.band", "encoding": "id"}, "money": {"reads": "user.income", "encoding": "standardized"}}
 ROWS = [
