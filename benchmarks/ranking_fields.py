@@ -116,31 +116,36 @@ class Results:
     users: np.ndarray = field(default_factory=lambda: np.zeros(0, object))  # (M,)
 
 
-def logged(chain: Chain, folder: str) -> Logged:
-    """Runs the chain inside the folder: the user model once, then what is published; reads fields as jobs/train_ranking.py does."""
+def context_at(chain: Chain, folder: str, as_of: int, *more: str) -> Context:
+    """A context of the chain's conf at as_of, epoch milliseconds, with the fields that are compared, inside the folder."""
+    added = [setting for name in chain.compared if name in ADDED for setting in ADDED[name]]
+    settings = [*chain.settings, *added, *contract.places(folder), f"time.as_of={format_time(as_of)}", *more]
+    return open_context(load(chain.conf, settings))
 
-    def at(as_of: int, *more: str) -> Context:
-        added = [setting for name in chain.compared if name in ADDED for setting in ADDED[name]]
-        when = f"time.as_of={format_time(as_of)}"
-        return open_context(load(chain.conf, [*chain.settings, *added, *contract.places(folder), when, *more]))
 
-    first, cut, end, known = map(parse_time, (chain.first, chain.cut, chain.end, chain.known))
-    run_jobs(at(first), pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_fields")
+def publish(chain: Chain, folder: str) -> None:
+    """The user model once; then embeddings, and vectors of the graph, every few days."""
+    first = parse_time(chain.first)
+    run_jobs(context_at(chain, folder, first), pipeline.stages("ingest_events", "train_model"), "benchmark_ranking_fields")
     made = [embed_users.JOB, *([train_similarity.JOB] if SIMILARITY in chain.compared else [])]
     for as_of in chain.publications():
-        run_jobs(at(as_of), [*([build_sequences.JOB] if as_of > first else []), *made], "benchmark_ranking_fields")
-    # Impressions of the day after `first` have no embedding yet; rows that are alike for all models begin where all can be read.
-    days = (cut - first) // DAY_MS - 1
-    learning, evaluating = at(cut, f"labels.days={days}"), at(known, f"labels.days={(known - cut) // DAY_MS}", "labels.validation_days=0")
+        jobs = [*([build_sequences.JOB] if as_of > first else []), *made]
+        run_jobs(context_at(chain, folder, as_of), jobs, "benchmark_ranking_fields")
+
+
+def logged(chain: Chain, folder: str) -> Logged:
+    """Fields as jobs/train_ranking.py reads them, from the lake that `publish` has filled."""
+    first, cut, end, known = map(parse_time, (chain.first, chain.cut, chain.end, chain.known))
+    # Impressions of the day after `first` have no embedding yet: the rows of all models begin where all fields can be read.
+    learning = context_at(chain, folder, cut, f"labels.days={(cut - first) // DAY_MS - 1}")
+    evaluating = context_at(chain, folder, known, f"labels.days={(known - cut) // DAY_MS}")
     draft = ranking_start.draft_spec(learning.config)
     vocabulary, learnt = _batch(learning, draft, None)
     _, tested = _batch(evaluating, draft, vocabulary)
     shown = tested.impressions
     assert shown is not None
-    tested = replace(tested, impressions=shown.select((shown.time_ms >= cut) & (shown.time_ms < end)))
-    assert tested.impressions is not None
-    marked = replace(tested.impressions, validation=torch.ones(len(tested.impressions.time_ms), dtype=torch.bool))
-    tested = replace(tested, impressions=marked)
+    shown = shown.select((shown.time_ms >= cut) & (shown.time_ms < end))
+    tested = replace(tested, impressions=replace(shown, validation=torch.ones(len(shown.time_ms), dtype=torch.bool)))
     served = {ITS[name]: _served(ranking_model.value_of(draft, tested, ITS[name])) for name in chain.compared}
     return Logged(draft, vocabulary, learnt, tested, served, learning.config.ranking)
 
@@ -262,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = {"seeds": options.seeds, "resamples": options.resamples, "rates": RATES, "world": WORLD, "completejourney": COUPONS}
     for name in options.sets:  # what a set found is published before the next one starts
         with tempfile.TemporaryDirectory(prefix="ranking_fields_") as folder:
+            publish(SETS[name], folder)
             rows = measured(name, SETS[name], logged(SETS[name], folder), options.seeds, options.resamples)
         others = contract.earlier("ranking_fields", lambda row, name=name: row["set"] != name, options.results)  # type: ignore[misc]
         rows = sorted([*others, *rows], key=lambda row: list(SETS).index(row["set"]))
