@@ -13,7 +13,7 @@ from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS, parse_time
 from alure_spark.config import RankingConfig
 from alure_spark.ranking.spec import FieldSpec
-from benchmarks.ranking_fields import EMBEDDING, OTHERS, SETS, SIMILARITY, Logged, measured, of_another, spec_of
+from benchmarks.ranking_fields import EMBEDDING, OTHERS, SETS, SIMILARITY, Logged, measured, of_another, scaled, spec_of
 from benchmarks.ranking_parts import spec_of as ranking_spec
 
 USERS, EACH, NUMBERS = 200, 6, 4
@@ -82,6 +82,19 @@ def test_another_users_embedding_is_the_same_in_all_batches_and_nobodys_own():
             found.setdefault(user, set()).update(donors)
     assert all(len(donors) == 1 and user not in donors for user, donors in found.items())
     assert len({donor for donors in found.values() for donor in donors}) == len(names)
+
+
+def test_an_embedding_is_scaled_as_one_block_by_what_is_learned_from():
+    names = [f"u{number}" for number in range(20)]
+    given = [batch(names, 0.3), batch(names, 1.0, seed=1)]
+    shown = given[0].impressions
+    shown.vectors["taste"][0] = float("nan")
+    fitted = shown.vectors["taste"][1:][~shown.validation[1:]]
+    center, spread = fitted.mean(dim=0), (fitted - fitted.mean(dim=0)).pow(2).mean().sqrt()
+    for one, before in zip(scaled(given, "taste"), given, strict=True):
+        expected = (before.impressions.vectors["taste"] - center) / spread
+        torch.testing.assert_close(one.impressions.vectors["taste"], expected, equal_nan=True)
+        assert not torch.equal(before.impressions.vectors["taste"], expected), "what was given stays"
 
 
 def test_a_base_has_the_fields_of_the_conf_and_what_is_compared_only():
