@@ -1,6 +1,6 @@
 """Every table of the lake: columns, types, units, keys, partitions, schema version, and one sentence each.
 
-Tables are how rooms meet. Canonical input (`events`, `ads`, `follows`) is what a source adapter hands to ingestion;
+Tables are how rooms meet. Canonical input (`events`, `ads`, `follows`, `users`) is what a source adapter hands to ingestion;
 the rest is what the stages publish. Names are public: columns may be added (with a new schema version), not renamed.
 
 Times: `TIMESTAMP` columns are UTC with millisecond content; columns that end in `_ms` are epoch milliseconds
@@ -135,6 +135,19 @@ FOLLOWS = Table(
     """),
     key=("src_user_id", "dst_user_id"),
     users=("src_user_id", "dst_user_id"),
+)
+
+USERS = Table(
+    name="users",
+    producer="ingest_events",
+    doc="One row per user and time at which what is declared of the user was known anew: from then on the row says all of it.",
+    columns=_columns("""
+        user_id STRING ! : who
+        known_at TIMESTAMP ! : from then on, exclusive, it may be used, UTC
+    """),
+    key=("user_id", "known_at"),
+    open=True,  # a column per attribute of users.attributes
+    users=("user_id",),
 )
 
 USER_SEQUENCES = Table(
@@ -529,8 +542,8 @@ RUNS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        EVENTS, ADS, FOLLOWS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES, VOCABULARIES,
-        USER_EMBEDDINGS, USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES,
+        EVENTS, ADS, FOLLOWS, USERS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES,
+        VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES,
         DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS, SIMILARITY_EMBEDDINGS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip

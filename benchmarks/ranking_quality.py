@@ -23,9 +23,10 @@ import torch
 
 from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
 from alure_spark.metrics import auc, cluster_bootstrap, grouped_auc, normalized_entropy
+from alure_spark.sources.completejourney import DEMOGRAPHICS
 from benchmarks import contract, ranking_sets
 from benchmarks.ranking_methods import CROSS, FLAT, Fit, Shape, column, lightgbm, logistic, ranking_network, small_network
-from benchmarks.ranking_sets import DEMOGRAPHICS, RankingRows
+from benchmarks.ranking_sets import RankingRows
 
 OURS = "ranking model"
 Candidates = Mapping[str, Fit]

@@ -20,12 +20,12 @@ from torch import Tensor
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS, HOUR_MS
+from alure_spark.sources.completejourney import DEMOGRAPHICS
 from benchmarks import redemption
 
 TASK = "response"
 CENSUS_SEED, CENSUS_TEST_SHARE = 7, 0.3
 CENSUS_CODES = ("industry_code", "occupation_code", "year", "own_business", "veterans_benefits")  # numbers that name, and count nothing
-DEMOGRAPHICS = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
 
 
 @dataclass(frozen=True)

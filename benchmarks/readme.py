@@ -248,6 +248,24 @@ def ranking_gain_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ranking_fields_text(result: dict[str, Any]) -> str:
+    """One row per set, base, field and task."""
+    lines = [
+        "| set | beside | field | task | rows (positive) | have it | NE without | NE with | gain | 95 % interval | single seeds "
+        "| parameters | learning rates |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        of = f" (commit {row['commit'][:7]})" if "commit" in row else ""
+        lines.append(
+            f"| {row['set']}{of} | {row['base']} | {row['field']} | {row['task']} | {row['rows']:,} ({row['positives']:,}) "
+            f"| {row['served']:.0%} | {row['ne_without']:.4f} | {row['ne_with']:.4f} | {row['gain']:+.2%} "
+            f"| {row['low']:+.2%} to {row['high']:+.2%} | {row['gain_min']:+.2%} to {row['gain_max']:+.2%} "
+            f"| {row['parameters_with']:,} / {row['parameters_without']:,} | {row['rate_with']:g} / {row['rate_without']:g} |"
+        )
+    return "\n".join(lines)
+
+
 def parts_text(result: dict[str, Any]) -> str:
     """One row per world, its null twin beside it."""
     null = {row["world"].removesuffix(" (null)"): row for row in result["rows"] if row["world"].endswith("(null)")}
@@ -737,6 +755,7 @@ PLACES = (
     _place("redemption", "redemption", redemption_text),
     _place("ranking_gain", "ranking_gain", ranking_gain_text),
     _place("ranking_quality", "ranking_quality", ranking_quality_text),
+    _place("ranking_fields", "ranking_fields", ranking_fields_text),
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
     _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),

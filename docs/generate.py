@@ -32,6 +32,7 @@ PAGES = Path(__file__).parent / "reference"
 
 OPEN_COLUMNS = {  # what the conf adds to a table whose columns are not all fixed
     "events": "one column per attribute that a stream declares, if it is not here already",
+    "users": "one column per attribute of `users.attributes`; null where the row does not say it",
     "user_sequences": "for every stream `s`: `s__known_at_ms`, `s__event_time_ms`, `s__item_id` and one `s__<attribute>` per declared "
     "attribute; arrays of equal length, oldest event first",
     "training_examples": "per task (`labels.tasks.NAME`) an array called as the task (`click`, `conversion`): `ARRAY<INT>`, 1 when a "

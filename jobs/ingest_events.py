@@ -1,4 +1,4 @@
-"""Source adapter -> events, ads, follows; refused rows -> quarantine.
+"""Source adapter -> events, ads, follows, users; refused rows -> quarantine.
 
 The whole log replaces the tables; with `ingest.batch_days` a run takes what became known in the days before time.as_of and adds it:
 `ingest_events --from DAY --to DAY` does so day by day, also for a day that was missed. A batch that comes twice changes nothing.
@@ -16,8 +16,9 @@ from alure_spark.running import Context, Job, Report
 
 def validated(context: Context, batch: loads.Batch | None) -> loads.Load:
     config = context.config
-    given = sources.read(context.spark, config.source, loads.read_with(batch, config.ingest), config.attribute_kinds())
-    return loads.validated_load(context.lake, config, batch, given.events, given.ads, given.follows, given.tables)
+    read_with = loads.read_with(batch, config.ingest)
+    given = sources.read(context.spark, config.source, read_with, config.attribute_kinds(), config.users.attributes)
+    return loads.validated_load(context.lake, config, batch, given.events, given.ads, given.follows, given.tables, given.users)
 
 
 def ingest(context: Context, run: JobRun) -> Report:
@@ -41,9 +42,9 @@ def plan(context: Context) -> str:
 
 JOB = Job(
     "ingest_events",
-    "clean the source's rows into events, ads and follows",
+    "clean the source's rows into events, ads, follows and users",
     (),
-    ("events", "ads", "follows", "quarantine"),
+    ("events", "ads", "follows", "users", "quarantine"),
     lambda config: "true",
     ingest,
     plan=plan,

@@ -2,7 +2,7 @@
 
 For rows that the rules refused (an undeclared stream, a bound on lateness or time). Where the mapping read a column wrongly the row
 in quarantine is already wrong: mend the mapping and run ingest_events over those days again, which changes nothing else; a replay
-then takes the rows away that `events` holds by now. Refused ads and follows are not replayed: every ingestion replaces them whole.
+then takes the rows away that `events` holds by now. Refused ads, follows and users are not replayed: every ingestion replaces them whole.
 """
 
 from __future__ import annotations

@@ -30,15 +30,16 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import ObjectiveConfig, TrainingConfig
+from .users import OF_JOBS, UsersConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_SAME", "PASSIVE", "ROTARY_PAIRS",
-    "THOMPSON",
+    "ACTIVE", "ALL_SURFACES", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_JOBS", "OF_SAME", "PASSIVE",
+    "ROTARY_PAIRS", "THOMPSON",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
     "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
     "LossConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
     "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig",
-    "TimeConfig", "TrackingConfig", "TrainingConfig", "VocabularyConfig",
+    "TimeConfig", "TrackingConfig", "TrainingConfig", "UsersConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from .rules import (
 from .section import Section, Since
 from .streams import StreamConfig
 from .towers import check_scheme, check_score, check_towers, served_tasks
+from .users import OF_JOBS
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
 ENCODINGS_OF = {
@@ -46,7 +47,7 @@ ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     },
     "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,
-    "user": {"embedding": "embedding", "similarity": "numeric"},
+    "user": None,
     "example": None,
 }  # fmt: skip
 DECAYED = "decayed_same"
@@ -130,7 +131,8 @@ class FieldConfig(Section, prefix="ranking.fields "):
 
     def check_together(self) -> None:
         names = ORIGINS[self.origin]
-        kind = names[self.name] if names is not None else "numeric" if self.origin == "history" else self.kind
+        of_user = OF_JOBS.get(self.name, self.kind) if self.origin == "user" else self.kind
+        kind = names[self.name] if names is not None else "numeric" if self.origin == "history" else of_user
         require(self.kind == kind, "ranking.fields encoding", self.encoding, f"for {self.reads}, {' or '.join(ENCODINGS_OF[kind])}")
         require(not self.days or self.origin == "history", "ranking.fields days", self.days, "0 but for history fields")
         decays = self.origin == "history" and self.name.split(".")[1] == DECAYED
@@ -244,16 +246,30 @@ class RankingConfig(Section, prefix="ranking."):
             require_known("ranking.score", task, self.tasks, "task")
         self._check_towers(self.tasks)
 
-    def check_declared(self, streams: Mapping[str, StreamConfig], impression_attributes: Mapping[str, str], heads: Sequence[str]) -> None:
-        """Whether what the model reads is declared: streams, attributes of impressions (name -> kind), tasks. Raises ConfigError."""
+    def check_declared(
+        self,
+        streams: Mapping[str, StreamConfig],
+        impression_attributes: Mapping[str, str],
+        user_attributes: Mapping[str, str],
+        heads: Sequence[str],
+    ) -> None:
+        """Whether what the model reads is declared: streams, attributes of impressions and users (name -> kind), tasks.
+
+        Raises ConfigError.
+        """
         if self.ready_made:
             return
         attributes = {stream: {"item_id": "categorical"} | dict(one.attributes) for stream, one in streams.items()}
+        of_impression = {"ad_id": "categorical", "account_id": "categorical"} | dict(impression_attributes)
+        declared = {
+            "impression": ("labels.impression_attributes", of_impression),
+            "user": ("users.attributes", OF_JOBS | dict(user_attributes)),
+        }
         for name, one in self.fields.items():
             path = f"ranking.fields.{name}.reads"
-            if one.origin == "impression":
-                known = {"ad_id": "categorical", "account_id": "categorical"} | dict(impression_attributes)
-                require_known(path, one.name, known, "attribute of labels.impression_attributes")
+            if one.origin in declared:
+                where, known = declared[one.origin]
+                require_known(path, one.name, known, f"attribute of {where}")
                 kind = known[one.name]
                 require(one.kind == kind, f"ranking.fields.{name}.encoding", one.encoding, " or ".join(ENCODINGS_OF[kind]))
             elif one.origin == "history":

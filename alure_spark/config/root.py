@@ -31,6 +31,7 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import TrainingConfig
+from .users import UsersConfig
 from .vocabulary import VocabularyConfig
 
 NUMERIC_EVENT_COLUMNS = ("dwell_ms", "value", "position")  # of every stream
@@ -65,6 +66,7 @@ class Config(Section):
     feature_policy: Mapping[str, FeaturePolicy] = field(default_factory=dict)  # segment -> policy, within that of 'all'
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
     similarity: Annotated[SimilarityConfig, Since("2026-11-30")] = field(default_factory=SimilarityConfig)
+    users: Annotated[UsersConfig, Since("2026-11-30")] = field(default_factory=UsersConfig)
 
     def check_together(self) -> None:
         if not self.streams and not self.ranking.ready_made:
@@ -85,7 +87,7 @@ class Config(Section):
         usable = [name for name, kind in of_impressions.items() if kind in ("categorical", "numeric")]
         for name in self.labels.impression_attributes:
             require_known("labels.impression_attributes", name, usable)
-        self.ranking.check_declared(self.streams, self.impression_attributes, self.labels.heads)
+        self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads)
 
     def _check_kinds(self) -> None:
         """An attribute has one kind in all streams, and that of its column where it is a column of `events`."""

@@ -45,7 +45,8 @@ def _shown_now(candidates: DataFrame, sequences: DataFrame, config: Config) -> D
         F.transform("account_id", lambda account: F.xxhash64(account)).alias("account_id"),
     )  # fmt: skip
     arrays = [name for name in sequences.columns if "__" in name]
-    return shown.withColumns(columns).join(sequences.select("user_id", *arrays), "user_id", "left")
+    shown = shown.withColumns(columns) if columns else shown
+    return shown.join(sequences.select("user_id", *arrays), "user_id", "left")
 
 
 def candidate_rows(candidates: DataFrame, sequences: DataFrame, tables: FieldTables, config: Config) -> DataFrame:

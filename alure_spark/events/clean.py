@@ -1,6 +1,6 @@
 """Canonical input -> accepted rows and refused rows. Every input row is accepted, an exact duplicate, or refused with a reason.
 
-Enters: the frames of a source adapter. Leaves: `events`, `ads`, `follows` and `quarantine` rows. A frame that breaks the
+Enters: the frames of a source adapter. Leaves: `events`, `ads`, `follows`, `users` and `quarantine` rows. A frame that breaks the
 contract as a whole (a missing column, a wrong type) is a DataError; a bad row is refused alone.
 """
 
@@ -19,7 +19,7 @@ from ..canonical import MALFORMED, quoted
 from ..clock import DAY_MS, format_time, parse_time
 from ..config import IngestConfig
 from ..errors import DataError, nearest
-from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, Table
+from ..tables import ADS, DERIVED_EVENT_COLUMNS, EVENTS, FOLLOWS, REQUIRED_INPUT_COLUMNS, USERS, Table
 from . import reasons
 from .content import NO_COUNTRY, as_row, blank, changed_by, content, fields_that_may_miss, given, own_id, wide_hash
 from .dwell import bound_dwell, drop_impossible, dwell_from_next, fill_local_time
@@ -168,6 +168,30 @@ def validate_follows(frame: DataFrame, not_after_ms: int | None = None) -> DataF
     return _first_per_key(checked, FOLLOWS.key, ("event_time",), reasons.OTHER_CONTENT).withColumn("_from", F.lit(FOLLOWS.name))
 
 
+def validate_users(frame: DataFrame, attributes: Mapping[str, str], not_after_ms: int) -> DataFrame:
+    """Every input row of users with the verdict on it: one per (user_id, known_at) stays, other content for that key is refused.
+
+    Of two contents the one with the least hash stays. attributes: the declared ones, name -> kind. Raises DataError on a missing column or
+    one of the wrong type.
+    """
+    typed = typed_frame(frame, USERS, attributes, (), (*USERS.column_names, *attributes))
+    of_kind = {kind: [name for name, its in attributes.items() if its == kind] for kind in ("categorical", "numeric", "embedding")}
+    typed = without_empty(without_blanks(typed, of_kind["categorical"]))
+    since = F.unix_millis("known_at")
+    reason = first_reason(
+        missing("user_id"),
+        (F.col("known_at").isNull(), reasons.NO_TIME.of(column="known_at")),
+        (F.col("_lost").isNotNull(), F.col("_lost")),
+        (since < FIRST_YEAR_MS, reasons.OUT_OF_YEARS.of(column="known_at", years="1 to 9999")),
+        (since >= not_after_ms, reasons.USER_FUTURE.text),
+        *(check for name in of_kind["embedding"] for check in unusable(name)),
+        *(check for name in of_kind["numeric"] for check in not_a_number(name)),
+    )
+    checked = typed.withColumn("reason", reason).drop("_lost", MALFORMED)
+    checked = checked.withColumn("_content", wide_hash([quoted(name) for name in typed.columns if not name.startswith("_")]))
+    return _first_per_key(checked, USERS.key, (), reasons.OTHER_DECLARATION).withColumn("_from", F.lit(USERS.name))
+
+
 def accepted(validated: DataFrame) -> DataFrame:
     """The rows that stay, in the table's columns."""
     helpers = [name for name in validated.columns if name.startswith("_")]
@@ -233,7 +257,7 @@ def typed_frame(
             raise DataError(f"table '{of.name}': {canonical.problem(name, given[name], kind)}")
         columns.append(canonical.read_as(name, given[name], kind).alias(name))
         nothing = canonical.lost(name, given[name], kind)
-        if nothing is not None and name not in ("event_time", "active_from"):  # these have a reason that covers null too
+        if nothing is not None and name not in ("event_time", "active_from", "known_at"):  # these have a reason that covers null too
             lost.append(F.when(nothing, F.lit(_why_lost(name, kind))))
     broken = F.col(MALFORMED) if MALFORMED in given else F.lit(None).cast("string")
     if RAW in given:

@@ -1,4 +1,4 @@
-"""Writes a load into `events`, `ads`, `follows` and `quarantine`, and lets refused events try again.
+"""Writes a load into `events`, `ads`, `follows`, `users` and `quarantine`, and lets refused events try again.
 
 Enters: a load with its verdicts (loads.py), a run of the lake. Leaves: the published rows, what later loads must know among the facts of
 the run, and metrics and texts for MLflow.
@@ -29,7 +29,7 @@ def write_load(run: JobRun, config: Config, load: Load, force: bool) -> tuple[Me
 
     Raises DataError where the load is off against the last one, or empty, and is not forced; and where a whole load has no event.
     """
-    for frame in (load.events, load.ads, load.follows):
+    for frame in load.frames:
         frame.persist()
     found = preflight.profile(load.events)
     told = _require_alike(run, config.ingest, load, found, force)
@@ -55,7 +55,8 @@ def write_load(run: JobRun, config: Config, load: Load, force: bool) -> tuple[Me
             raise DataError(f"source {config.source.kind} gave no acceptable event of {metrics['events_read']:.0f}: {most}")
         if load.batch is not None:
             run.facts["known_from"] = format_time(load.batch[0])
-    for name, frame in (("ads", load.ads), ("follows", load.follows)):
+    whole = {"ads": load.ads, "follows": load.follows} | ({} if load.users is None else {"users": load.users})
+    for name, frame in whole.items():
         metrics[name] = run.write(name, clean.accepted(frame))
     per_reason = count_reasons(refused)
     metrics["refused"] = sum(row["count"] for row in per_reason)
@@ -64,7 +65,7 @@ def write_load(run: JobRun, config: Config, load: Load, force: bool) -> tuple[Me
         run.write("quarantine", batches.of_quarantine(rows, run.read("quarantine")), scope=OF_LOADS, append=True)
     else:
         run.write("quarantine", rows, scope=OF_LOADS)
-    for frame in (load.events, load.ads, load.follows):
+    for frame in load.frames:
         frame.unpersist()
     texts = {"load.txt": told, "quarantine.txt": sentences(per_reason)}
     return metrics, {name: "\n".join(lines) for name, lines in texts.items() if lines}

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -17,6 +18,7 @@ from pyspark.sql import functions as F
 from ..canonical import quoted
 from ..clock import DAY_MS, EARLIEST_MS, MINUTE_MS, parse_time
 from ..config import Config, IngestConfig
+from ..errors import ConfigError
 from ..lake import Lake
 from ..privacy import identity
 from ..privacy.tombstones import lake_key, without_forgotten
@@ -34,6 +36,7 @@ class Load:
     events: DataFrame
     ads: DataFrame
     follows: DataFrame
+    users: DataFrame | None  # None where no attribute of users is declared
     tables: list[preflight.TableCounts]
     user_ids: str  # how they are written: identity.ids_are
     batch: Batch | None  # None: the whole log
@@ -41,7 +44,12 @@ class Load:
     @property
     def refused(self) -> DataFrame:
         """Rows of QUARANTINE, without run_id."""
-        return clean.refused(self.events).union(clean.refused(self.ads)).union(clean.refused(self.follows))
+        return reduce(DataFrame.union, map(clean.refused, self.frames))
+
+    @property
+    def frames(self) -> list[DataFrame]:
+        """Those that there are."""
+        return [self.events, self.ads, self.follows, *([] if self.users is None else [self.users])]
 
     @property
     def kind(self) -> str:
@@ -68,10 +76,12 @@ def validated_load(
     ads: DataFrame | None,
     follows: DataFrame | None,
     tables: DataFrame | None,
+    users: DataFrame | None = None,
 ) -> Load:
     """The source's frames (sources.Canonical) with the verdicts; of events those of the batch (and those whose time cannot be read).
 
-    Raises ConfigError where user ids would be written under another key, or in another way, than the lake's.
+    Raises ConfigError where user ids would be written under another key, or in another way, than the lake's, and where users have declared
+    attributes that no source gives.
     """
     key, spark = lake_key(lake, config.ingest.hash_user_ids), lake.spark
     validated = validated_events(lake, config, _pseudonyms(events, config, key, "user_id"))
@@ -84,8 +94,21 @@ def validated_load(
     follows = follows if follows is not None else spark.createDataFrame([], FOLLOWS.ddl())
     follows = without_forgotten(lake, _pseudonyms(follows, config, key, *ends), *ends)
     ids = identity.ids_are(config.ingest.hash_user_ids, key)
+    declared = _validated_users(lake, config, users, key)
     follows = clean.validate_follows(follows, _not_after_ms(config))
-    return Load(validated, clean.validate_ads(ads), follows, preflight.count_tables(tables), ids, batch)
+    return Load(validated, clean.validate_ads(ads), follows, declared, preflight.count_tables(tables), ids, batch)
+
+
+def _validated_users(lake: Lake, config: Config, users: DataFrame | None, key: bytes) -> DataFrame | None:
+    """The source's users with the verdicts; None where nothing is declared of them. Raises ConfigError."""
+    attributes = config.users.attributes
+    if not attributes:
+        return None
+    if users is None:
+        where = "map a table in source.options.users" if config.source.kind == "tables" else f"source.kind {config.source.kind} has none"
+        raise ConfigError(f"users.attributes declares {', '.join(attributes)}, but the source gives no users: {where}, or declare none")
+    users = without_forgotten(lake, _pseudonyms(users, config, key, "user_id"), "user_id")
+    return clean.validate_users(users, attributes, _not_after_ms(config))
 
 
 def _pseudonyms(frame: DataFrame, config: Config, key: bytes, *names: str) -> DataFrame:

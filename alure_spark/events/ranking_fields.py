@@ -1,8 +1,8 @@
 """What is known of an impression before it is shown, as the fields of the ranking model, point in time (house rule 2).
 
-Enters: rows shaped as TRAINING_EXAMPLES (or candidates in that shape), `ads`, `user_embeddings`. Leaves: the rows with an array
-`impression__<field>` per field, parallel to time_ms. Fields that are counted from histories are not made here: the model counts them from
-the arrays of the streams (ranking/history_counts.py).
+Enters: rows shaped as TRAINING_EXAMPLES (or candidates in that shape), and the tables that fields read beside them. Leaves: the rows with
+an array `impression__<field>` per field, parallel to time_ms. Fields that are counted from histories are not made here: the model counts
+them from the arrays of the streams (ranking/history_counts.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from ..clock import DAY_MS, HOUR_MS
-from ..config import FieldConfig, RankingConfig
+from ..canonical import quoted
+from ..clock import DAY_MS, HOUR_MS, known_before
+from ..config import OF_JOBS, FieldConfig, RankingConfig
 from ..errors import DataError
 from ..tables import ATTRIBUTE_TYPES
 from .clean import id_hash
@@ -29,6 +30,7 @@ class FieldTables:
     ads: DataFrame | None = None
     user_embeddings: DataFrame | None = None
     similarity_embeddings: DataFrame | None = None
+    users: DataFrame | None = None
 
 
 FIELD_TABLES = tuple(item.name for item in fields(FieldTables))
@@ -38,20 +40,24 @@ def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, pu
     """rows, with `impression__<field>` for every field but those of histories: BIGINT hashes, DOUBLE, STRING or ARRAY<FLOAT> each.
 
     Of an ad the flight that began last, at the impression or before it; of embeddings the user's newest with as_of + publish_lag_ms before
-    the impression, exclusive, and with it the item's of the same model; null where there is none. One shuffle of the impressions by ad,
-    where a field reads the ad, and of the rows by user. Raises DataError where a table that a field reads is missing.
+    the impression, exclusive, and with it the item's of the same model; of what is declared of users the row that was known last, before
+    the impression, exclusive. Null where there is none. One shuffle of the impressions by ad, where a field reads the ad, and of the rows
+    by user. Raises DataError where a table that a field reads, or a column of it, is missing.
     """
     given = {name: one for name, one in config.fields.items() if one.origin != "history"}
     of_ad = {name: one for name, one in given.items() if one.origin == "ad"}
     of_embedding, of_similarity = (
         {name: one for name, one in given.items() if one.reads == f"user.{what}"} for what in ("embedding", "similarity")
     )
+    of_user = {name: one for name, one in given.items() if one.origin == "user" and one.name not in OF_JOBS}
+    if of_user:
+        rows = _with_declared(rows, of_user, _required(tables.users, "users", of_user))
     if of_ad:
         columns = {f"impression__{name}": field_value(F.col(one.name), one.kind) for name, one in of_ad.items()}
         rows = with_flights(rows, _required(tables.ads, "ads", of_ad), columns)
     if of_embedding:
         embeddings = _required(tables.user_embeddings, "user_embeddings", of_embedding)
-        rows = _with_served(rows, "_served", embeddings, publish_lag_ms)
+        rows = _with_newest(rows, "_served", _served(embeddings, publish_lag_ms))
         rows = rows.withColumns({f"impression__{name}": F.col("_served.embedding") for name in of_embedding}).drop("_served")
     if of_similarity:
         vectors = _required(tables.similarity_embeddings, "similarity_embeddings", of_similarity)
@@ -103,12 +109,31 @@ def _of_ads(rows: DataFrame, ads: DataFrame, columns: Mapping[str, Column], also
     return joined.withColumns({name: F.col("_listed")[name] for name in columns}).drop("_listed")
 
 
-def _with_served(rows: DataFrame, name: str, embeddings: DataFrame, publish_lag_ms: int) -> DataFrame:
-    """The rows with the array `name` of what served each impression: a struct of ms (from then on), model_id and embedding, or null."""
+def _with_declared(rows: DataFrame, fields: Mapping[str, FieldConfig], users: DataFrame) -> DataFrame:
+    """The rows with an array per field of what `users` said of the user before each impression."""
+    for name, one in fields.items():
+        if one.name not in users.columns:
+            raise DataError(
+                f"ranking.fields.{name} reads {one.reads}, which the table 'users' does not have: users.attributes declared it after the "
+                "last load; run jobs/ingest_events.py"
+            )
+    said = [field_value(quoted(one.name), one.kind).alias(f"impression__{name}") for name, one in fields.items()]
+    known = users.select("user_id", F.struct(F.unix_millis("known_at").alias("ms"), *said).alias("one"))
+    columns = {f"impression__{name}": F.col("_declared")[f"impression__{name}"] for name in fields}
+    return _with_newest(rows, "_declared", known).withColumns(columns).drop("_declared")
+
+
+def _served(embeddings: DataFrame, publish_lag_ms: int) -> DataFrame:
+    """user_id and `one`: from when on an embedding serves (ms), its model_id, and the embedding."""
     one = F.struct((F.unix_millis("as_of") + publish_lag_ms).alias("ms"), "model_id", "embedding")
-    served = embeddings.groupBy("user_id").agg(F.sort_array(F.collect_list(one)).alias("_all"))
-    newest = F.transform("time_ms", lambda t: F.try_element_at(F.filter("_all", lambda one: one["ms"] < t), F.lit(-1)))
-    return rows.join(served, "user_id", "left").withColumn(name, newest).drop("_all")
+    return embeddings.select("user_id", one.alias("one"))
+
+
+def _with_newest(rows: DataFrame, name: str, known: DataFrame) -> DataFrame:
+    """The rows with the array `name`: of each impression, the user's newest `one` of known with its ms before it, exclusive, or null."""
+    of_users = known.groupBy("user_id").agg(F.sort_array(F.collect_list("one")).alias("_all"))
+    newest = F.transform("time_ms", lambda t: F.try_element_at(F.filter("_all", lambda one: known_before(one["ms"], t)), F.lit(-1)))
+    return rows.join(of_users, "user_id", "left").withColumn(name, newest).drop("_all")
 
 
 def _with_cosines(rows: DataFrame, names: list[str], vectors: DataFrame, publish_lag_ms: int) -> DataFrame:
@@ -123,7 +148,7 @@ def _with_cosines(rows: DataFrame, names: list[str], vectors: DataFrame, publish
     same = F.filter("_of_ad", lambda one: (one["ms"] == mine["ms"]) & (one["model_id"] == mine["model_id"]))
     products = F.zip_with(mine["embedding"], F.get(same, 0)["embedding"], lambda x, y: x.cast("double") * y)
     cosine = F.aggregate(products, F.lit(0.0), lambda total, product: total + product)
-    rows = _with_served(rows, "_mine", users, publish_lag_ms)
+    rows = _with_newest(rows, "_mine", _served(users, publish_lag_ms))
     return _of_ads(rows, of_items, {f"impression__{name}": cosine for name in names}, also=("_mine",)).drop("_mine")
 
 

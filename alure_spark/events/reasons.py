@@ -32,8 +32,8 @@ class Reason:
         return re.fullmatch(re.sub(r"\\\{\w+\\\}", "(.+)", re.escape(self.text)), text, re.DOTALL) is not None
 
 
-EVENTS, ADS, FOLLOWS, EXAMPLES = ("events",), ("ads",), ("follows",), ("examples",)
-ALL, NUMBERED = (*EVENTS, *ADS, *FOLLOWS, *EXAMPLES), (*EVENTS, *ADS, *EXAMPLES)
+EVENTS, ADS, FOLLOWS, USERS, EXAMPLES = ("events",), ("ads",), ("follows",), ("users",), ("examples",)
+ALL, NUMBERED = (*EVENTS, *ADS, *FOLLOWS, *USERS, *EXAMPLES), (*EVENTS, *ADS, *USERS, *EXAMPLES)
 
 MALFORMED = Reason(
     "the line is no JSON", ALL,
@@ -50,7 +50,7 @@ EMPTY = Reason(
 USER_EMPTY = Reason("a user id is null or empty", FOLLOWS, "src_user_id or dst_user_id is missing", "Leave such rows out with `where`.")
 NO_TIME = Reason(
     "{column} is missing or unparsable", ALL,
-    "event_time or active_from is null, or no time (2025-02-30, 10:00 without a day, a year that Spark cannot hold)",
+    "event_time, active_from or known_at is null, or no time (2025-02-30, 10:00 without a day, a year that Spark cannot hold)",
     "Map the time as a timestamp, a date or an ISO 8601 text; read another form with to_timestamp(x, 'dd.MM.yyyy').",
 )  # fmt: skip
 UNPARSABLE = Reason(
@@ -79,6 +79,10 @@ FUTURE = Reason(
 )  # fmt: skip
 FOLLOW_FUTURE = Reason(
     "event_time is in the future", FOLLOWS, "the follow began at or after `time.not_after` (the clock of the job)", "As for events."
+)  # fmt: skip
+USER_FUTURE = Reason(
+    "known_at is in the future", USERS, "what is declared of a user becomes known at or after `time.not_after` (the clock of the job)",
+    "As for events; a later load, which replaces the table, takes it once that time has come.",
 )  # fmt: skip
 LATE = Reason(
     "arrived more than {days} days late", EVENTS, "arrival_time is more than `ingest.late_days` after event_time",
@@ -125,11 +129,16 @@ OTHER_FLIGHT = Reason(
     "ad_id and active_from have other content already", ADS, "two flights of an ad begin at the same time and differ",
     "Leave one of them out with `where`."
 )  # fmt: skip
+OTHER_DECLARATION = Reason(
+    "user_id and known_at have other content already", USERS, "two rows of a user become known at one time and differ",
+    "Leave one of them out with `where`, or join them in a view: a row says all that is declared of the user.",
+)  # fmt: skip
 ENDS_FIRST = Reason("active_to is not after active_from", ADS, "a flight ends before or when it begins", "Repair it; an open end is null.")
 OUT_OF_YEARS = Reason(
-    "{column} is outside the years {years}", (*ADS, *FOLLOWS),
+    "{column} is outside the years {years}", (*ADS, *FOLLOWS, *USERS),
     "active_from is after 2200, where no flight begins, or a time has no year from 1 to 9999",
-    "Look for another unit. Make a sentinel null: a follow of 1970-01-01 may be true, so it is taken, before a later one of the pair.",
+    "Look for another unit. Make a sentinel null: a follow of 1970-01-01 may be true, so it is taken, before a later one of the pair. "
+    "What is known of a user from 1970-01-01 on is taken, too.",
 )  # fmt: skip
 ITSELF = Reason("a user follows itself", FOLLOWS, "both ends of a follow are one user", "Nothing: such a follow says nothing.")
 
@@ -146,9 +155,9 @@ NO_SPLIT = Reason(
 )  # fmt: skip
 
 REASONS = (
-    MALFORMED, EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, LATE, UNDECLARED,
-    NEGATIVE_DWELL, BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT, OTHER_STREAM,
-    OTHER_FLIGHT, ENDS_FIRST, OUT_OF_YEARS, ITSELF, NO_LABEL, NO_WEIGHT, NO_SPLIT,
+    MALFORMED, EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, USER_FUTURE, LATE,
+    UNDECLARED, NEGATIVE_DWELL, BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT,
+    OTHER_STREAM, OTHER_FLIGHT, OTHER_DECLARATION, ENDS_FIRST, OUT_OF_YEARS, ITSELF, NO_LABEL, NO_WEIGHT, NO_SPLIT,
 )  # fmt: skip
 
 # (column, when, what comes of it)
@@ -175,6 +184,7 @@ NULLED = (
 # (rows, why)
 DROPPED = (
     ("equal copies of an event", "the same event_id and content: a log that delivers at least once; the first that was known stays"),
+    ("equal copies of a flight, or of what is declared of a user", "the same content"),
     ("later copies of a follow", "the earliest of a pair of users stays"),
     ("rows outside `where` or `batch_where`", "they are not meant: no events of this stream"),
     ("rows of forgotten users", "their tombstones say so"),

@@ -1,4 +1,4 @@
-"""Adapters from somebody's data to the canonical tables `events`, `ads` and `follows` (see tables.py).
+"""Adapters from somebody's data to the canonical tables `events`, `ads`, `follows` and `users` (see tables.py).
 
 An adapter hands over frames with the canonical column names; it does not clean: ingestion does that for every source alike.
 """
@@ -23,26 +23,32 @@ OF_NO_ROW = re.compile(r"No space left on device|ExecutorLostFailure|Job \d+ can
 
 @dataclass(frozen=True)
 class Canonical:
-    """What an adapter hands over. A set without ads or follows leaves them None; one that is no set of mapped tables, `tables`."""
+    """What an adapter hands over. A set without ads, follows or users leaves them None; one that is no set of mapped tables, `tables`."""
 
     events: DataFrame
     ads: DataFrame | None = None
     follows: DataFrame | None = None
     tables: DataFrame | None = None  # one row per mapped table: what was read of it, shaped as preflight.TableCounts
+    users: DataFrame | None = None
 
 
 def read(
-    spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None = None, attributes: Mapping[str, str] | None = None
+    spark: SparkSession,
+    config: SourceConfig,
+    batch: tuple[int, int] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    of_users: Mapping[str, str] | None = None,
 ) -> Canonical:
     """The canonical frames of the configured source. Raises ConfigError on an unknown kind or option.
 
     batch: epoch ms [from, to) of known_at that will be asked for; an adapter may leave out events outside, so as to read less.
-    attributes: the declared ones, name -> kind, which decide what type such a column has where tables differ.
+    attributes: the declared ones, name -> kind, which decide what type such a column has where tables differ; of_users: those of users,
+    None where nobody asks for these.
     """
     kinds: dict[str, Callable[[], Canonical]] = {
         "completejourney": lambda: _completejourney(spark, config),
         "synthetic": lambda: _synthetic(spark, config),
-        "tables": lambda: _tables(spark, config, batch, attributes or {}),
+        "tables": lambda: _tables(spark, config, batch, attributes or {}, of_users),
     }
     if config.kind not in kinds:
         raise ConfigError(f"source.kind is '{config.kind}'{nearest(config.kind, kinds)}")
@@ -70,7 +76,8 @@ def _options(config: SourceConfig) -> dict[str, Any]:
 def _completejourney(spark: SparkSession, config: SourceConfig) -> Canonical:
     from . import completejourney
 
-    return Canonical(*completejourney.canonical(spark, build(completejourney.Options, _options(config), "source.options")))
+    events, ads, users = completejourney.canonical(spark, build(completejourney.Options, _options(config), "source.options"))
+    return Canonical(events, ads, users=users)
 
 
 def _synthetic(spark: SparkSession, config: SourceConfig) -> Canonical:
@@ -79,10 +86,17 @@ def _synthetic(spark: SparkSession, config: SourceConfig) -> Canonical:
     return Canonical(*world.canonical(spark, build(options.WorldOptions, _options(config), "source.options")))
 
 
-def _tables(spark: SparkSession, config: SourceConfig, batch: tuple[int, int] | None, attributes: Mapping[str, str]) -> Canonical:
+def _tables(
+    spark: SparkSession,
+    config: SourceConfig,
+    batch: tuple[int, int] | None,
+    attributes: Mapping[str, str],
+    of_users: Mapping[str, str] | None,
+) -> Canonical:
     from . import mapping
 
-    return Canonical(*mapping.canonical(spark, build(mapping.Options, config.options, "source.options"), batch, attributes))
+    options = build(mapping.Options, config.options, "source.options")
+    return Canonical(*mapping.canonical(spark, options, batch, attributes, of_users))
 
 
 @contextmanager

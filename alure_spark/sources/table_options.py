@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..config import one_spelling
 from ..errors import ConfigError, shown
-from ..tables import ADS, EVENTS, FOLLOWS
+from ..tables import ADS, EVENTS, FOLLOWS, USERS
 from .batch_where import PLACEHOLDERS, filled
 
 
@@ -38,18 +38,22 @@ class Options:
     events: tuple[TableMapping, ...] = ()
     ads: tuple[TableMapping, ...] = ()
     follows: tuple[TableMapping, ...] = ()
+    users: tuple[TableMapping, ...] = ()  # what is declared of users, with the time from which it was known: users.attributes
     examples: tuple[TableMapping, ...] = ()  # labelled impressions as they are, for jobs/ingest_examples.py
     root: str = ""  # prefix of every relative path
 
     def __post_init__(self) -> None:
         if not self.events and not self.examples:
             raise ConfigError("source.options.events is empty: map at least one table")
-        for where, mappings, of in (("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS)):
+        whole = {"ads": self.ads, "follows": self.follows, "users": self.users}
+        for where, mappings, of in (
+            ("events", self.events, EVENTS), ("ads", self.ads, ADS), ("follows", self.follows, FOLLOWS), ("users", self.users, USERS),
+        ):  # fmt: skip
             spelled = {name: name for name in of.column_names}
             for number, mapping in enumerate(mappings):
                 for name in mapping.columns:
                     one_spelling(name, spelled, f"source.options.{where}[{number}].columns")
-        for where, mappings in (("ads", self.ads), ("follows", self.follows), ("examples", self.examples)):
+        for where, mappings in (whole | {"examples": self.examples}).items():
             if limited := next((mapping for mapping in mappings if mapping.batch_where), None):
                 raise ConfigError(
                     f"source.options.{where}: {limited.path or limited.table} has batch_where {shown(limited.batch_where)}, but every load "

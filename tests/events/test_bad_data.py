@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 
 from alure_spark.clock import parse_time
 from alure_spark.config import IngestConfig
+from alure_spark.errors import DataError
 from alure_spark.events import reasons
-from alure_spark.events.clean import accepted, refused, validate_ads, validate_events, validate_follows
+from alure_spark.events.clean import accepted, refused, validate_ads, validate_events, validate_follows, validate_users
 from alure_spark.events.preflight import describe, profile
 from tests.conftest import ROOT
 
@@ -212,6 +213,53 @@ def test_follows_outside_the_bounds_of_events_are_refused(spark):
     assert accepted(validate_follows(frame)).count() == 1, "pairs collapse: the earliest"
 
 
+USERS = {"user_id": "string", "known_at": "string", "size": "double", "vector": "array<double>", "topic": "string", "note": "string"}
+DECLARED = KINDS | {"note": "text"}
+
+
+def test_what_is_declared_of_a_user_is_refused_where_it_cannot_be_read_and_kept_as_it_was(spark):
+    cases = [
+        ({"user_id": " "}, "user_id is null or empty"),
+        ({"known_at": None}, "known_at is missing or unparsable"),
+        ({"known_at": "10:00"}, "known_at is missing or unparsable"),
+        ({"known_at": "2020-01-01"}, "known_at is in the future"),
+        ({"known_at": "0000-05-01"}, "known_at is outside the years 1 to 9999"),
+        ({"size": float("nan")}, "size is not finite"),
+        ({"size": 1e300}, "size is beyond 3.4e38"),
+        ({"vector": [1.0, None]}, "vector has NaN or null"),
+        ({"vector": [1e20]}, "vector has infinity or a number beyond 1e12"),
+    ]
+    good = {"user_id": "u", "known_at": "2019-01-01", "topic": "t"}
+    given = [one | {"note": str(number)} for number, (one, _) in enumerate(cases)]
+    frame = rows(spark, [*given, {"note": "broken"}, {"topic": " ", "vector": [], "known_at": "1970-01-01"}], USERS, good)
+    frame = frame.withColumn("user_id", F.when(F.col("note") == "broken", F.lit(b"\xff").cast("string")).otherwise(F.col("user_id")))
+    result = validate_users(frame, DECLARED, NOW)
+    found = {json.loads(row["row"])["note"]: row for row in refused(result).collect()}
+    assert {note: row["reason"] for note, row in found.items()} == {
+        **{str(number): reason for number, (_, reason) in enumerate(cases)}, "broken": "user_id is not valid UTF-8",
+    }  # fmt: skip
+    assert {row["source"] for row in found.values()} == {"users"}
+    assert json.loads(found["2"]["row"])["known_at"] == "10:00"
+    (row,) = accepted(result).collect()
+    assert (row["user_id"], row["known_at"].year, row["topic"], row["vector"]) == ("u", 1970, None, None)
+    with pytest.raises(DataError, match="table 'users' lacks the column 'sise'; did you mean 'size'"):
+        validate_users(frame, DECLARED | {"sise": "numeric"}, NOW)
+
+
+def test_of_two_declarations_at_one_time_the_same_one_stays_however_the_rows_come(spark):
+    given = [{"topic": topic, "size": float(size)} for topic in "abc" for size in (1, 2, 1)]
+    frame = rows(spark, given, USERS, {"user_id": "u", "known_at": "2019-01-01"})
+    kept = set()
+    for seed in range(5):
+        result = validate_users(frame.repartition(3, F.rand(seed)), DECLARED, NOW)
+        (stays,) = accepted(result).collect()
+        others = refused(result).collect()
+        assert {row["reason"] for row in others} == {"user_id and known_at have other content already"}
+        assert len(others) == sum((one["topic"], one["size"]) != (stays["topic"], stays["size"]) for one in given)
+        kept.add((stays["topic"], stays["size"]))
+    assert len(kept) == 1
+
+
 def test_every_reason_has_a_row_here_and_none_is_outside_the_table(bad):
     said = {row["reason"] for row in bad.values()} | OTHER_TABLES
     assert all(reasons.reason_of(text) for text in said)
@@ -221,6 +269,7 @@ def test_every_reason_has_a_row_here_and_none_is_outside_the_table(bad):
 OTHER_TABLES = {  # which the tests of ads, follows and mapped impressions compare with
     "a user id is null or empty", "event_time is in the future", "a user follows itself", "active_to is not after active_from",
     "ad_id and active_from have other content already", "active_from is outside the years 1 to 2200",
+    "known_at is in the future", "user_id and known_at have other content already",
     "the line is no JSON", "click is neither 0 nor 1", "split is none of train, validation, test", "weight is below 0 or not finite",
 }  # fmt: skip
 

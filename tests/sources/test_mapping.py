@@ -52,8 +52,8 @@ def test_the_time_of_a_batch_in_where_is_refused():
         TableMapping({}, path="views", where="dt >= '{from_date}'")
 
 
-@pytest.mark.parametrize("of", ["ads", "follows"])
-def test_a_batch_of_ads_or_follows_is_refused_because_a_load_replaces_them_whole(of):
+@pytest.mark.parametrize("of", ["ads", "follows", "users"])
+def test_a_batch_of_ads_follows_or_users_is_refused_because_a_load_replaces_them_whole(of):
     event = {"path": "views", "columns": {}, "source": "view"}
     limited = {"path": "some", "columns": {}, "batch_where": DAYS}
     with pytest.raises(ConfigError, match=rf"source.options.{of}: some has batch_where .*, but every load replaces {of} whole"):

