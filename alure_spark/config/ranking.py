@@ -195,8 +195,8 @@ class RankingConfig(Section, prefix="ranking."):
     table_learning_rate_share: NonNegativeFloat = 3.0  # rows of tables are met seldom, so that they learn faster
     weight_decay: NonNegativeFloat = 0.01  # of all but the tables
     clip_norm: PositiveFloat = 10.0  # of the gradient of all parameters together
-    loss: LossConfig = field(default_factory=LossConfig)
-    repeats: RepeatConfig = field(default_factory=RepeatConfig)
+    loss: Annotated[LossConfig, Since("2026-11-30")] = field(default_factory=LossConfig)
+    repeats: Annotated[RepeatConfig, Since("2026-11-30")] = field(default_factory=RepeatConfig)
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
     # task's probability is the score.
