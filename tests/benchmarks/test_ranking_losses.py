@@ -104,7 +104,7 @@ def scored(null):
 
 
 def mean_of(one, repeated):
-    return one.predicted[(one.number > 1) == repeated].mean()
+    return one.raw[(one.number > 1) == repeated].mean()
 
 
 def test_fields_see_that_ads_tire_and_weights_lower_the_scores_of_repeats_further():
@@ -125,12 +125,14 @@ def test_where_nothing_tires_fields_leave_the_scores_and_weights_lower_them_all_
 
 def test_a_summary_is_of_the_groups_that_it_names():
     columns = np.array([0.2, 0.4, 0.1, 0.3]), np.array([0.0, 1, 1, 0]), np.array([1, 2, 1, 6])
-    one = ranking_exposures.Scored(*(np.tile(its, 20) for its in columns), np.arange(80))
-    half = replace(one, predicted=one.predicted / 2)
+    predicted, label, number = (np.tile(its, 20) for its in columns)
+    one = ranking_exposures.Scored(predicted, predicted / 4, label, number, np.arange(80))
+    half = replace(one, predicted=predicted / 2, raw=predicted / 2)
     row = ranking_exposures.summary([half], [one], [one], 20)
-    assert row["calibration_first"] == pytest.approx(0.15)
-    assert row["calibration_repeats"] == pytest.approx(0.35)
-    assert row["score_first"] == row["score_repeats"] == pytest.approx(0.5)
+    assert row["calibration_first_served"] == row["calibration_first_raw"] == pytest.approx(0.15)
+    assert row["calibration_repeats_served"] == pytest.approx(0.35)
+    assert row["score_first_served"] == row["score_repeats_served"] == pytest.approx(0.5)
+    assert row["score_first_raw"] == row["score_repeats_raw"] == pytest.approx(2)
     assert row["impressions"] == [40, 20, 0, 0, 0, 20]
     assert row["predicted"][:2] == pytest.approx([0.075, 0.2])
     assert row["predicted"][2] is None
