@@ -65,7 +65,8 @@ MODELS = {
 class Scored:
     """Impressions of the test part of one seed: (M,) each."""
 
-    predicted: np.ndarray
+    predicted: np.ndarray  # as it is served: calibrated on the validation split, in the worlds
+    raw: np.ndarray  # before that
     label: np.ndarray
     number: np.ndarray  # 1 for a first exposure, 2 for the next one, LAST for all of a higher number
     group: np.ndarray  # int64: whose
@@ -122,22 +123,24 @@ def _trained(one: Drawn, spec: RankingSpec, weights: ReweighedRepeats | None, ra
     users = slice(sum(one.parts[:2]), None)
     number = np.minimum(worlds.exposure_numbers(one)[users], LAST).ravel()
     labels, _, groups = tested(one)
-    predicted = ranking_model.probabilities(model.network, evaluation)[:, 0]
-    return Scored(predicted, labels, number, groups), model.validation.losses["click"]
+    predicted, raw = ranking_model.probabilities(model.network, evaluation)[:, 0], 1 / (1 + np.exp(-evaluation.logits[:, 0]))
+    return Scored(predicted, raw, labels, number, groups), model.validation.losses["click"]
 
 
 def summary(its: Sequence[Scored], neither: Sequence[Scored], fields: Sequence[Scored], resamples: int) -> contract.Row:
-    """NE and its gain over the model with neither; calibration of first exposures and of repeats; rates by the number of the exposure."""
+    """NE and its gain over the model with neither; calibration of first exposures and of repeats, before and after it was served; rates by
+    the number of the exposure, before."""
     losses = [[cross_entropies(one.label, one.predicted) for one in side] for side in (its, neither)]
     row: contract.Row = {"ne": float(np.mean([normalized_entropy(one.label, one.predicted) for one in its]))}
     row |= gain(losses[0], losses[1], [one.group for one in its], resamples)
     one, like = joined(its), joined(fields)
     for name, mask in (("first", one.number == 1), ("repeats", one.number > 1)):
-        for what, beside in (("calibration", one.label), ("score", like.predicted)):
-            row |= _ratio(f"{what}_{name}", one.predicted * mask, beside * mask, one.group, resamples)
+        for when, values, others in (("raw", one.raw, like.raw), ("served", one.predicted, like.predicted)):
+            for what, beside in (("calibration", one.label), ("score", others)):
+                row |= _ratio(f"{what}_{name}_{when}", values * mask, beside * mask, one.group, resamples)
     of_number = [one.number == number for number in range(1, LAST + 1)]
     row["impressions"] = [int(mask.sum()) for mask in of_number]
-    for name, values in (("observed", one.label), ("predicted", one.predicted)):
+    for name, values in (("observed", one.label), ("predicted", one.raw)):
         row[name] = [float(values[mask].mean()) if mask.any() else None for mask in of_number]
     return row
 
@@ -145,8 +148,8 @@ def summary(its: Sequence[Scored], neither: Sequence[Scored], fields: Sequence[S
 def joined(parts: Sequence[Scored]) -> Scored:
     """All seeds as one, with groups of their own."""
     first = np.cumsum([0, *(one.group.max() + 1 for one in parts)])
-    predicted, label, number = (np.concatenate([getattr(one, name) for one in parts]) for name in ("predicted", "label", "number"))
-    return Scored(predicted, label, number, np.concatenate([one.group + begin for one, begin in zip(parts, first[:-1], strict=True)]))
+    columns = {name: np.concatenate([getattr(one, name) for one in parts]) for name in ("predicted", "raw", "label", "number")}
+    return Scored(**columns, group=np.concatenate([one.group + begin for one, begin in zip(parts, first[:-1], strict=True)]))
 
 
 def _ratio(name: str, above: np.ndarray, below: np.ndarray, groups: np.ndarray, resamples: int) -> contract.Row:
@@ -178,7 +181,7 @@ def of_ebnerd(options: argparse.Namespace) -> list[contract.Row]:
         shape = Shape(["device"], (), read, spec=spec, config=replace(FEW, batch_users=4))
         fit = ranking_network(shape, change=_reweighed(model.repeats))
         predicted = np.mean([fit(rows, seed) for seed in options.seeds], axis=0)
-        scored[name] = [Scored(predicted, rows.label[tested_rows], number, group)]
+        scored[name] = [Scored(predicted, predicted, rows.label[tested_rows], number, group)]
     beside = scored["neither"], scored["fields"]
     return [{"set": "ebnerd", "model": name} | summary(its, *beside, options.resamples) for name, its in scored.items()]
 

@@ -13,9 +13,9 @@ def text(result: dict[str, Any]) -> str:
     of = {name: [row for row in result["rows"] if row["set"] == name] for name in ("sparse", "repeats", "ebnerd")}
     parts = [_sparse(of["sparse"])]
     for null, title in ((False, "In the world in which ads tire:"), (True, "In its null twin, in which they do not:")):
-        parts.append([title, "", *_exposures([row for row in of["repeats"] if row["null"] == null])])
+        parts.append([title, "", *_exposures([row for row in of["repeats"] if row["null"] == null], served=True)])
     if of["ebnerd"]:
-        parts.append(["On ebnerd, articles in view:", "", *_exposures(of["ebnerd"])])
+        parts.append(["On ebnerd, articles in view:", "", *_exposures(of["ebnerd"], served=False)])
         parts.append(_by_number(of["ebnerd"]))
     return "\n".join(line for part in parts for line in ["", *part])[1:]
 
@@ -40,16 +40,24 @@ def _sparse(rows: Rows) -> list[str]:
     return lines
 
 
-def _exposures(rows: Rows) -> list[str]:
-    lines = [
-        "| model | NE | gain over neither | predicted / observed, first exposures | the same, repeats "
-        "| score of repeats / that of fields |",
-        "|---|---|---|---|---|---|",
+def _exposures(rows: Rows, served: bool) -> list[str]:
+    """served: whether the models were calibrated, so that there is a second half."""
+    head = [
+        "model",
+        "NE",
+        "gain over neither",
+        "predicted / observed, first exposures",
+        "the same, repeats",
+        "score of repeats / that of fields",
     ]
+    names = ["calibration_first_raw", "calibration_repeats_raw", "score_repeats_raw"]
+    if served:
+        head += ["calibrated: first exposures", "calibrated: repeats", "calibrated: score of repeats / that of fields"]
+        names += ["calibration_first_served", "calibration_repeats_served", "score_repeats_served"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [row["model"], f"{row['ne']:.4f}", "" if row["model"] == "neither" else _interval(row, "gain", "+.2%")]
-        cells += [_interval(row, name, ".3f") for name in ("calibration_first", "calibration_repeats", "score_repeats")]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, *(_interval(row, name, '.3f') for name in names)])} |")
     return lines
 
 

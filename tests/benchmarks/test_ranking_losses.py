@@ -96,15 +96,15 @@ def scored(null):
     one, found = repeats(1500, null), {}
     loader = MemoryLoader(worlds.exposed(one.batch(test=False)), 128, 7)
     fits = {fields: ranking_model.fitted_spec(ranking_exposures._spec(fields), loader, vocabulary(one)) for fields in (False, True)}
-    strong = RepeatConfig("exposures", "since_exposure", alpha=1.0)
+    strong = RepeatConfig("exposures", "since_exposure", alpha=1.0, debias=False)
     for name, fields, config in (("neither", False, None), ("fields", True, None), ("REW", True, strong)):
         weights = ReweighedRepeats.fitted(fits[True], loader, config) if config else None
         found[name] = ranking_exposures._trained(one, fits[fields], weights, 8e-3, 7)[0]
     return found
 
 
-def mean_of(one, repeated):
-    return one.predicted[(one.number > 1) == repeated].mean()
+def mean_of(one, repeated, which="raw"):
+    return getattr(one, which)[(one.number > 1) == repeated].mean()
 
 
 def test_fields_see_that_ads_tire_and_weights_lower_the_scores_of_repeats_further():
@@ -112,8 +112,8 @@ def test_fields_see_that_ads_tire_and_weights_lower_the_scores_of_repeats_furthe
     observed = {repeated: found["fields"].label[(found["fields"].number > 1) == repeated].mean() for repeated in (False, True)}
     assert observed[False] > 1.5 * observed[True]
     for repeated in (False, True):
-        assert mean_of(found["fields"], repeated) == pytest.approx(observed[repeated], rel=0.2)
-    assert mean_of(found["neither"], True) > 1.2 * observed[True], "without them it cannot know"
+        assert mean_of(found["fields"], repeated, "predicted") == pytest.approx(observed[repeated], rel=0.2)
+    assert mean_of(found["neither"], True, "predicted") > 1.2 * observed[True], "without them it cannot know"
     assert mean_of(found["REW"], True) < 0.95 * mean_of(found["fields"], True)
 
 
@@ -125,12 +125,14 @@ def test_where_nothing_tires_fields_leave_the_scores_and_weights_lower_them_all_
 
 def test_a_summary_is_of_the_groups_that_it_names():
     columns = np.array([0.2, 0.4, 0.1, 0.3]), np.array([0.0, 1, 1, 0]), np.array([1, 2, 1, 6])
-    one = ranking_exposures.Scored(*(np.tile(its, 20) for its in columns), np.arange(80))
-    half = replace(one, predicted=one.predicted / 2)
+    predicted, label, number = (np.tile(its, 20) for its in columns)
+    one = ranking_exposures.Scored(predicted, predicted / 4, label, number, np.arange(80))
+    half = replace(one, predicted=predicted / 2, raw=predicted / 2)
     row = ranking_exposures.summary([half], [one], [one], 20)
-    assert row["calibration_first"] == pytest.approx(0.15)
-    assert row["calibration_repeats"] == pytest.approx(0.35)
-    assert row["score_first"] == row["score_repeats"] == pytest.approx(0.5)
+    assert row["calibration_first_served"] == row["calibration_first_raw"] == pytest.approx(0.15)
+    assert row["calibration_repeats_served"] == pytest.approx(0.35)
+    assert row["score_first_served"] == row["score_repeats_served"] == pytest.approx(0.5)
+    assert row["score_first_raw"] == row["score_repeats_raw"] == pytest.approx(2)
     assert row["impressions"] == [40, 20, 0, 0, 0, 20]
     assert row["predicted"][:2] == pytest.approx([0.075, 0.2])
     assert row["predicted"][2] is None
