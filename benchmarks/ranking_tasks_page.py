@@ -76,7 +76,8 @@ def entanglement_picture(result: Mapping[str, Any]) -> Figure:
 
 def ranking_task_quality_text(result: Mapping[str, Any]) -> str:
     """A table per set and task: each scheme, and what it differs by from the model of that task alone."""
-    parts = []
+    seeds = result.get("size", {}).get("seeds", [])
+    parts = [f"Fits per model: {len(seeds)} (seed {', '.join(map(str, seeds))}).", ""]
     for name, task in dict.fromkeys((row["set"], row["task"]) for row in result["rows"]):
         rows = [row for row in result["rows"] if (row["set"], row["task"]) == (name, task)]
         parts += [
