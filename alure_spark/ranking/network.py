@@ -61,7 +61,7 @@ class RankingNetwork(nn.Module):
         by_tower = [task for tasks in self.members.values() for task in tasks]
         self.columns = [by_tower.index(task) for task in spec.tasks]  # of the towers' logits, side by side
         self.linear = _Linear(spec, self.lookup.total) if spec.linear else None
-        self.standards = {name: standard for name in spec.dense if (standard := spec.fields[name].standard)}
+        self.standards = {name: spec.fields[name].standard for name in spec.dense}
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
 
@@ -109,8 +109,7 @@ class RankingNetwork(nn.Module):
 
     def numbers(self, batch: JaggedBatch, name: str) -> Tensor:
         """(M, its width) of a dense field, NaN where missing."""
-        value = self.value(batch, name)
-        return self.standards[name].numbers(value) if name in self.standards else value
+        return self.standards[name].standardized(self.value(batch, name))
 
     def value(self, batch: JaggedBatch, name: str) -> Tensor:
         """What the batch says of a field. Raises DataError where it says nothing."""

@@ -12,6 +12,7 @@ from ..config import EVERYBODY, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, 
 from ..config.towers import check_scheme, check_towers, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
+from .encodings.given import Given
 from .encodings.standardized import Standardized
 from .experts import EXPERTS, Fields
 from .schemes import SCHEMES, Plan
@@ -40,9 +41,11 @@ class FieldSpec:
         return build(ENCODINGS[self.encoding], self.settings)
 
     @property
-    def standard(self) -> Standardized | None:
-        """Of a field that is standardized. Raises ConfigError where the settings are not those of one."""
-        return build(Standardized, self.settings) if self.encoding == STANDARDIZED else None
+    def standard(self) -> Standardized | Given:
+        """How a dense field's numbers are read. Raises ConfigError where the settings are not those of its encoding."""
+        if self.encoding == STANDARDIZED:
+            return build(Standardized, self.settings)
+        return build(Given, self.settings)
 
     @property
     def width(self) -> int:

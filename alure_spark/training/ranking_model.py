@@ -19,6 +19,7 @@ from ..config import RankingConfig
 from ..config.section import as_dict
 from ..errors import DataError
 from ..ranking.encodings import NumeralSystems
+from ..ranking.encodings.given import Given, Moments
 from ..ranking.encodings.standardized import Standardized
 from ..ranking.losses import LOSSES
 from ..ranking.network import RankingNetwork, value_of
@@ -52,20 +53,21 @@ class TrainedRanking:
 
 
 def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> RankingSpec:
-    """The spec with every encoding fitted: the rows of ids, and the ranges and steps of numbers, on the training split.
+    """The spec with every encoding fitted on the training split: rows of ids, ranges and steps of numbers, means of embeddings.
 
     loader: batches as this spec and vocabulary read them. Reads the training split once, 8 bytes per number. Raises DataError, naming the
     field, on a number that is constant or always missing.
     """
     numeric = [name for name, one in spec.fields.items() if one.encoding in FITTED]
-    given = {name: False for name, one in spec.fields.items() if one.encoding in ("hash_id", GIVEN)}  # embedding -> whether one is there
+    given = {name: Moments() for name, one in spec.fields.items() if one.encoding in ("hash_id", GIVEN)}
     values: dict[str, list[np.ndarray]] = {name: [] for name in numeric}
     for batch in TrainingSplit(loader).in_order() if numeric or given else ():
         for name in numeric:
             values[name].append(value_of(spec, batch, name).double().numpy())
-        given = {name: known or not bool(value_of(spec, batch, name).isnan().any(dim=1).all()) for name, known in given.items()}
-    for name, known in given.items():
-        if not known:
+        for name, moments in given.items():
+            moments.add(value_of(spec, batch, name))
+    for name, moments in given.items():
+        if not moments.count:
             raise DataError(
                 f"ranking.fields.{name}: no impression of the training split has an embedding that was known before it: leave the field "
                 "out, or run the chain over earlier days first"
@@ -74,6 +76,8 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
     for name, one in spec.fields.items():
         if one.encoding == "id":
             fields[name] = replace(one, settings={"size": vocabulary.size(spec.space_of(name))})
+        elif one.encoding == GIVEN:
+            fields[name] = replace(one, settings=as_dict(Given.fitted(given[name], one.width)))
         elif name in values:
             try:
                 fitted = FITTED[one.encoding](np.concatenate(values[name]), **one.settings)

@@ -13,6 +13,7 @@ import torch
 from alure_spark.config import build
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.ranking.encodings import ENCODINGS, Encoding, HashId, Ids, NumeralSystems, Words
+from alure_spark.ranking.encodings.given import Given, Moments
 from alure_spark.ranking.encodings.numeral_systems import ABOVE, BELOW, FIRST, MISSING, digits_of
 from alure_spark.ranking.encodings.standardized import Standardized
 
@@ -137,13 +138,33 @@ def test_a_standardized_number_has_mean_0_and_deviation_1_and_says_what_is_missi
     for log in (True, False):
         values = NUMBERS[np.isfinite(NUMBERS)]
         encoding = Standardized.fitted(np.append(values, math.nan), log)
-        numbers = encoding.numbers(torch.tensor(values))
+        numbers = encoding.standardized(torch.tensor(values))
         assert numbers.shape == (len(values), 1)
         assert abs(float(numbers.mean())) < 1e-5
         assert abs(float(numbers.std()) - 1) < 2e-3
-        assert encoding.numbers(torch.tensor([math.nan])).isnan().all()
+        assert encoding.standardized(torch.tensor([math.nan])).isnan().all()
     with pytest.raises(DataError, match="the number is always 3 in the training split"):
         Standardized.fitted(np.array([3.0, 3.0]))
+
+
+def test_an_embedding_is_read_as_one_block_around_its_mean():
+    values = np.random.default_rng(3).normal([2, -1, 0.5], [0.1, 0.2, 0.3], (500, 3))
+    values[::7] = math.nan
+    moments = Moments()
+    for part in np.array_split(values, 4):
+        moments.add(torch.from_numpy(part))
+    there = values[~np.isnan(values).any(axis=1)]
+    read = Given.fitted(moments, 3).standardized(torch.from_numpy(values)).numpy()
+    expected = (values - there.mean(axis=0)) / np.sqrt(there.var(axis=0).mean())
+    np.testing.assert_allclose(read, expected)
+    same = Moments()
+    same.add(torch.ones(4, 3))
+    assert (Given.fitted(same, 3).standardized(torch.ones(2, 3)) == 0).all()
+
+
+def test_models_of_before_take_an_embedding_as_it_is_given():
+    given = torch.rand(5, 3)
+    assert Given(3).standardized(given) is given
 
 
 def test_an_id_beyond_the_vocabulary_is_one_sentence():

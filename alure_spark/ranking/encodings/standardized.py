@@ -34,7 +34,7 @@ class Standardized:
             numbers = np.copysign(np.log1p(np.abs(numbers)), numbers)
         return cls(float(numbers.mean()), float(numbers.std()), log)
 
-    def numbers(self, values: Tensor) -> Tensor:
+    def standardized(self, values: Tensor) -> Tensor:
         """(n, 1) float32 of values (n,), NaN where missing."""
         numbers = values.double()
         if self.log:

@@ -1,0 +1,47 @@
+"""An embedding of another model, read as one block around its mean: its numbers may be far smaller than what else a layer reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over the rows of an embedding that are there."""
+
+    count: int = 0
+    total: np.ndarray | float = 0.0  # (numbers,) float64
+    squares: np.ndarray | float = 0.0  # (numbers,) float64
+
+    def add(self, values: Tensor) -> None:
+        """values (n, numbers), NaN in rows that are missing."""
+        there = values[~values.isnan().any(dim=1)].double().numpy()
+        self.count += len(there)
+        self.total = self.total + there.sum(axis=0)
+        self.squares = self.squares + np.square(there).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class Given:
+    """(x - center) / spread, with one spread for all numbers: which of them vary more stays as it is."""
+
+    numbers: int
+    center: tuple[float, ...] = ()  # a mean for each number; empty: as it is given, in models of before
+    spread: float = 1.0
+
+    @classmethod
+    def fitted(cls, moments: Moments, numbers: int) -> Given:
+        """For the rows of the training split, of which there is one at least."""
+        mean = np.asarray(moments.total) / moments.count
+        variance = float(np.clip(np.asarray(moments.squares) / moments.count - mean**2, 0, None).mean())
+        return cls(numbers, tuple(mean.tolist()), variance**0.5 if variance > 1e-12 else 1.0)
+
+    def standardized(self, values: Tensor) -> Tensor:
+        """(n, numbers) of values (n, numbers), NaN where missing. Values of another width stay as they are, and are refused later."""
+        if len(self.center) != values.shape[1]:
+            return values
+        return (values - torch.tensor(self.center, dtype=values.dtype)) / self.spread
