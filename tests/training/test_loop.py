@@ -290,3 +290,11 @@ def test_rows_in_memory_come_once_per_epoch_in_its_order():
         later = next(iter(batches.batches(epoch, start=2)))
         assert torch.equal(later[0], found[0][6:])
     assert not torch.equal(next(iter(batches.batches(0)))[0], next(iter(batches.batches(1)))[0])
+
+
+def test_what_is_measured_is_a_mean_over_the_steps_of_its_own_epoch():
+    turns = iter(range(100))
+    batches = ones(3)
+    fitted = fit(Slope(), batches, Plan(3, 0.01, seed=1), measure=lambda: {"turn": torch.tensor(float(next(turns)))})
+    steps = batches.steps
+    assert [row["turn"] for row in fitted.curves] == [epoch * steps + (steps - 1) / 2 for epoch in range(3)]

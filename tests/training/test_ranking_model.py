@@ -153,6 +153,7 @@ def test_a_loss_that_draws_pairs_is_the_same_again_after_a_kill(tmp_path):
     one = trained(users(150), config, checkpoint=tmp_path / "it.checkpoint")
     again = trained(users(150), config)
     assert one.curves == again.curves
+    assert trained(users(150), replace(config, loss=LossConfig())).curves != one.curves, "it is another loss"
     other = trained(users(150), replace(config, seed=8))
     assert other.curves != one.curves
 
