@@ -139,7 +139,7 @@ def test_a_lake_without_the_table_is_read_as_before(spark, tmp_path):
     context, run = do(plain, ingest_events.JOB)
     assert "users" not in context.lake.published_versions()
     assert set(run.outputs) == {"events", "ads", "follows", "quarantine"}
-    do(plain, build_sequences.JOB)
+    context, _ = do(plain, build_sequences.JOB)
     hour = {"fields": {"hour": {"reads": "context.hour", "encoding": "numeral_systems"}}, "tasks": ["click"]}
     with_hour = conf(tmp_path, users={}, ranking=hour)
     assert training_rows(JobRun(context.lake, "test", "", "true"), with_hour).count() == 3
