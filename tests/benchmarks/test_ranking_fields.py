@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, offsets_of
+from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS, parse_time
 from alure_spark.config import RankingConfig
 from alure_spark.ranking.spec import FieldSpec
-from benchmarks.ranking_fields import EMBEDDING, OTHERS, SETS, SIMILARITY, Logged, measured, of_another, scaled, spec_of
+from alure_spark.training.ranking_model import fitted_spec
+from benchmarks.ranking_fields import EMBEDDING, OTHERS, RAW, SETS, SIMILARITY, Logged, as_given, measured, of_another, spec_of
 from benchmarks.ranking_parts import spec_of as ranking_spec
 
 USERS, EACH, NUMBERS = 200, 6, 4
@@ -58,7 +60,7 @@ def logged(null=False):
 def test_a_planted_taste_is_found_and_that_of_another_user_and_of_a_world_without_are_not(null):
     draft = spec_of(DRAFT, "no histories", SIMILARITY)
     assert list(draft.fields) == ["ad", "near"]
-    chain = replace(SETS["null"], compared=(EMBEDDING, OTHERS, SIMILARITY), bases=("no histories",))
+    chain = replace(SETS["null"], compared=(EMBEDDING, RAW, OTHERS, SIMILARITY), bases=("no histories",))
     rows = {row["field"]: row for row in measured("planted", chain, logged(null), (7,), 200)}
     assert (rows[EMBEDDING]["low"] > 0.1) == (not null)
     for row in rows.values():
@@ -84,17 +86,13 @@ def test_another_users_embedding_is_the_same_in_all_batches_and_nobodys_own():
     assert len({donor for donors in found.values() for donor in donors}) == len(names)
 
 
-def test_an_embedding_is_scaled_as_one_block_by_what_is_learned_from():
-    names = [f"u{number}" for number in range(20)]
-    given = [batch(names, 0.3), batch(names, 1.0, seed=1)]
-    shown = given[0].impressions
-    shown.vectors["taste"][0] = float("nan")
-    fitted = shown.vectors["taste"][1:][~shown.validation[1:]]
-    center, spread = fitted.mean(dim=0), (fitted - fitted.mean(dim=0)).pow(2).mean().sqrt()
-    for one, before in zip(scaled(given, "taste"), given, strict=True):
-        expected = (before.impressions.vectors["taste"] - center) / spread
-        torch.testing.assert_close(one.impressions.vectors["taste"], expected, equal_nan=True)
-        assert not torch.equal(before.impressions.vectors["taste"], expected), "what was given stays"
+def test_an_embedding_as_it_is_given_has_no_mean_and_all_else_is_alike():
+    given = logged()
+    fitted = fitted_spec(spec_of(DRAFT, "no histories", EMBEDDING), MemoryLoader(given.learnt, 32, 0), given.vocabulary)
+    raw = as_given(fitted, "taste")
+    assert len(fitted.fields["taste"].settings["center"]) == NUMBERS
+    assert raw.fields["taste"].settings == {"numbers": NUMBERS}
+    assert {**raw.fields, "taste": fitted.fields["taste"]} == fitted.fields
 
 
 def test_a_base_has_the_fields_of_the_conf_and_what_is_compared_only():
