@@ -34,7 +34,7 @@ RATES = (2e-3, 8e-3)
 USERS = 3000
 LAST = 6  # exposures of a higher number count as this one
 COUNT, SINCE = "exposures", "since_exposure"
-REW = RepeatConfig(COUNT, SINCE)
+REW = RepeatConfig(COUNT, SINCE, debias=True)
 AD = {"ad": FieldSpec("id", {"size": 1}, group="ad", part="ad")}
 STEPS = {"kind": "quantile", "steps": 16}
 SEEN = {

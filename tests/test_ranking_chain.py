@@ -98,7 +98,7 @@ def with_repeats(chain):
         "decayed": FieldConfig("history.ad_impression.decayed_same.ad", "numeral_systems", days=2.0),
         "since_exposure": FieldConfig("history.ad_impression.days_since_same.ad", "standardized"),
     }
-    more = {"repeats": RepeatConfig("decayed", "since_exposure"), "loss": LossConfig("pairwise"), "epochs": 1}
+    more = {"repeats": RepeatConfig("decayed", "since_exposure", debias=True), "loss": LossConfig("pairwise"), "epochs": 1}
     return replace(chain.config, ranking=replace(chain.config.ranking, fields=fields, sequences={}, serving={}, **more))
 
 

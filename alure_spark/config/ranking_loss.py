@@ -30,7 +30,9 @@ class RepeatConfig(Section, prefix="ranking.repeats."):
     alpha: Share = 0.5  # share of the number of exposures in the weight; the rest is of how recent the last one is
     half_life_days: PositiveFloat = 1.0  # how recent an exposure is falls from 1 by half in so many days
     literal: bool = False  # instead of how recent: the days themselves, as the paper has it, by which a late repeat weighs more
-    debias: bool = True  # positives weigh more by the mean of these weights, so that the weighted base rate stays
+    # Positives weigh more by the mean of these weights, so that the weighted base rate stays, as the paper has it. First exposures are
+    # scored too high then.
+    debias: bool = False
 
     def check_together(self) -> None:
         both = bool(self.count) == bool(self.days_since)

@@ -173,7 +173,7 @@ EXPOSED = replace(
         "gap": FieldSpec("standardized", history="ad_impression.days_since_same.ad"),
     },
 )
-REPEATS = RepeatConfig("seen", "gap", half_life_days=3.0)
+REPEATS = RepeatConfig("seen", "gap", half_life_days=3.0, debias=True)
 
 
 def fitted_repeats(batch, config=REPEATS):
