@@ -24,6 +24,7 @@ from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
 from benchmarks import ranking_losses_page
 from benchmarks.contract import RESULTS, machine, versions
+from benchmarks.delayed_feedback_page import delayed_feedback_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
 
@@ -314,35 +315,6 @@ def ranking_parts_text(result: dict[str, Any]) -> str:
     lines += ["", "| base of HashID | correlation of equal digits with the cosine |", "|---|---|"]
     lines += [f"| {row['base']} | {row['correlation']:.2f} |" for row in result["rows"] if row["set"] == "bases"]
     return "\n".join(lines)
-
-
-def delayed_feedback_text(result: dict[str, Any]) -> str:
-    """One row per way of feeding, in the world with bursts and in its null twin."""
-    lines = []
-    for null, heading in ((False, "Half of the accounts report in bursts"), (True, "Null twin: nobody does")):
-        lines += [
-            f"**{heading}**", "",
-            "| fed | hours waited: bursts / others | bias: bursts | others | divergence, millinats: bursts | others | learning rate |",
-            "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for row in result["rows"]:
-            if row["null"] == null:
-                waited = f"{row['wait_hours_bursts']:.0f} / {row['wait_hours_steady']:.0f}"
-                cells = [
-                    _beside(row, f"{what}_{kind}", by) for what, by in (("bias", 1), ("divergence", 1000)) for kind in ("bursts", "steady")
-                ]
-                lines.append(f"| {row['feed']} | {waited} | {' | '.join(cells)} | {row['rate']:g} |")
-        lines.append("")
-    return "\n".join(lines[:-1])
-
-
-def _beside(row: dict[str, Any], name: str, by: float) -> str:
-    """A figure, and how much more it is than ours with its interval."""
-    text = f"{row[name] * by:.3f}"
-    if f"{name}_more" not in row:
-        return f"**{text}**"
-    more, low, high = (row[f"{name}_{part}"] * by for part in ("more", "low", "high"))
-    return f"{text} ({more:+.3f}: {low:+.3f} to {high:+.3f})"
 
 
 def _spread(rows: Iterable[dict[str, Any]], model: str) -> str:
