@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,12 @@ def test_the_check_of_tests_sees_a_planted_fault(tmp_path, line):
     path.parent.mkdir(parents=True)
     path.write_text(line)
     assert imported_tests(path, tmp_path)
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Two of one name, in folders that are no packages, cannot be collected together; alone each of them can."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_every_table_and_column_is_documented():
