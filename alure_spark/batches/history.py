@@ -53,9 +53,15 @@ def history_spans(tokens: SourceTokens, users: Tensor, time_ms: Tensor, last_eve
 class SameEvents:
     """Per read those of its events that have the row that it wants: ordered[low : high], oldest first."""
 
-    ordered: Tensor  # (n,) int64 tokens, grouped by user and row
+    keys: Tensor  # (n,) int64, ascending: the place of user and row, times `places`, plus the token
+    places: int
     low: Tensor  # (R,) int64
     high: Tensor  # (R,) int64; equal to low where the row is the unknown one
+
+    @property
+    def ordered(self) -> Tensor:
+        """(n,) int64 tokens, grouped by user and row. Whoever only counts does not need them."""
+        return self.keys % self.places
 
     @property
     def counts(self) -> Tensor:
@@ -72,11 +78,6 @@ def same_events(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: s
     events = torch.where(tokens.rows[space] < spread, tokens.users() * spread + tokens.rows[space], -1)
     place = torch.searchsorted(shown_keys, events).clamp(max=max(0, len(shown_keys) - 1))
     kept = torch.nonzero(shown_keys[place] == events).squeeze(1) if len(shown_keys) else place[:0]
-    ordered = torch.sort(place[kept] * (size + 1) + kept).values
-    low, high = (torch.searchsorted(ordered, group * (size + 1) + border) for border in (span.first, span.end))
-    return SameEvents(ordered % (size + 1), low, torch.where(wanted > 0, high, low))
-
-
-def events_of_rows(tokens: SourceTokens, users: Tensor, span: HistorySpan, space: str, wanted: Tensor) -> Tensor:
-    """(R,) int64: how many of the events that each read may see have its row of the space, wanted (R,); 0 for the unknown row."""
-    return same_events(tokens, users, span, space, wanted).counts
+    keys = torch.sort(place[kept] * (size + 1) + kept).values
+    low, high = (torch.searchsorted(keys, group * (size + 1) + border) for border in (span.first, span.end))
+    return SameEvents(keys, size + 1, low, torch.where(wanted > 0, high, low))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ranking.exploration import Posterior
 
-DECIMALS = 6  # of a probability, as ranking_rows has it
+DECIMALS = 6  # of a probability, drawn or not
 LOGIT_DECIMALS = 4  # of a mean or variance: the noise of float32 lies below
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
-from ..batches.history import events_of_rows, history_spans, known_ends
+from ..batches.history import history_spans, known_ends, same_events
 from ..batches.vocabulary import ACCOUNT, ITEM
 from ..clock import DAY_MS, HOUR_MS
 from .encodings.clock import clock_encoding
@@ -204,7 +204,8 @@ def engagements(spec: ModelSpec, source: str, tokens: SourceTokens, shown: Impre
         for when, first in (("", span.first), ("_recent", recent)):
             found[f"sum_{name}{when}"] = running[span.end] - running[first]
     for space in matched_spaces(spec, source):
-        found[f"same_{space}"] = unknown if tokens.lacks(space) else events_of_rows(tokens, users, span, space, shown.rows[space]).double()
+        same = unknown if tokens.lacks(space) else same_events(tokens, users, span, space, shown.rows[space]).counts
+        found[f"same_{space}"] = same.double()
     return found
 
 

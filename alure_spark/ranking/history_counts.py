@@ -38,7 +38,7 @@ def history_count(tokens: SourceTokens, shown: Impressions, what: str, of: str, 
         return found.counts.float()
     if what == DECAYED:
         return _decayed(tokens, shown, found, days)
-    newest = found.ordered[(found.high - 1).clamp(min=0)] if len(found.ordered) else found.high
+    newest = found.ordered[(found.high - 1).clamp(min=0)] if len(found.keys) else found.high
     return _days_since(tokens, shown, newest, found.counts > 0)
 
 

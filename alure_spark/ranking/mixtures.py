@@ -30,9 +30,8 @@ def mixtures(plan: Plan, of_towers: Modules, branches: Mapping[str, Tensor], vec
             read = [branches[one].detach() if one in tower.detached else branches[one] for one in tower.reads]
             stacks[key] = torch.stack(read, dim=1)
         if name in weights:
-            found[name] = (weights[name][:, :, None] * stacks[key]).sum(
-                dim=1
-            )  # a matrix product for each impression takes five times the time
+            # A matrix product for each impression takes five times the time.
+            found[name] = (weights[name][:, :, None] * stacks[key]).sum(dim=1)
         else:
             found[name] = stacks[key].mean(dim=1)
     return found
