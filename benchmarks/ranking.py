@@ -11,6 +11,7 @@ All have their batches in memory; ours checks gradients and ids as in any traini
 `history`: 20 impressions per user that read the last 50 events (TIM), as one user or each as a user of its own with a copied history.
 `table`: a step with 10^7 rows of the table over one with 10^4, the same number of distinct rows in each batch.
 `products`: the matrix products of the linear layers alone, which every method of the architecture must do; as a share of scoring.
+`torch_products`: the same by torch's own nn.functional.linear, as the peers do them.
 LightGBM (100 trees) and Vowpal Wabbit (one pass over its text file) are what people pick instead: rows, no ratios.
 Methods alternate; each is a process of its own; seconds are its CPU seconds; the first turn of each is not counted.
 """
@@ -42,6 +43,7 @@ CASES = {
     "wabbit": ("linear",),
 }
 HISTORY = ("history_once", "history_copied")
+WORKS = ("train", "score", "products", "torch_products")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Method:
     """One work of one process; `rows` are answered by one call."""
 
     peer: str
-    work: str  # train, score or products
+    work: str  # one of WORKS
     case: str
     rows: int
 
@@ -99,6 +101,8 @@ def ratios_of(rates: Mapping[tuple[str, str, str], Sequence[float]], largest: st
     for architecture in ARCHITECTURES:
         share = over(("ours", "score", architecture), ("ours", "products", architecture))
         ratios[f"{architecture}_scoring_products_share"] = contract.spread(share)
+        faster = over(("ours", "products", architecture), ("ours", "torch_products", architecture))
+        ratios[f"{architecture}_products_vs_torch"] = contract.spread(faster)
     small, large = (("ours", "train", f"table_{rows}") for rows in (SMALLEST_TABLE, largest))
     return ratios | {"step_cost_large_table": contract.spread(over(small, large))}
 
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for peer, python in pythons.items():
             processes[peer] = stack.enter_context(process(f"benchmarks.peers.{peer}", python, folder))
         check(processes, folder)
-        methods = [Method("ours", work, case, options.rows) for case in ARCHITECTURES for work in ("train", "score", "products")]
+        methods = [Method("ours", work, case, options.rows) for case in ARCHITECTURES for work in WORKS]
         methods += [Method(peer, work, case, options.rows) for peer in peers for case in CASES[peer] for work in works(case)]
         methods += [Method("ours", work, case, shown) for work in ("train", "score") for case in HISTORY]
         methods += [Method("ours", "train", case, options.rows) for case in tables]

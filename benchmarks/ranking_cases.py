@@ -8,7 +8,7 @@ a table of N rows, the same number of distinct rows touched in the same places o
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of
 from alure_spark.clock import HOUR_MS
 from alure_spark.config import ExpertConfig, SequenceConfig
+from alure_spark.model.linear import linear
 from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training.optimizers import Optimizers
@@ -124,14 +126,15 @@ class Case:
         for batch in self.batches:
             self.optimizers.step(self.network.losses(batch))
 
-    def products(self) -> None:
+    def products(self, product: Callable[..., Tensor]) -> None:
         """The matrix products of the linear layers alone, which no method with these layers can do without."""
         layers = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
         with torch.inference_mode():
             for batch in self.batches:
                 assert batch.impressions is not None
                 for layer in layers:
-                    layer(self.ones[: len(batch.impressions.time_ms) * layer.in_features].view(-1, layer.in_features))
+                    x = self.ones[: len(batch.impressions.time_ms) * layer.in_features].view(-1, layer.in_features)
+                    product(x, layer.weight, layer.bias)
 
     def score(self) -> float:
         with torch.inference_mode():
@@ -184,6 +187,7 @@ if __name__ == "__main__":
             "logits": lambda case: cases[case].logits(),
             "train": lambda case: cases[case].train(),
             "score": lambda case: cases[case].score(),
-            "products": lambda case: cases[case].products(),
+            "products": lambda case: cases[case].products(linear),
+            "torch_products": lambda case: cases[case].products(F.linear),
         }
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batches.batch import offsets_of, ranges
+from .linear import Linear, linear
 
 CHUNK_TOKENS = 4096  # tokens that run through a layer at once, unless one user has more: what they need fits the cache
 QUERY_BLOCK = 128  # queries of a user that are scored at once where there is a bias
@@ -87,8 +88,8 @@ class CausalAttention(nn.Module):
     def __init__(self, dimension: int, heads: int, window: int, order_bias: bool, time_bias: bool) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.inputs = nn.Linear(dimension, 3 * dimension)
-        self.output = nn.Linear(dimension, dimension)
+        self.inputs = Linear(dimension, 3 * dimension)
+        self.output = Linear(dimension, dimension)
         slopes = torch.log(torch.expm1(2.0 ** -torch.arange(1, heads + 1).float()))  # softplus gives 1/2, 1/4, ... per head
         self.order_slope = nn.Parameter(slopes.clone()) if order_bias else None
         self.time_slope = nn.Parameter(slopes.clone()) if time_bias else None
@@ -152,7 +153,7 @@ class CausalAttention(nn.Module):
     def _projected(self, x: Tensor, first: int, end: int) -> Tensor:
         """x (n, d) by some of the matrices of queries (0), keys (1) and values (2): (n, (end - first) * d)."""
         d = x.shape[1]
-        return F.linear(x, self.inputs.weight[first * d : end * d], self.inputs.bias[first * d : end * d])
+        return linear(x, self.inputs.weight[first * d : end * d], self.inputs.bias[first * d : end * d])
 
     def _turned(self, projected: Tensor, angles: Tensor | None) -> Tensor:
         """(T, 3 d) with queries and keys turned."""

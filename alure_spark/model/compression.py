@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .linear import Linear
 from .spec import ModelSpec
 
 
@@ -30,7 +31,7 @@ class LinearCompression(nn.Sequential):
 
     def __init__(self, spec: ModelSpec) -> None:
         d = spec.config.dimension
-        super().__init__(nn.Linear(states_read(spec) * d, 2 * d), nn.GELU(), nn.Linear(2 * d, spec.views * spec.item_dimension))
+        super().__init__(Linear(states_read(spec) * d, 2 * d), nn.GELU(), Linear(2 * d, spec.views * spec.item_dimension))
 
     def forward(self, states: Tensor) -> Tensor:
         """(R, n, d) -> (R, views * item_dimension)."""
@@ -43,9 +44,9 @@ class DotProductCompression(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         n, m, d = states_read(spec), spec.config.compressed, spec.config.dimension
-        self.mix = nn.Linear(n, m, bias=False)
-        self.interact = nn.Sequential(nn.LayerNorm(n * m), nn.Linear(n * m, 2 * d), nn.GELU(), nn.Linear(2 * d, m * d))
-        self.output = nn.Linear(m * d, spec.views * spec.item_dimension)
+        self.mix = Linear(n, m, bias=False)
+        self.interact = nn.Sequential(nn.LayerNorm(n * m), Linear(n * m, 2 * d), nn.GELU(), Linear(2 * d, m * d))
+        self.output = Linear(m * d, spec.views * spec.item_dimension)
 
     def forward(self, states: Tensor) -> Tensor:
         """(R, n, d) -> (R, views * item_dimension)."""
@@ -64,10 +65,10 @@ class AttentionCompression(nn.Module):
         self.heads = config.heads
         self.queries = nn.Parameter(torch.empty(spec.views, d).normal_(std=d**-0.5))
         self.place = nn.Parameter(torch.zeros(states_read(spec), d))  # which source, layer and position a state is of
-        self.query, self.key_value, self.mixed = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.query, self.key_value, self.mixed = Linear(d, d), Linear(d, 2 * d), Linear(d, d)
         self.norm = nn.LayerNorm(d)
-        self.feed_forward = nn.Sequential(nn.Linear(d, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, d))
-        self.output = nn.ModuleList(nn.Linear(d, spec.item_dimension) for _ in range(spec.views))
+        self.feed_forward = nn.Sequential(Linear(d, config.feed_forward), nn.GELU(), Linear(config.feed_forward, d))
+        self.output = nn.ModuleList(Linear(d, spec.item_dimension) for _ in range(spec.views))
 
     def forward(self, states: Tensor) -> Tensor:
         """(R, n, d) -> (R, views * item_dimension)."""

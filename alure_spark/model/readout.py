@@ -19,6 +19,7 @@ from ..batches.history import history_spans, known_ends, same_events
 from ..batches.vocabulary import ACCOUNT, ITEM
 from ..clock import DAY_MS, HOUR_MS
 from .encodings.clock import clock_encoding
+from .linear import Linear
 from .named import Modules
 from .spec import ModelSpec
 from .tokens import embedding_table, numbers
@@ -41,15 +42,15 @@ class Readout(nn.Module):
         self.account = embedding_table(spec.spaces.get(ACCOUNT, 1), d, 0.05)
         self.tables = Modules({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
         context = 2 * len(spec.of_impressions("numeric")) + 7
-        self.ad = nn.Linear(spec.views * spec.item_dimension + context, d)
+        self.ad = Linear(spec.views * spec.item_dimension + context, d)
         width = spec.state_width
-        self.keys = Modules({source: nn.Linear(width, d) for source in spec.sources})
+        self.keys = Modules({source: Linear(width, d) for source in spec.sources})
         self.attention = Modules({source: AdAttention(spec, source) for source in spec.sources if spec.config.ad_attention})
         facts = sum(len(fact_names(spec, source)) for source in spec.sources) + len(shared_names(spec)) + context
-        self.wide = nn.Linear(facts, len(spec.tasks))
-        last = nn.Linear(d, len(spec.tasks))
+        self.wide = Linear(facts, len(spec.tasks))
+        last = Linear(d, len(spec.tasks))
         self.deep = nn.Sequential(
-            nn.Linear(len(spec.sources) * (width + 1) + len(self.attention) * d + d + facts, d),
+            Linear(len(spec.sources) * (width + 1) + len(self.attention) * d + d + facts, d),
             nn.GELU(),
             nn.Dropout(spec.config.dropout),
             last,
@@ -125,7 +126,7 @@ class AdAttention(nn.Module):
         super().__init__()
         d, self.heads = spec.config.dimension, spec.config.heads
         self.spec, self.source = spec, source
-        self.query, self.key_value, self.mixed = nn.Linear(d, d), nn.Linear(spec.state_width, 2 * d), nn.Linear(d, d)
+        self.query, self.key_value, self.mixed = Linear(d, d), Linear(spec.state_width, 2 * d), Linear(d, d)
         slopes = torch.log(torch.expm1(2.0 ** -torch.arange(1, self.heads + 1).float()))
         self.order_slope, self.time_slope = nn.Parameter(slopes.clone()), nn.Parameter(slopes.clone())
         self.nothing, self.norm = nn.Parameter(torch.zeros(d)), nn.LayerNorm(d)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from .files import readable
+from .linear import Linear
 from .trainable import ParameterGroup
 
 FILE = "semantic_ids.safetensors"
@@ -101,7 +102,7 @@ class _Skip(nn.Module):
 
     def __init__(self, dimension: int, hidden: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(dimension, hidden), nn.GELU(), nn.Linear(hidden, dimension))
+        self.inner = nn.Sequential(Linear(dimension, hidden), nn.GELU(), Linear(hidden, dimension))
         for parameter in self.inner[2].parameters():
             nn.init.zeros_(parameter)
 

@@ -18,6 +18,7 @@ from ..clock import DAY_MS
 from ..config import ROTARY_PAIRS
 from .encodings import encoding_width, encodings_of
 from .encodings.clock import OFFSET, local_time_ms
+from .linear import Linear, linear
 from .named import Modules
 from .spec import ModelSpec
 
@@ -36,13 +37,13 @@ class TokenEmbedding(nn.Module):
         rows = {name: spec.spaces[name] for name in spec.of_kind(source, "categorical")} | codes
         self.tables = Modules({name: embedding_table(size, config.dimension, 0.1) for name, size in rows.items()})
         self.encodings = encodings_of(spec, source)
-        self.project = nn.Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
+        self.project = Linear(content_width(spec, source) + encoding_width(spec, source), config.dimension)
         self.item_width, self.widths = spec.views * spec.item_dimension, spec.widths
 
     def forward(self, tokens: SourceTokens, item_vectors: Tensor) -> Tensor:
         """(T, d); item_vectors (rows of space item_id, views * item_dimension)."""
         parts = [*self._content(tokens, item_vectors), *self._encodings(tokens, item_vectors.dtype)]
-        x = nn.functional.linear(torch.cat(parts, dim=-1), self._weight(tokens), self.project.bias)
+        x = linear(torch.cat(parts, dim=-1), self._weight(tokens), self.project.bias)
         return self._with_tables(x, tokens)
 
     def apart(self, tokens: SourceTokens, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,13 +51,13 @@ class TokenEmbedding(nn.Module):
         content = torch.cat(self._content(tokens, item_vectors), dim=-1)
         encodings = torch.cat([*self._encodings(tokens, item_vectors.dtype), content[:, :0]], dim=-1)
         of_content, of_time = self._weight(tokens).split([content.shape[1], encodings.shape[1]], dim=1)
-        x = nn.functional.linear(content, of_content, self.project.bias)
-        return self._with_tables(x, tokens), nn.functional.linear(encodings, of_time)
+        x = linear(content, of_content, self.project.bias)
+        return self._with_tables(x, tokens), linear(encodings, of_time)
 
     def of_ads(self, rows: Mapping[str, Tensor], item_vectors: Tensor) -> Tensor:
         """(M, d) what the tokens' own weights say of M ads: rows 'item_id' and any categorical attributes that both have, (M,)."""
         item = nn.functional.embedding(rows[ITEM], item_vectors, padding_idx=0)
-        x = nn.functional.linear(item, self.project.weight[:, : item.shape[1]])
+        x = linear(item, self.project.weight[:, : item.shape[1]])
         for name in self.categorical:
             if name in rows:
                 x = x + self.tables[name](rows[name])

@@ -23,6 +23,7 @@ from ..batches.vocabulary import ITEM
 from ..clock import DAY_MS, HOUR_MS
 from .attention import Blocks, CausalAttention, Clock, Runs
 from .compression import compression
+from .linear import Linear
 from .named import Modules, Parameters
 from .semantic_ids import SemanticIds, distinct_codes
 from .spec import ModelSpec
@@ -44,7 +45,7 @@ class CausalModule(nn.Module):
             config.dimension, config.heads, spec.attention_window(source), config.order_encoding, config.time_bias
         )
         self.feed_forward = nn.Sequential(
-            nn.Linear(config.dimension, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, config.dimension)
+            Linear(config.dimension, config.feed_forward), nn.GELU(), Linear(config.feed_forward, config.dimension)
         )
         self.dropout = nn.Dropout(config.dropout)
 
@@ -108,7 +109,7 @@ class UserEncoder(nn.Module):
         norms = {source: nn.ModuleList(nn.LayerNorm(config.dimension) for _ in range(early)) for source in spec.sources}
         self.early_norm = Modules(norms)
         self.exchange = nn.ModuleList(
-            nn.Linear(len(spec.sources) * config.dimension, config.dimension) for _ in range(config.layers if config.exchange else 0)
+            Linear(len(spec.sources) * config.dimension, config.dimension) for _ in range(config.layers if config.exchange else 0)
         )
         self.nothing = Parameters({source: nn.Parameter(torch.zeros(spec.state_width)) for source in spec.sources})
         self.idf_power = nn.Parameter(torch.tensor(IDF_POWER))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..batches.batch import JaggedBatch
 from ..batches.vocabulary import ITEM
 from ..config import ObjectiveConfig
+from .linear import Linear, linear
 from .objectives import OBJECTIVES
 from .objectives.labels import label_loss
 from .parallel import ALONE, Alone
@@ -43,7 +44,7 @@ class UserModel(nn.Module):
         torch.manual_seed(spec.config.seed)
         self.spec = spec
         self.encoder, self.readout = UserEncoder(spec), Readout(spec)
-        self.next_item = nn.Linear(spec.views * spec.item_dimension, spec.state_width)
+        self.next_item = Linear(spec.views * spec.item_dimension, spec.state_width)
         self.register_buffer("log_frequency", torch.zeros(spec.spaces[ITEM]))
 
     def losses(
@@ -95,7 +96,7 @@ class UserModel(nn.Module):
     def next_item_scores(self, batch: JaggedBatch, source: str) -> Tensor:
         """(B, rows) scores of every item as the user's next one of the source at as_of; row 0, the unknown item, gets -inf."""
         last = self.encoder.last_states(batch)[source][:, 0]
-        scores = last @ self.next_item(self.encoder.item_vectors).T
+        scores = linear(last, self.next_item(self.encoder.item_vectors))
         scores[:, 0] = -torch.inf
         return scores
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..model.linear import Linear
 from ..model.trainable import ParameterGroup
 
 DEGREE_POWER = 0.75  # of an item's edges: how often it is drawn as a negative (word2vec's exponent, which GraphSAGE takes over)
@@ -40,7 +41,7 @@ class SageLayer(nn.Module):
 
     def __init__(self, width: int, made: int) -> None:
         super().__init__()
-        self.own, self.near = nn.Linear(width, made), nn.Linear(width, made, bias=False)
+        self.own, self.near = Linear(width, made), Linear(width, made, bias=False)
 
     def forward(self, own: Tensor, near: Tensor, there: Tensor) -> Tensor:
         """own (n, D), near (n, F, D), there (n, F) bool -> (n, D'). The mean of no neighbor is 0."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..model.linear import Linear
 from ..model.named import Modules
 from .schemes import Plan
 
@@ -14,7 +15,7 @@ from .schemes import Plan
 def gates(plan: Plan) -> Modules:
     """A linear layer for each tower that has a gate, called as the tower."""
     widths = {name: sum(plan.tables[part[0]] for part in tower.gate) for name, tower in plan.towers.items()}
-    return Modules({name: nn.Linear(widths[name], len(tower.reads)) for name, tower in plan.towers.items() if tower.gate})
+    return Modules({name: Linear(widths[name], len(tower.reads)) for name, tower in plan.towers.items() if tower.gate})
 
 
 def mixtures(plan: Plan, of_towers: Modules, branches: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ..batches.batch import Impressions, JaggedBatch, SourceTokens
 from ..config import OF_SAME, ExpertConfig
 from ..errors import DataError, nearest
+from ..model.linear import Linear
 from ..model.named import Modules
 from ..model.trainable import ParameterGroup
 from .encodings.behaviours import Behaviours, read_behaviours
@@ -223,7 +224,7 @@ class _Branch(nn.Module):
     def __init__(self, spec: RankingSpec, own: ExpertConfig, dimension: int) -> None:
         super().__init__()
         self.expert: Expert = EXPERTS[own.kind](spec.meeting(), dimension, **own.options)
-        self.layer = nn.Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
+        self.layer = Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, vectors: Tensor, beside: list[Tensor]) -> Tensor:
@@ -238,7 +239,7 @@ class _Projections(nn.Module):
     def __init__(self, spec: RankingSpec, dimension: int) -> None:
         super().__init__()
         self.names = spec.dense
-        self.of = Modules({name: nn.Linear(spec.fields[name].width + 1, dimension) for name in spec.dense})
+        self.of = Modules({name: Linear(spec.fields[name].width + 1, dimension) for name in spec.dense})
 
     def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, dense fields, dimension)."""
@@ -279,8 +280,8 @@ def _tower(spec: RankingSpec, tasks: int) -> nn.Sequential:
     sizes = [spec.hidden, *spec.tower]
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], tasks))
+        layers += [Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, Linear(sizes[-1], tasks))
 
 
 def _shown(batch: JaggedBatch) -> Impressions:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...batches.batch import JaggedBatch, SourceTokens
 from ...batches.vocabulary import ITEM
+from ..linear import linear
 from ..parallel import ALONE, Alone
 from .objective import Objective
 
@@ -79,8 +80,8 @@ def neighbour_loss(embeddings: Tensor, country: Tensor, had: Tensor, later: Tens
     if not answering.any():
         return None
     asked = torch.nonzero(answering & mine).squeeze(1)
-    similar = (embeddings[asked] @ embeddings.T / TEMPERATURE).masked_fill(stranger[asked], -1e4)
-    scores = similar.softmax(dim=-1) @ owned + POPULARITY * owned.mean(dim=0)
+    similar = (linear(embeddings[asked], embeddings) / TEMPERATURE).masked_fill(stranger[asked], -1e4)
+    scores = linear(similar.softmax(dim=-1), owned.T) + POPULARITY * owned.mean(dim=0)
     scores = scores.masked_fill(owned[asked] > 0, -1e4)
     border = scores.topk(min(LISTED + 1, scores.shape[1]), dim=1).values[:, -1:].detach()
     found = torch.sigmoid((scores - border) / SOFTNESS) * wanted[asked]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ...batches.batch import JaggedBatch, SourceTokens
 from ...batches.vocabulary import ITEM
+from ..linear import linear
 from ..parallel import ALONE, Alone
 from .objective import Objective
 
@@ -70,9 +71,9 @@ def next_item_loss(
     if not len(targets):
         return None
     if full:
-        return F.cross_entropy(states[following - 1] @ keys[1:].T, target - 1, reduction="sum") / len(targets)
+        return F.cross_entropy(linear(states[following - 1], keys[1:]), target - 1, reduction="sum") / len(targets)
     own = int(processes.gathered(torch.tensor([len(target)]))[: processes.rank].sum()) + torch.arange(len(target))
-    logits = states[following - 1] @ keys[targets].T - log_frequency[targets]
+    logits = linear(states[following - 1], keys[targets]) - log_frequency[targets]
     twin = target[:, None] == targets
     twin[torch.arange(len(target)), own] = False
     return F.cross_entropy(logits.masked_fill(twin, -1e4), own, reduction="sum") / len(targets)

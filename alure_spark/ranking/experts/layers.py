@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ...model.linear import Linear
 from .expert import Fields
 
 
@@ -17,7 +18,7 @@ class FlatNetwork(nn.Module):
     def __init__(self, fields: Fields, dimension: int, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         sizes = [len(fields) * dimension, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(sizes))
         self.width = sizes[-1]
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class CrossNetwork(nn.Module):
     def __init__(self, fields: Fields, dimension: int, depth: int = 2) -> None:
         super().__init__()
         self.width = len(fields) * dimension
-        self.crosses = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(depth))
+        self.crosses = nn.ModuleList(Linear(self.width, self.width) for _ in range(depth))
 
     def forward(self, vectors: Tensor) -> Tensor:
         first = x = vectors.flatten(1)
