@@ -8,7 +8,8 @@ of a batch are the same first. Ours: sparse gradients with SparseAdam for the ta
 Adam over all, as they come; `sparse`: their tables' gradients made sparse by hand, with SparseAdam (no ratio of theirs as shipped has it).
 All have their batches in memory; ours checks gradients and ids as in any training, the peers' steps are theirs.
 
-`history`: 20 impressions per user that read the last 50 events (TIM), as one user or each as a user of its own with a copied history.
+`history`: 20 impressions per user that read the last 50 events (TIM), as one user or each as a user of its own with a copied history; with
+`none` they read no history, so that the cost of the history alone is a difference.
 `table`: a step with 10^7 rows of the table over one with 10^4, the same number of distinct rows in each batch.
 `products`: the matrix products of the linear layers alone, which every method of the architecture must do; as a share of scoring.
 `torch_products`: the same by torch's own nn.functional.linear, as the peers do them.
@@ -42,7 +43,7 @@ CASES = {
     "trees": ("trees",),
     "wabbit": ("linear",),
 }
-HISTORY = ("history_once", "history_copied")
+HISTORY, NO_HISTORY = ("history_once", "history_copied"), "history_none"
 WORKS = ("train", "score", "products", "torch_products")
 
 
@@ -96,8 +97,12 @@ def ratios_of(rates: Mapping[tuple[str, str, str], Sequence[float]], largest: st
                     least += [] if ending else [slowest]
         if least:
             ratios[f"{word}_vs_fastest_torch_peer"] = contract.spread([min(turn) for turn in zip(*least, strict=True)])
-        once, copied = (("ours", work, case) for case in HISTORY)
-        ratios["history_once_vs_per_row" if work == "train" else "history_once_vs_per_row_scoring"] = contract.spread(over(once, copied))
+        ending = "" if work == "train" else "_scoring"
+        once, copied, without = (rates["ours", work, case] for case in (*HISTORY, NO_HISTORY))
+        ratios[f"history_once_vs_per_row{ending}"] = contract.spread([one / other for one, other in zip(once, copied, strict=True)])
+        alone = [(1 / one - 1 / none, 1 / two - 1 / none) for one, two, none in zip(once, copied, without, strict=True)]
+        if all(mine > 0 for mine, _ in alone):  # of few rows a history may cost nothing that a clock can tell
+            ratios[f"history_alone_once_vs_per_row{ending}"] = contract.spread([theirs / mine for mine, theirs in alone])
     for architecture in ARCHITECTURES:
         share = over(("ours", "score", architecture), ("ours", "products", architecture))
         ratios[f"{architecture}_scoring_products_share"] = contract.spread(share)
@@ -132,14 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.write(folder)
         save_weights(rows, folder)
         size = [str(number) for number in (options.users, options.impressions, options.events)]
-        asked = [*size, *ARCHITECTURES, *HISTORY, *tables]
+        asked = [*size, *ARCHITECTURES, *HISTORY, NO_HISTORY, *tables]
         processes = {"ours": stack.enter_context(process("benchmarks.ranking_cases", sys.executable, folder, *asked))}
         for peer, python in pythons.items():
             processes[peer] = stack.enter_context(process(f"benchmarks.peers.{peer}", python, folder))
         check(processes, folder)
         methods = [Method("ours", work, case, options.rows) for case in ARCHITECTURES for work in WORKS]
         methods += [Method(peer, work, case, options.rows) for peer in peers for case in CASES[peer] for work in works(case)]
-        methods += [Method("ours", work, case, shown) for work in ("train", "score") for case in HISTORY]
+        methods += [Method("ours", work, case, shown) for work in ("train", "score") for case in (*HISTORY, NO_HISTORY)]
         methods += [Method("ours", "train", case, options.rows) for case in tables]
         spent = measure(processes, methods, options.repetitions)
     table, rates = [], {}

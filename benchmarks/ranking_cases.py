@@ -166,10 +166,10 @@ def made(case: str, rows: Rows, users: int, impressions: int, events: int) -> Ca
     """The case of a name. Those of a table have the fields of `rows`, each with an equal part of it."""
     kind, _, of = case.partition("_")
     if kind == "history":
-        sequences = {"clicked": SequenceConfig(STREAM, "ad", "ad", events)}
+        sequences = {} if of == "none" else {"clicked": SequenceConfig(STREAM, "ad", "ad", events)}
         batches = [history_batch(users, impressions, events, seed) for seed in range(HISTORY_BATCHES)]
         spec = spec_of("ipnn", list(HISTORY_SIZES.values()), sequences, list(HISTORY_SIZES))
-        return Case(network_of(spec), batches if of == "once" else [one_copy_per_impression(batch, events) for batch in batches])
+        return Case(network_of(spec), [one_copy_per_impression(batch, events) for batch in batches] if of == "copied" else batches)
     ids, sizes = rows.ids, list(rows.sizes)
     if kind == "table":
         sizes = [int(of) // len(sizes)] * len(sizes)
