@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, offsets_of, ranges, select_users
 from alure_spark.batches.history import known_ends
 from alure_spark.batches.vocabulary import ACCOUNT, ITEM
 from alure_spark.config import ModelConfig, ObjectiveConfig
 from alure_spark.model.attention import CHUNK_TOKENS
+from alure_spark.model.linear import linear
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_encoder import UserEncoder
 from alure_spark.model.user_model import Moments, UserModel
@@ -276,7 +276,7 @@ def layer_products(tokens: int) -> tuple[Callable[[], None], float]:
 
     def call() -> None:
         for x, weight in inputs:
-            F.linear(x, weight)
+            linear(x, weight)
 
     return call, float(sum(2 * tokens * before * after for before, after in shapes))
 
