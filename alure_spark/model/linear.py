@@ -40,7 +40,8 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., n) of x (..., k), weight (n, k) and bias (n,): what F.linear gives, up to rounding."""
-    if torch.compiler.is_compiling() or not _faster(x, weight):
+    exporting = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if exporting or not _faster(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
         result: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]

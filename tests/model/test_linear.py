@@ -91,3 +91,9 @@ def test_a_large_product_is_onednns_and_a_small_one_torchs(library, monkeypatch)
     asked.clear()
     linear(torch.randn(16, 320), torch.randn(64, 320))
     assert not asked
+
+
+def test_what_is_exported_is_torchs_own(library):
+    layer, x = Linear(320, 64), torch.randn(2048, 320)
+    assert "mkldnn" not in str(torch.jit.trace(layer, x).graph)
+    assert "mkldnn" not in str(torch.export.export(layer, (x,)).graph)
