@@ -465,6 +465,58 @@ SIMILARITY_EMBEDDINGS = Table(
     users=("CASE WHEN kind = 'user' THEN node_id END",),  # an item of the same id is nobody
 )
 
+ITEM_REPRESENTATIONS = Table(
+    name="item_representations",
+    producer="extract_representations",
+    doc="One row per ad whose flight had begun at as_of: its vector in the ad tower of the user model (LFM4Ads, IR).",
+    columns=_columns("""
+        ad_hash BIGINT ! : id_hash of the ad
+        as_of TIMESTAMP ! : flights that began before it
+        model_id STRING ! : of the user model; representations of two models cannot be compared
+        representation ARRAY<FLOAT> ! : model.dimension numbers
+    """),
+    key=("ad_hash", "as_of"),
+    partitions=("as_of",),
+)
+
+CROSS_SUMS = Table(
+    name="cross_sums",
+    producer="extract_representations",
+    doc="One row per user, and per ad, and day: the sum of the cross representations of the impressions that became known in that day.",
+    columns=_columns("""
+        kind STRING ! : user or ad
+        user_id STRING : who; null of an ad
+        ad_hash BIGINT : id_hash of the ad; null of a user
+        as_of TIMESTAMP ! : the day ends here, exclusive
+        model_id STRING ! : of the user model
+        layer STRING ! : transfer.layer
+        weight BIGINT ! : sum of the weights of the impressions, in millionths
+        sums ARRAY<BIGINT> ! : weighted sums of the numbers, in millionths
+    """),
+    key=("kind", "user_id", "ad_hash", "as_of"),
+    partitions=("as_of",),
+    users=("user_id",),
+)
+
+CROSS_REPRESENTATIONS = Table(
+    name="cross_representations",
+    producer="extract_representations",
+    doc="One row per user and per ad at one as_of: the decaying mean of its cross representations (LFM4Ads, CR).",
+    columns=_columns("""
+        kind STRING ! : user or ad
+        user_id STRING : who; null of an ad
+        ad_hash BIGINT : id_hash of the ad; null of a user
+        as_of TIMESTAMP ! : impressions with known_at < as_of
+        model_id STRING ! : of the user model; representations of two models cannot be compared
+        layer STRING ! : transfer.layer
+        weight DOUBLE ! : sum of the weights of the impressions, each halved by its age every transfer.half_life_days
+        representation ARRAY<FLOAT> ! : the mean
+    """),
+    key=("kind", "user_id", "ad_hash", "as_of"),
+    partitions=("as_of",),
+    users=("user_id",),
+)
+
 EVALUATION_USERS = Table(
     name="evaluation_users",
     producer="evaluate",
@@ -544,7 +596,8 @@ TABLES: dict[str, Table] = {
     for table in (
         EVENTS, ADS, FOLLOWS, USERS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES,
         VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES,
-        DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS, SIMILARITY_EMBEDDINGS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
+        DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS, SIMILARITY_EMBEDDINGS, ITEM_REPRESENTATIONS, CROSS_SUMS, CROSS_REPRESENTATIONS,
+        EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 

@@ -79,7 +79,7 @@ def test_user_embeddings_of_one_model_are_read_and_those_of_another_are_refused(
     assert embedding_model(run, chain.config) == ""
     scored = candidates_to_score(run, config, now).select("impression__taste").first()[0]
     assert len(scored[0]) == 2 * config.embedding.dimension
-    with pytest.raises(DataError, match="the ranking model was trained on user embeddings of alure-old, but the newest are of alure-"):
+    with pytest.raises(DataError, match="the ranking model was trained on embeddings of alure-old, but the newest are of alure-"):
         candidates_to_score(run, config, "alure-old")
 
 

@@ -16,7 +16,7 @@ from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
-from .ranking import DECAYED, KIND_OF, OF_SAME, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
+from .ranking import DECAYED, KIND_OF, OF_SAME, TRANSFERRED, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
 from .ranking_loss import LossConfig, RepeatConfig
 from .reading import build, load
 from .retrieval import RetrievalConfig
@@ -30,16 +30,17 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import ObjectiveConfig, TrainingConfig
+from .transfer import CROSS_LAYERS, TransferConfig
 from .users import OF_JOBS, UsersConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_JOBS", "OF_SAME", "PASSIVE",
-    "ROTARY_PAIRS", "THOMPSON",
+    "ACTIVE", "ALL_SURFACES", "CROSS_LAYERS", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_JOBS", "OF_SAME", "PASSIVE",
+    "ROTARY_PAIRS", "THOMPSON", "TRANSFERRED",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
     "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
     "LossConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
     "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig",
-    "TimeConfig", "TrackingConfig", "TrainingConfig", "UsersConfig", "VocabularyConfig",
+    "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UsersConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

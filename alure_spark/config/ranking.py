@@ -37,13 +37,14 @@ ENCODINGS_OF = {
     "text": ("words",),
     "embedding": ("hash_id", "numbers"),
 }
+TRANSFERRED = ("user.cross", "ad.cross", "ad.representation")  # what jobs/extract_representations.py makes
 KIND_OF = {encoding: kind for kind, encodings in ENCODINGS_OF.items() for encoding in encodings}
 # Where a field may come from -> what may follow the dot; None: what other sections declare.
 ORIGINS: Mapping[str, Mapping[str, str] | None] = {
     "impression": None,
     "ad": {
         "account_id": "categorical", "category_id": "categorical", "bid": "numeric", "value": "numeric", "title": "text",
-        "media_embedding": "embedding",
+        "media_embedding": "embedding", "representation": "embedding", "cross": "embedding",
     },
     "context": {"country": "categorical", "hour": "numeric", "weekday": "numeric"},
     "history": None,

@@ -19,7 +19,7 @@ from .lake import LakeConfig
 from .model import ModelConfig
 from .names import RunName, check_streams
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
-from .ranking import RankingConfig
+from .ranking import TRANSFERRED, RankingConfig
 from .retrieval import RetrievalConfig
 from .rules import require_known
 from .section import Section, Since, as_dict, digest_of
@@ -31,6 +31,7 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import TrainingConfig
+from .transfer import TransferConfig
 from .users import UsersConfig
 from .vocabulary import VocabularyConfig
 
@@ -67,6 +68,7 @@ class Config(Section):
     experiments: Mapping[str, ExperimentConfig] = field(default_factory=dict)  # what jobs/compare_policies.py tries
     similarity: Annotated[SimilarityConfig, Since("2026-11-30")] = field(default_factory=SimilarityConfig)
     users: Annotated[UsersConfig, Since("2026-11-30")] = field(default_factory=UsersConfig)
+    transfer: Annotated[TransferConfig, Since("2026-11-30")] = field(default_factory=TransferConfig)
 
     def check_together(self) -> None:
         if not self.streams and not self.ranking.ready_made:
@@ -87,6 +89,9 @@ class Config(Section):
         usable = [name for name, kind in of_impressions.items() if kind in ("categorical", "numeric")]
         for name in self.labels.impression_attributes:
             require_known("labels.impression_attributes", name, usable)
+        for name, one in self.ranking.fields.items():
+            if one.reads in TRANSFERRED and not self.transfer.layer:
+                raise ConfigError(f"ranking.fields.{name} reads {one.reads}, but transfer.layer is empty: set it, e.g. to hidden")
         self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads)
 
     def _check_kinds(self) -> None:

@@ -11,7 +11,8 @@ from .names import check_attribute, one_spelling
 from .section import Section
 from .streams import AttributeKind
 
-OF_JOBS = {"embedding": "embedding", "similarity": "numeric"}  # what jobs know of a user -> its kind: user.NAME of ranking.fields too
+# What jobs know of a user -> its kind: user.NAME of ranking.fields too.
+OF_JOBS = {"embedding": "embedding", "similarity": "numeric", "cross": "embedding"}
 
 
 @dataclass(frozen=True)

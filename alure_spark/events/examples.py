@@ -17,6 +17,7 @@ from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 LARGEST = 1e25  # of a number that is summed: a larger one counts as this
+SHOWN_KNOWN = "shown_known_at_ms"  # array: when an impression became known
 MILLIONTHS = 1_000_000  # down-sampling draws by hash in millionths, and sums are of whole ones
 
 
@@ -30,6 +31,7 @@ def training_examples(
     grouping: Grouping = PLAIN,
     segments: DataFrame | None = None,
     responses: DataFrame | None = None,
+    known: bool = False,
 ) -> DataFrame:
     """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
 
@@ -50,6 +52,7 @@ def training_examples(
 
     With labels.clock_skew_seconds, a response that is known before the impression it belongs to is known from that impression on.
     `previous` then has to end so much before those days. `responses`: `matched_responses` of events and labels, where there already.
+    known: with the array `shown_known_at_ms`, when each impression became known.
     """
     border = as_of_ms - labels.validation_ms
     first_ms = labels.first_ms(as_of_ms)
@@ -64,6 +67,7 @@ def training_examples(
     if previous:
         whole = continued(whole, previous[0], streams, previous[1])
     impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms, responses)
+    further = [*(f"impression__{name}" for name in attributes), *([SHOWN_KNOWN] if known else [])]
     if first_ms is not None:
         newest = F.greatest(*(F.try_element_at(F.col(f"{name}__known_at_ms"), F.lit(-1)) for name in streams), F.lit(0))
         whole = whole.where(~known_before(newest, F.lit(first_ms)))
@@ -71,7 +75,7 @@ def training_examples(
     if labels.hold_back_immature:
         impressions = impressions.where(as_of_ms - F.col("time_ms") > labels.window_ms)
     fields = ["time_ms", "event_hash", "impression_id", "ad_id", "account_id", *labels.declared, "weight"]
-    listed = F.sort_array(F.collect_list(F.struct(*fields, *(f"impression__{name}" for name in attributes))))
+    listed = F.sort_array(F.collect_list(F.struct(*fields, *further)))
     last = F.slice(listed, F.greatest(F.size(listed) - labels.max_impressions + 1, F.lit(1)), labels.max_impressions)
     early = [F.flatten(F.collect_list("early")).alias("_early")] if skew_ms else []
     per_user = impressions.groupBy("user_id").agg(last.alias("_shown"), *early)
@@ -93,7 +97,7 @@ def training_examples(
         F.transform(shown["time_ms"], lambda t: F.lit(as_of_ms) - t).alias("label_age_ms"),
         shown["weight"].alias("weight"),
         F.transform(shown["time_ms"], lambda t: F.when(t < border, "train").otherwise("validation")).alias("split"),
-        *(shown[f"impression__{name}"].alias(f"impression__{name}") for name in attributes),
+        *(shown[name].alias(name) for name in further),
         *columns,
     )  # fmt: skip
 
@@ -172,7 +176,8 @@ def shown_impressions(
     if first_ms is not None:
         known = known.where(F.unix_millis("event_time") >= first_ms)
     return known.select(
-        "user_id", "event_hash", F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
+        "user_id", "event_hash", F.unix_millis("known_at").alias(SHOWN_KNOWN),
+        F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
         F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
         *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
     )  # fmt: skip

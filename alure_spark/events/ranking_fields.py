@@ -7,7 +7,7 @@ them from the arrays of the streams (ranking/history_counts.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from pyspark.sql import Column, DataFrame
@@ -15,9 +15,10 @@ from pyspark.sql import functions as F
 
 from ..canonical import quoted
 from ..clock import DAY_MS, HOUR_MS, known_before
-from ..config import OF_JOBS, FieldConfig, RankingConfig
+from ..config import OF_JOBS, TRANSFERRED, FieldConfig, RankingConfig
 from ..errors import DataError
 from ..tables import ATTRIBUTE_TYPES
+from ..tables import table as made_by
 from .clean import id_hash
 
 WEEKDAY_OF_1970 = 3  # a Thursday; 0 is Monday
@@ -31,6 +32,8 @@ class FieldTables:
     user_embeddings: DataFrame | None = None
     similarity_embeddings: DataFrame | None = None
     users: DataFrame | None = None
+    cross_representations: DataFrame | None = None
+    item_representations: DataFrame | None = None
 
 
 FIELD_TABLES = tuple(item.name for item in fields(FieldTables))
@@ -45,7 +48,7 @@ def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, pu
     by user. Raises DataError where a table that a field reads, or a column of it, is missing.
     """
     given = {name: one for name, one in config.fields.items() if one.origin != "history"}
-    of_ad = {name: one for name, one in given.items() if one.origin == "ad"}
+    of_ad = {name: one for name, one in given.items() if one.origin == "ad" and one.reads not in TRANSFERRED}
     of_embedding, of_similarity = (
         {name: one for name, one in given.items() if one.reads == f"user.{what}"} for what in ("embedding", "similarity")
     )
@@ -62,13 +65,19 @@ def ranking_rows(rows: DataFrame, config: RankingConfig, tables: FieldTables, pu
     if of_similarity:
         vectors = _required(tables.similarity_embeddings, "similarity_embeddings", of_similarity)
         rows = _with_cosines(rows, list(of_similarity), vectors, publish_lag_ms)
+    for reads in TRANSFERRED:
+        if names := [name for name, one in given.items() if one.reads == reads]:
+            table = "item_representations" if reads == "ad.representation" else "cross_representations"
+            known = _served(_required(getattr(tables, table), table, names), publish_lag_ms, "representation")
+            rows = _with_representations(rows, names, known, reads)
     own = {f"impression__{name}": _of_row(one) for name, one in given.items() if one.origin in ("impression", "context")}
     return rows.withColumns(own) if own else rows
 
 
-def _required(table: DataFrame | None, name: str, fields: Mapping[str, FieldConfig]) -> DataFrame:
+def _required(table: DataFrame | None, name: str, fields: Iterable[str]) -> DataFrame:
     if table is None:
-        raise DataError(f"ranking.fields.{next(iter(fields))} reads the table '{name}', which is not published yet")
+        field, job = next(iter(fields)), made_by(name).producer
+        raise DataError(f"ranking.fields.{field} reads the table '{name}', which is not published yet: run jobs/{job}.py")
     return table
 
 
@@ -123,10 +132,24 @@ def _with_declared(rows: DataFrame, fields: Mapping[str, FieldConfig], users: Da
     return _with_newest(rows, "_declared", known).withColumns(columns).drop("_declared")
 
 
-def _served(embeddings: DataFrame, publish_lag_ms: int) -> DataFrame:
-    """user_id and `one`: from when on an embedding serves (ms), its model_id, and the embedding."""
-    one = F.struct((F.unix_millis("as_of") + publish_lag_ms).alias("ms"), "model_id", "embedding")
-    return embeddings.select("user_id", one.alias("one"))
+def _served(embeddings: DataFrame, publish_lag_ms: int, column: str = "embedding") -> DataFrame:
+    """The keys of the table and `one`: from when on an embedding serves (ms), its model_id, and the embedding."""
+    one = F.struct((F.unix_millis("as_of") + publish_lag_ms).alias("ms"), "model_id", F.col(column).alias("embedding"))
+    keys = [name for name in ("kind", "user_id", "ad_hash") if name in embeddings.columns]
+    return embeddings.select(*keys, one.alias("one"))
+
+
+def _with_representations(rows: DataFrame, names: Iterable[str], known: DataFrame, reads: str) -> DataFrame:
+    """The rows with an array per name: of each impression, what served of its user or of its ad before it, exclusive."""
+    if "kind" in known.columns:
+        known = known.where(F.col("kind") == reads.partition(".")[0])
+    if reads.startswith("user."):
+        rows = _with_newest(rows, "_served", known.select("user_id", "one"))
+        return rows.withColumns({f"impression__{name}": F.col("_served.embedding") for name in names}).drop("_served")
+    of_ads = known.groupBy(F.col("ad_hash").alias("_ad")).agg(F.sort_array(F.collect_list("one")).alias("_of_ad"))
+    before = F.filter("_of_ad", lambda one: known_before(one["ms"], F.col("_one.time_ms")))
+    newest = F.try_element_at(before, F.lit(-1))["embedding"]
+    return _of_ads(rows, of_ads, {f"impression__{name}": newest for name in names})
 
 
 def _with_newest(rows: DataFrame, name: str, known: DataFrame) -> DataFrame:

@@ -15,11 +15,18 @@ from .mapped_impressions import example_rows, rows_to_score
 from .ranking_fields import FIELD_TABLES, FieldTables, ranking_rows
 from .sequences import select_features
 
+# Tables that a user model makes -> what fields read of them.
+OF_MODELS = {
+    "user_embeddings": ("user.embedding",),
+    "cross_representations": ("user.cross", "ad.cross"),
+    "item_representations": ("ad.representation",),
+}
+
 
 def training_rows(run: JobRun, config: Config, embeddings_of: str = "") -> DataFrame:
     """`ranking_rows` of as_of: of training_examples, or of the ready-made table where the fields read it.
 
-    embeddings_of: the model whose user embeddings are read, `embedding_model`: those of two models cannot be compared.
+    embeddings_of: whose embeddings and representations are read, `embedding_model`: those of two models cannot be compared.
     """
     ranking, as_of = config.ranking, config.time.as_of_ms
     if ranking.ready_made:
@@ -29,12 +36,20 @@ def training_rows(run: JobRun, config: Config, embeddings_of: str = "") -> DataF
 
 
 def embedding_model(run: JobRun, config: Config) -> str:
-    """The model of the newest user embeddings up to as_of, where a field reads them; else ''."""
-    embeddings = run.read_if_published("user_embeddings") if _reads_embeddings(config) else None
-    if embeddings is None:
-        return ""
-    newest = embeddings.where(F.col("as_of") <= timestamp(config.time.as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
-    return str(newest["model_id"]) if newest else ""
+    """The user model of the newest embeddings and representations up to as_of that fields read; '' where none does, or none is there.
+
+    Where one reads cross representations, with /LAYER. Raises DataError where those of two models are the newest.
+    """
+    newest = dict[str, str]()
+    for name in _tables_of_models(config):
+        if (rows := run.read_if_published(name)) is not None:
+            upto = rows.where(F.col("as_of") <= timestamp(config.time.as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
+            newest |= {name: str(upto["model_id"])} if upto else {}
+    if len(set(newest.values())) > 1:
+        said = ", ".join(f"{name} of {model}" for name, model in newest.items())
+        raise DataError(f"fields of the ranking model would read two user models, {said}: run the jobs that are behind for this as_of")
+    crossed = f"/{config.transfer.layer}" if "cross_representations" in newest else ""
+    return "".join(list(newest.values())[:1]) + crossed
 
 
 def candidates_to_score(run: JobRun, config: Config, embeddings_of: str = "") -> DataFrame:
@@ -42,9 +57,9 @@ def candidates_to_score(run: JobRun, config: Config, embeddings_of: str = "") ->
     as_of = config.time.as_of_ms
     sequences = select_features(latest_rows(run.read("user_sequences"), as_of), config.policed_streams, as_of)
     tables = _tables(run, embeddings_of)
-    if _reads_embeddings(config) and (now := embedding_model(run, config)) != embeddings_of:
+    if _tables_of_models(config) and (now := embedding_model(run, config)) != embeddings_of:
         raise DataError(
-            f"the ranking model was trained on user embeddings of {embeddings_of or 'no model'}, but the newest are of {now or 'none'}: "
+            f"the ranking model was trained on embeddings of {embeddings_of or 'no model'}, but the newest are of {now or 'none'}: "
             "run jobs/train_ranking.py for this as_of"
         )
     return candidate_rows(run.read("ad_candidates").where(as_of_scope(as_of)), sequences, tables, config)
@@ -55,12 +70,19 @@ def examples_to_score(run: JobRun, config: Config) -> DataFrame:
     return rows_to_score(run.read("impression_examples"), config.ranking, config.time.as_of_ms)
 
 
-def _reads_embeddings(config: Config) -> bool:
-    return any(one.reads == "user.embedding" for one in config.ranking.fields.values())
+def _tables_of_models(config: Config) -> list[str]:
+    """The tables that fields read and that a user model made."""
+    read = {one.reads for one in config.ranking.fields.values()}
+    return [name for name, reads in OF_MODELS.items() if read & set(reads)]
 
 
 def _tables(run: JobRun, embeddings_of: str) -> FieldTables:
     tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
-    if tables.user_embeddings is None:
-        return tables
-    return replace(tables, user_embeddings=tables.user_embeddings.where(F.col("model_id") == embeddings_of))
+    model_id, _, layer = embeddings_of.partition("/")
+    mine: dict[str, DataFrame | None] = {}
+    for name in OF_MODELS:
+        rows: DataFrame | None = getattr(tables, name)
+        mine[name] = None if rows is None else rows.where(F.col("model_id") == model_id)
+    if (crossed := mine["cross_representations"]) is not None:
+        mine["cross_representations"] = crossed.where(F.col("layer") == layer)
+    return replace(tables, **mine)

@@ -67,8 +67,9 @@ def write_examples(run: JobRun, config: Config, events: DataFrame, since: int | 
     def labelled(grouping: Grouping) -> DataFrame:
         before = None if start is None else (run.read("user_sequences"), start)
         return examples.training_examples(
-            events, config.streams, labels, as_of, config.impression_attributes, before, grouping, segments, responses
-        )
+            events, config.streams, labels, as_of, config.impression_attributes, before, grouping, segments, responses,
+            known=bool(config.transfer.layer),
+        )  # fmt: skip
 
     _written(run, "training_examples", labelled, too_heavy, as_of_scope(as_of))
     counted = count_responses(responses, labels, first_ms)

@@ -8,6 +8,7 @@ relative to the request: elapsed time, causal engagement counts and sums (the en
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,16 @@ RECENT_DAYS = 28
 AD_CHUNK = 1024  # impressions whose attended states are gathered at once
 
 
+@dataclass(frozen=True)
+class Read:
+    """What the read-out has made of M impressions below the logits."""
+
+    facts: Tensor  # (M, facts) standardised counts and context
+    ad: Tensor  # (M, d) the ad tower, in the impression's context
+    crosses: tuple[Tensor, ...]  # per source (M, d): key of the user's state * ad; their sums are the inner products
+    hidden: Tensor  # (M, d) what the last layer reads: the penultimate layer
+
+
 class Readout(nn.Module):
     """Logits of the tasks: a linear part on counts, and a network on states, ad and their products."""
 
@@ -41,7 +52,7 @@ class Readout(nn.Module):
         d, self.spec = spec.config.dimension, spec
         self.account = embedding_table(spec.spaces.get(ACCOUNT, 1), d, 0.05)
         self.tables = Modules({name: embedding_table(spec.spaces[name], d, 0.05) for name in spec.of_impressions("categorical")})
-        context = 2 * len(spec.of_impressions("numeric")) + 7
+        self.context = context = 2 * len(spec.of_impressions("numeric")) + 7  # the last of the facts: of the impression and its moment
         self.ad = Linear(spec.views * spec.item_dimension + context, d)
         width = spec.state_width
         self.keys = Modules({source: Linear(width, d) for source in spec.sources})
@@ -65,25 +76,36 @@ class Readout(nn.Module):
 
     def forward(self, batch: JaggedBatch, states: Mapping[str, Tensor], encoder: UserEncoder) -> Tensor:
         """(M, tasks) uncalibrated logits."""
+        read = self.read(batch, states, encoder)
+        logits: Tensor = self.wide(read.facts) + self.deep[-1](read.hidden)
+        return logits
+
+    def read(self, batch: JaggedBatch, states: Mapping[str, Tensor], encoder: UserEncoder) -> Read:
+        """What stands below the logits."""
         shown = batch.impressions
         assert shown is not None
         users = shown.users()
         raw = self.facts(batch)
         facts = self.standardised(raw)
-        context = raw[:, -(self.ad.in_features - encoder.item_vectors.shape[1]) :]
-        item = F.embedding(shown.rows[ITEM], encoder.item_vectors, padding_idx=0)
-        ad = self.ad(torch.cat([item, context], dim=-1)) + self.account(shown.rows[ACCOUNT])
-        for name, table in self.tables.items():
-            ad = ad + table(shown.rows[name])
-        parts = [ad, facts]
+        context = raw[:, -self.context :]
+        ad = self.ad_vectors(encoder, shown.rows, context)
+        parts, crosses = [ad, facts], []
         for source in self.spec.sources:
             state = encoder.state_at(source, batch.sources[source], states[source], users, shown.time_ms)
-            parts += [state, (self.keys[source](state) * ad).sum(-1, keepdim=True) / ad.shape[-1] ** 0.5]
+            crosses.append(self.keys[source](state) * ad)
+            parts += [state, crosses[-1].sum(-1, keepdim=True) / ad.shape[-1] ** 0.5]
             if source in self.attention:
                 asking = ad + encoder.tokens[source].of_ads(shown.rows, encoder.item_vectors)  # type: ignore[operator]
                 parts.append(self.attention[source](batch.sources[source], states[source], users, shown.time_ms, asking))
-        logits: Tensor = self.wide(facts) + self.deep(torch.cat(parts, dim=-1))
-        return logits
+        return Read(facts, ad, tuple(crosses), self.deep[:-1](torch.cat(parts, dim=-1)))
+
+    def ad_vectors(self, encoder: UserEncoder, rows: Mapping[str, Tensor], context: Tensor) -> Tensor:
+        """(n, d) the ad tower: rows (n,) int64 by space as of Impressions, context (n, context) as `facts` ends."""
+        item = F.embedding(rows[ITEM], encoder.item_vectors, padding_idx=0)
+        ad: Tensor = self.ad(torch.cat([item, context], dim=-1)) + self.account(rows[ACCOUNT])
+        for name, table in self.tables.items():
+            ad = ad + table(rows[name])
+        return ad
 
     def facts(self, batch: JaggedBatch) -> Tensor:
         """(M, facts) of the weights' dtype: per source in order of spec.sources, over the item sources together, then the context.

@@ -24,6 +24,7 @@ from ..errors import DataError, nearest
 from ..model.linear import Linear
 from ..model.named import Modules
 from ..model.trainable import ParameterGroup
+from .adapters import FieldGates, Projections, with_flag
 from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
@@ -51,7 +52,8 @@ class RankingNetwork(nn.Module):
         self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
         tables = self.plan.tables
         self.tables = Modules({name: EmbeddingTable(self.lookup.total, size, spec.deviation) for name, size in tables.items()})
-        self.given = Modules({name: _Projections(spec, size) for name, size in tables.items()})
+        self.given = Modules({name: Projections(spec, size) for name, size in tables.items()})
+        self.gating = Modules({name: FieldGates(spec, size) for name, size in tables.items()} if spec.gating else {})
         self.histories = Modules({name: _Histories(spec, size) for name, size in tables.items()})
         order = {name: place for place, name in enumerate(spec.order)}
         self.met, self.beside = ([order[name] for name in names] for names in (spec.interacting, spec.beside))
@@ -68,13 +70,14 @@ class RankingNetwork(nn.Module):
 
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
-        codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
+        codes, numbers = self.codes(batch), self._numbers(batch)
         vectors = {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
         histories = {name: self._histories(name, batch, vectors[name]) for name in self.plan.tables}
-        branches = {}
+        read = {name: its * self.gating[name](numbers) for name, its in vectors.items()} if self.gating else vectors
+        raw, branches = [numbers[name] for name in self.spec.raw], {}
         for name, expert in self.plan.experts.items():
-            met, beside = self._split(vectors[expert.table])
-            branches[name] = self.experts[name](met, [*histories[expert.table], *beside])
+            met, beside = self._split(read[expert.table])
+            branches[name] = self.experts[name](met, [*histories[expert.table], *beside, *raw])
         mixed = mixtures(self.plan, self.gates, branches, vectors)
         together = torch.cat([self.towers[name](its) for name, its in mixed.items()], dim=1)
         if self.columns != sorted(self.columns):
@@ -156,13 +159,18 @@ class RankingNetwork(nn.Module):
 
     def table_vectors(self, batch: JaggedBatch) -> dict[str, Tensor]:
         """Table -> (M, fields, dimension) of the batch's impressions, in the spec's order. Raises DataError on a field that it lacks."""
-        codes, numbers = self.codes(batch), {name: self.numbers(batch, name) for name in self.spec.dense}
+        codes, numbers = self.codes(batch), self._numbers(batch)
         return {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
+
+    def _numbers(self, batch: JaggedBatch) -> dict[str, Tensor]:
+        """Dense field -> (M, its width + 1), with whether it is missing."""
+        dtype, fields = self.calibration.dtype, self.spec.fields
+        return {name: with_flag(self.numbers(batch, name), fields[name].width, name).to(dtype) for name in self.spec.dense}
 
     def _vectors(self, table: str, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, fields, dimension), in the spec's order."""
         found = self.tables[table](codes)
-        return torch.cat([found, self.given[table](numbers)], dim=1) if numbers else found
+        return torch.cat([found, self.given[table](numbers)], dim=1) if self.spec.projected else found
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The vectors of the fields that interact (M, fields, dimension), and those beside them (M, numbers), if any."""
@@ -224,7 +232,7 @@ class _Branch(nn.Module):
     def __init__(self, spec: RankingSpec, own: ExpertConfig, dimension: int) -> None:
         super().__init__()
         self.expert: Expert = EXPERTS[own.kind](spec.meeting(), dimension, **own.options)
-        self.layer = Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)), spec.hidden)
+        self.layer = Linear(self.expert.width + dimension * (len(spec.sequences) + len(spec.beside)) + spec.raw_width, spec.hidden)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, vectors: Tensor, beside: list[Tensor]) -> Tensor:
@@ -233,40 +241,20 @@ class _Branch(nn.Module):
         return self.dropout(torch.relu(self.layer(made)))
 
 
-class _Projections(nn.Module):
-    """Given embeddings as vectors of a table; one that is missing has a vector of its own."""
-
-    def __init__(self, spec: RankingSpec, dimension: int) -> None:
-        super().__init__()
-        self.names = spec.dense
-        self.of = Modules({name: Linear(spec.fields[name].width + 1, dimension) for name in spec.dense})
-
-    def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
-        """(M, dense fields, dimension)."""
-        found = []
-        for name in self.names:
-            values, layer = numbers[name], cast(nn.Linear, self.of[name])
-            if values.shape[1] + 1 != layer.in_features:
-                raise DataError(f"the field '{name}' has {values.shape[1]} numbers, but the model was trained on {layer.in_features - 1}")
-            missing = values.isnan().any(dim=1, keepdim=True)
-            found.append(layer(torch.cat([torch.where(missing, 0, values), missing], dim=1).to(layer.weight.dtype)))
-        return torch.stack(found, dim=1)
-
-
 class _Linear(nn.Module):
     """What each row and each number adds to the logits by itself, nothing before training: what few examples teach first."""
 
     def __init__(self, spec: RankingSpec, rows: int) -> None:
         super().__init__()
         self.rows = EmbeddingTable(rows, len(spec.tasks), 0.0)
-        self.given = _Projections(spec, len(spec.tasks))
+        self.given = Projections(spec, len(spec.tasks), plain=True)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
         """(M, tasks)."""
         by_row = self.rows(codes).sum(dim=1)
-        return by_row + self.given(numbers).sum(dim=1) if numbers else by_row
+        return by_row + self.given(numbers).sum(dim=1) if self.given.names else by_row
 
 
 class _Histories(nn.Module):

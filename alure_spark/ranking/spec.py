@@ -48,6 +48,11 @@ class FieldSpec:
         return build(Given, self.settings)
 
     @property
+    def adapter(self) -> str:
+        """How a dense field becomes vectors (adapters.py)."""
+        return str(self.settings.get("adapter", "linear"))
+
+    @property
     def width(self) -> int:
         """How many numbers a dense field has."""
         return 1 if self.encoding == STANDARDIZED else int(self.settings["numbers"])
@@ -154,9 +159,29 @@ class RankingSpec:
         return [name for name, one in self.fields.items() if one.encoding in DENSE]
 
     @property
+    def projected(self) -> list[str]:
+        """Dense fields that become vectors of the tables, in their order (adapters.py)."""
+        return [name for name in self.dense if self.fields[name].adapter != "raw"]
+
+    @property
+    def gating(self) -> list[str]:
+        """Dense fields that say how much the others' vectors count."""
+        return [name for name in self.dense if self.fields[name].adapter == "gate"]
+
+    @property
+    def raw(self) -> list[str]:
+        """Dense fields that stand beside what the experts make of the others, as they are."""
+        return [name for name in self.dense if self.fields[name].adapter == "raw"]
+
+    @property
+    def raw_width(self) -> int:
+        """Numbers of the raw fields, each with one that says whether it is missing."""
+        return sum(self.fields[name].width + 1 for name in self.raw)
+
+    @property
     def order(self) -> list[str]:
-        """All fields, as their vectors stand in a table."""
-        return [*self.coded, *self.dense]
+        """The fields that have vectors, as these stand in a table."""
+        return [*self.coded, *self.projected]
 
     @property
     def interacting(self) -> list[str]:

@@ -77,7 +77,7 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
         if one.encoding == "id":
             fields[name] = replace(one, settings={"size": vocabulary.size(spec.space_of(name))})
         elif one.encoding == GIVEN:
-            fields[name] = replace(one, settings=as_dict(Given.fitted(given[name], one.width)))
+            fields[name] = replace(one, settings=Given.fitted(given[name], one.width, one.adapter).settings())
         elif name in values:
             try:
                 fitted = FITTED[one.encoding](np.concatenate(values[name]), **one.settings)

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..batches.vocabulary import Vocabulary
-from ..config import Config, FieldConfig, RankingConfig
+from ..config import TRANSFERRED, Config, FieldConfig, RankingConfig
 from ..errors import ConfigError
 from ..ranking.spec import FieldSpec, RankingSpec
 
@@ -65,11 +65,17 @@ def _settings(config: Config, name: str, one: FieldConfig) -> Mapping[str, Any]:
     if one.kind == "text":
         return {"words": config.model.text_words, "buckets": config.model.text_buckets} | dict(one.options)
     if one.kind == "embedding" and "numbers" not in one.options:
-        if one.reads != "user.embedding":
-            raise ConfigError(f"ranking.fields.{name}.options lacks the key 'numbers': how many numbers {one.reads} has")
-        views = len(config.model.views) if config.embedding.method == "alure" else 1
-        return dict(one.options) | {"numbers": views * config.embedding.dimension}
+        return dict(one.options) | {"numbers": _numbers(config, name, one)}
     return one.options
+
+
+def _numbers(config: Config, name: str, one: FieldConfig) -> int:
+    """How many numbers an embedding has that is made here. Raises ConfigError of others."""
+    if one.reads == "user.embedding":
+        return (len(config.model.views) if config.embedding.method == "alure" else 1) * config.embedding.dimension
+    if one.reads == "ad.representation" or (one.reads in TRANSFERRED and config.transfer.layer != "crosses"):
+        return config.model.dimension
+    raise ConfigError(f"ranking.fields.{name}.options lacks the key 'numbers': how many numbers {one.reads} has")
 
 
 def fitted_vocabulary(rows: DataFrame, config: Config) -> Vocabulary:

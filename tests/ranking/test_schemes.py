@@ -187,7 +187,7 @@ def test_the_default_scheme_is_the_model_of_before_schemes():
     model, given = network(SPEC), batch(12)
     names = [name.split(".")[0] for name, _ in model.named_parameters()]
     assert list(dict.fromkeys(names)) == ["tables", "given", "histories", "experts", "gates", "towers"]
-    codes, numbers = model.codes(given), {name: model.numbers(given, name) for name in SPEC.dense}
+    codes, numbers = model.codes(given), model._numbers(given)
     vectors = {name: model._vectors(name, codes, numbers) for name in SPEC.tables}
     branches = []
     for name, expert in SPEC.experts.items():

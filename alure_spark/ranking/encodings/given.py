@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ...config import as_dict
+from ...errors import ConfigError, shown
+
+ADAPTERS = ("linear", "nonlinear", "gate", "raw")
 
 
 @dataclass
@@ -32,13 +38,22 @@ class Given:
     numbers: int
     center: tuple[float, ...] = ()  # a mean for each number; empty: as it is given, in models of before
     spread: float = 1.0
+    adapter: str = "linear"  # how the numbers become vectors (ranking/adapters.py)
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise ConfigError(f"adapter is {shown(self.adapter)}; allowed: {', '.join(ADAPTERS)}")
 
     @classmethod
-    def fitted(cls, moments: Moments, numbers: int) -> Given:
+    def fitted(cls, moments: Moments, numbers: int, adapter: str = "linear") -> Given:
         """For the rows of the training split, of which there is one at least."""
         mean = np.asarray(moments.total) / moments.count
         variance = float(np.clip(np.asarray(moments.squares) / moments.count - mean**2, 0, None).mean())
-        return cls(numbers, tuple(mean.tolist()), variance**0.5 if variance > 1e-12 else 1.0)
+        return cls(numbers, tuple(mean.tolist()), variance**0.5 if variance > 1e-12 else 1.0, adapter)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values, without the adapter where it is that of every model of before."""
+        return {name: value for name, value in as_dict(self).items() if name != "adapter" or value != "linear"}
 
     def standardized(self, values: Tensor) -> Tensor:
         """(n, numbers) of values (n, numbers), NaN where missing. Values of another width stay as they are, and are refused later."""

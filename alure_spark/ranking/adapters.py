@@ -1,0 +1,67 @@
+"""How a given embedding, or a representation of another model, becomes vectors of this one (LFM4Ads, feature level).
+
+linear     a matrix per table;
+nonlinear  two layers with a ReLU between them;
+gate       as linear, and it also says by how much each number of all other fields' vectors counts, from 1 at the start;
+raw        as it is, beside what the experts make of the other fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..model.linear import Linear
+from ..model.named import Modules
+from .spec import RankingSpec
+
+
+def nonlinear(numbers: int, dimension: int) -> nn.Sequential:
+    """Two layers; between them as many numbers as the wider side has, at most 64."""
+    between = min(64, max(numbers, dimension))
+    return nn.Sequential(Linear(numbers, between), nn.ReLU(), Linear(between, dimension))
+
+
+PROJECTIONS: Mapping[str, Callable[[int, int], nn.Module]] = {"linear": Linear, "nonlinear": nonlinear, "gate": Linear}
+
+
+class Projections(nn.Module):
+    """Given embeddings as vectors of a table; one that is missing has a vector of its own."""
+
+    def __init__(self, spec: RankingSpec, dimension: int, plain: bool = False) -> None:
+        """plain: all by a matrix, whatever their adapter."""
+        super().__init__()
+        self.names = spec.projected
+        kinds = {name: "linear" if plain else spec.fields[name].adapter for name in self.names}
+        self.of = Modules({name: PROJECTIONS[kind](spec.fields[name].width + 1, dimension) for name, kind in kinds.items()})
+
+    def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
+        """(M, projected fields, dimension)."""
+        return torch.stack([self.of[name](numbers[name]) for name in self.names], dim=1)
+
+
+class FieldGates(nn.Module):
+    """By how much the numbers of the vectors of a table count, as the fields with the adapter `gate` say."""
+
+    def __init__(self, spec: RankingSpec, dimension: int) -> None:
+        super().__init__()
+        self.of = Modules({name: Linear(spec.fields[name].width + 1, dimension) for name in spec.gating})
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
+        """(M, 1, dimension), between 0 and 2."""
+        total = sum((layer(numbers[name]) for name, layer in self.of.items()), torch.zeros(()))
+        return cast(Tensor, 2 * torch.sigmoid(total))[:, None]
+
+
+def with_flag(values: Tensor, width: int, name: str) -> Tensor:
+    """(M, width + 1): values (M, width) float32 with 0 where a row is missing, and whether it is. Raises DataError on another width."""
+    if values.shape[1] != width:
+        raise DataError(f"the field '{name}' has {values.shape[1]} numbers, but the model was trained on {width}")
+    missing = values.isnan().any(dim=1, keepdim=True)
+    return torch.cat([torch.where(missing, 0, values), missing], dim=1)

@@ -1,0 +1,261 @@
+"""Representations of the user model through the lake: what is in them and when, a day at a time, and as fields of the ranking model."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from pyspark.sql import functions as F
+
+from alure_spark.clock import DAY_MS, parse_time
+from alure_spark.config import FieldConfig, TransferConfig, load
+from alure_spark.errors import ConfigError, DataError
+from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
+from alure_spark.inference.registered import champion
+from alure_spark.inference.representations import RepresentationReader
+from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.privacy import identity
+from alure_spark.running import open_context, run_jobs
+from jobs import build_sequences, extract_representations, forget_users, train_ranking
+from tests.conftest import ROOT, overrides
+
+FIRST = parse_time("2025-01-16T00:00:00Z")
+HALF_LIFE, WINDOW = 3.0, 10
+SHOWN = ("impression_id", "time_ms", "ad_id", "account_id", "label_age_ms", "weight", "split", "shown_known_at_ms", "click", "conversion")
+
+
+def context_at(chain, folder, day, **more):
+    """The chain's conf and registry, a lake of its own, `day` days later, with representations of the hidden layer."""
+    config = load(ROOT / "conf" / "test.yml", overrides(folder))
+    transfer = TransferConfig("hidden", HALF_LIFE, WINDOW)
+    time = replace(config.time, as_of=f"2025-01-{16 + day}T00:00:00Z")
+    labels = replace(config.labels, validation_days=0.25)
+    return open_context(replace(config, **({"time": time, "transfer": transfer, "labels": labels} | more)))
+
+
+def copied(chain, folder):
+    shutil.copytree(chain.lake.root, folder / "lake")
+    shutil.copy(Path(chain.lake.root).parent / "mlflow.db", folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def days(chain, tmp_path_factory):
+    """A lake with the representations of two days in turn, and one in which the second day is the first to be extracted."""
+    daily, whole = (copied(chain, tmp_path_factory.mktemp(name)) for name in ("daily", "whole"))
+    for day in (0, 1):
+        run_jobs(context_at(chain, daily, day), [build_sequences.JOB, extract_representations.JOB], "test")
+    last = context_at(chain, whole, 1)
+    run_jobs(last, [build_sequences.JOB, extract_representations.JOB], "test")
+    return context_at(chain, daily, 1), last
+
+
+def rows(context, name, as_of_ms):
+    table = context.lake.read(name).where(as_of_scope(as_of_ms)).toArrow().to_pylist()
+    found = pd.DataFrame(table, dtype=object)  # so that a hash stays whole beside a null
+    keys = [one for one in ("kind", "user_id", "ad_hash") if one in found]
+    return found.sort_values(keys, key=lambda column: column.astype(str)).reset_index(drop=True)
+
+
+def examples(context, as_of_ms):
+    """Rows of training_examples with an impression, each as a batch of one row."""
+    table = context.lake.read("training_examples").where(as_of_scope(as_of_ms)).where(F.size("time_ms") > 0).toArrow()
+    return [batch.slice(row, 1) for batch in table.to_batches() for row in range(batch.num_rows)]
+
+
+def expected(context, as_of_ms):
+    """(kind, id) -> (weight, mean): a plain walk over the users, each read by itself, and their impressions."""
+    reader = RepresentationReader(champion(context.config, context.tracker), "hidden", context.config.inference)
+    totals, weights = defaultdict(lambda: np.zeros(reader.width)), defaultdict(float)
+    for one in examples(context, as_of_ms):
+        row = one.select(["user_id", "segment", "shown_known_at_ms", "weight", "ad_id"]).to_pylist()[0]
+        _, found = reader.read(one, row["segment"])
+        for vector, known, weight, ad in zip(found, row["shown_known_at_ms"], row["weight"], row["ad_id"], strict=True):
+            age = (as_of_ms - 1 - known) // DAY_MS
+            if known >= as_of_ms or age >= WINDOW:
+                continue
+            share = 0.5 ** (age / HALF_LIFE) * weight
+            for key in (("user", row["user_id"]), ("ad", ad)):
+                totals[key] += share * vector
+                weights[key] += share
+    return {key: (weights[key], totals[key] / weights[key]) for key in weights}
+
+
+def test_an_impression_is_read_by_what_was_known_before_it(days):
+    """Alone, from a row whose later events and impressions are gone, it is the same as in the row that training has."""
+    daily, _ = days
+    reader = RepresentationReader(champion(daily.config, daily.tracker), "hidden", daily.config.inference)
+    looked_at = 0
+    for one in examples(daily, FIRST + DAY_MS)[:40:4]:
+        row = one.to_pylist()[0]
+        _, found = reader.read(one, row["segment"])
+        place = len(row["time_ms"]) // 2
+        moment = row["time_ms"][place]
+        cut = dict(row)
+        for name in [name for name in row if name.endswith("__known_at_ms")]:
+            stream = name.removesuffix("__known_at_ms")
+            kept = sum(at < moment for at in row[name])
+            cut |= {column: row[column][:kept] for column in row if column.startswith(f"{stream}__") and column not in SHOWN}
+            looked_at += len(row[name]) - kept
+        cut |= {column: row[column][place : place + 1] for column in row if column in SHOWN or column.startswith("impression__")}
+        _, alone = reader.read(pa.RecordBatch.from_pylist([cut], schema=one.schema), row["segment"])
+        np.testing.assert_allclose(alone[0], found[place], atol=1e-9)
+    assert looked_at > 50, "there were later events to look at"
+
+
+def test_a_mean_holds_the_impressions_known_before_the_day_and_no_others(chain, days):
+    daily, _ = days
+    as_of = FIRST + DAY_MS
+    truth = expected(daily, as_of)
+    table = rows(daily, "cross_representations", as_of)
+    assert len(table) == len(truth) > 100
+    assert set(table["kind"]) == {"user", "ad"}
+    for row in table.itertuples():
+        weight, mean = truth[row.kind, row.user_id if row.kind == "user" else row.ad_hash]
+        assert row.weight == pytest.approx(weight, rel=1e-6)
+        np.testing.assert_allclose(row.representation, mean, atol=2e-6)
+    shown = [at for one in examples(daily, as_of) for at in one.column("shown_known_at_ms").to_pylist()[0]]
+    assert min(shown) < as_of - WINDOW * DAY_MS, "some impressions are too old to count"
+
+
+def test_a_day_after_the_other_is_the_same_as_all_days_at_once(days):
+    daily, _ = days
+    as_of = FIRST + DAY_MS
+    for name in ("cross_representations", "item_representations", "cross_sums"):
+        mine, theirs = (rows(context, name, as_of) for context in days)
+        assert len(mine)
+        assert mine.astype(str).equals(theirs.astype(str)), name
+    runs = daily.lake.runs().where("job = 'extract_representations' AND status = 'published'").orderBy("finished").collect()
+    assert len(runs) == 2
+    assert len(rows(daily, "cross_sums", FIRST - 3 * DAY_MS)), "the first run has summed every day of its window"
+
+
+def test_a_run_again_gives_the_same_tables_and_reads_no_day(days):
+    daily, _ = days
+    as_of = FIRST + DAY_MS
+    before = rows(daily, "cross_representations", as_of)
+    run_jobs(daily, [extract_representations.JOB], "test")
+    assert rows(daily, "cross_representations", as_of).astype(str).equals(before.astype(str))
+    last = daily.lake.runs().where("job = 'extract_representations' AND status = 'published'").orderBy(F.desc("finished")).first()
+    assert "cross_sums" not in last["outputs"], "nothing was left to sum"
+
+
+def test_an_ad_has_the_vector_of_the_ad_tower_at_the_mean_context(days):
+    daily, _ = days
+    as_of = FIRST + DAY_MS
+    table = rows(daily, "item_representations", as_of)
+    begun = daily.lake.read("ads").where(F.unix_millis("active_from") < as_of).select("ad_hash").distinct().count()
+    assert len(table) == begun > 10
+    model, vocabulary = champion(daily.config, daily.tracker).model()
+    readout, model = model.readout.double(), model.double()
+    ad = daily.lake.read("ads").where(F.unix_millis("active_from") < as_of).orderBy(F.desc("active_from")).first()
+    row = vocabulary.rows("item_id", np.array([ad["ad_hash"]]), None)
+    account = daily.spark.sql(f"select xxhash64('{ad['account_id']}') h").first()["h"]
+    item = model.encoder.item_vectors[torch.as_tensor(row)]
+    vector = torch.cat([item, readout.fact_mean[-readout.context :][None]], dim=1)
+    paid = readout.account.weight[torch.as_tensor(vocabulary.rows("account_id", np.array([account]), None))]
+    others = sum((table.weight[0] for table in readout.tables.values()), torch.zeros(()))
+    mine = (readout.ad(vector) + paid + others)[0].detach().numpy()
+    found = np.array(table[table["ad_hash"] == ad["ad_hash"]]["representation"].iloc[0])
+    np.testing.assert_allclose(found, mine, atol=2e-6)
+
+
+FIELDS = {
+    "of_user": FieldConfig("user.cross", "numbers", {"adapter": "nonlinear"}),
+    "of_ad": FieldConfig("ad.cross", "numbers", {"adapter": "gate"}, group="ad"),
+    "tower": FieldConfig("ad.representation", "numbers", {"adapter": "raw"}, group="ad"),
+    "position": FieldConfig("impression.position", "numeral_systems", {"kind": "integer"}),
+}
+
+
+def reading(chain, folder, day, **more):
+    """A context whose ranking model reads representations."""
+    config = load(ROOT / "conf" / "test.yml", overrides(folder))
+    return context_at(chain, folder, day, ranking=replace(config.ranking, fields=FIELDS, sequences={}, epochs=2), **more)
+
+
+def folder_of(context):
+    return Path(context.lake.root).parent
+
+
+def test_a_field_reads_what_was_published_before_its_impression(chain, days):
+    context = reading(chain, folder_of(days[0]), 1)
+    run, config = JobRun(context.lake, "test", "", "true"), context.config
+    model = embedding_model(run, config)
+    assert model == f"{champion(config, context.tracker).model_id}/hidden"
+    cross, items = (rows(context, name, FIRST) for name in ("cross_representations", "item_representations"))
+    of_users = cross[cross["kind"] == "user"].set_index("user_id")["representation"]
+    of_ads = cross[cross["kind"] == "ad"].set_index("ad_hash")["representation"]
+    towers = items.set_index("ad_hash")["representation"]
+    served_from = FIRST + config.embedding.publish_lag_ms
+    names = ["user_id", "time_ms", "ad_id", *(f"impression__{name}" for name in ("of_user", "of_ad", "tower"))]
+    seen = dict.fromkeys(FIELDS, 0)
+    for row in training_rows(run, config, model).select(*names).collect():
+        for place, (time, ad) in enumerate(zip(row["time_ms"], row["ad_id"], strict=True)):
+            for name, table, key in (("of_user", of_users, row["user_id"]), ("of_ad", of_ads, ad), ("tower", towers, ad)):
+                found = row[f"impression__{name}"][place]
+                if time > served_from and key in table.index:
+                    np.testing.assert_array_equal(found, table[key])
+                    seen[name] += 1
+                else:
+                    assert found is None, "nothing was published before it"
+    assert all(seen[name] > 10 for name in ("of_user", "of_ad", "tower"))
+
+
+def test_a_ranking_model_learns_from_them_and_candidates_have_them(chain, days):
+    context = reading(chain, folder_of(days[0]), 1)
+    run_jobs(context, [train_ranking.JOB], "test")
+    now = reading(chain, folder_of(days[0]), 0)
+    run = JobRun(now.lake, "test", "", "true")
+    candidates = candidates_to_score(run, now.config, embedding_model(run, now.config))
+    scored = candidates.select(F.explode("impression__of_ad").alias("one")).where("one IS NOT NULL")
+    assert scored.count() > 100, "a candidate reads those of as_of itself"
+    with pytest.raises(DataError, match="the ranking model was trained on embeddings of alure-old/hidden, but the newest are of alure-"):
+        candidates_to_score(run, now.config, "alure-old/hidden")
+
+
+def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
+    context = reading(chain, folder_of(days[0]), 1)
+    fields = FIELDS | {"taste": FieldConfig("user.embedding", "numbers")}
+    config = replace(context.config, ranking=replace(context.config.ranking, fields=fields))
+    run = JobRun(context.lake, "test", "", "true")
+    assert embedding_model(run, config).endswith("/hidden")
+    other = context.lake.read("user_embeddings").withColumn("model_id", F.lit("alure-other"))
+    run.read_if_published = lambda name: other if name == "user_embeddings" else context.lake.read(name)
+    with pytest.raises(DataError, match="fields of the ranking model would read two user models, user_embeddings of alure-other"):
+        embedding_model(run, config)
+
+
+def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):
+    copied(chain, tmp_path)
+    with pytest.raises(ConfigError, match=r"transfer\.layer is empty: say which layer"):
+        run_jobs(context_at(chain, tmp_path, 0, transfer=TransferConfig()), [extract_representations.JOB], "test")
+    with pytest.raises(ConfigError, match=r"ranking\.fields\.of_user reads user\.cross, but transfer\.layer is empty"):
+        reading(chain, tmp_path, 0, transfer=TransferConfig())
+    with pytest.raises(DataError, match="training_examples lacks the array 'shown_known_at_ms'.*run jobs/build_sequences.py again"):
+        run_jobs(context_at(chain, tmp_path, 0), [extract_representations.JOB], "test")
+
+
+def test_a_forgotten_user_is_in_no_representation_after_the_next_run(chain, days, monkeypatch):
+    monkeypatch.setenv(identity.KEY_VARIABLE, "a key of the test that is long enough for it")
+    _, context = days
+    as_of = FIRST + DAY_MS
+    before = rows(context, "cross_representations", as_of)
+    user = before[before["kind"] == "user"].sort_values("weight")["user_id"].iloc[-1]
+    run_jobs(context, [forget_users.job([user])], "test")
+    for name in ("cross_sums", "cross_representations"):
+        assert context.lake.read(name).where(F.col("user_id") == user).isEmpty()
+    run_jobs(context, [build_sequences.JOB, extract_representations.JOB], "test")
+    truth, table = expected(context, as_of), rows(context, "cross_representations", as_of)
+    assert ("user", user) not in truth
+    ads = table[table["kind"] == "ad"]
+    assert len(ads) == sum(kind == "ad" for kind, _ in truth)
+    for row in ads.itertuples():
+        assert row.weight == pytest.approx(truth["ad", row.ad_hash][0], rel=1e-6), "ads have lost what the user had seen"
