@@ -169,6 +169,9 @@ def test_a_table_grows_by_the_rows_of_new_ids_and_keeps_what_was_learnt():
     after.load_state_dict(weights)
     users = batch(9)
     torch.testing.assert_close(after(users), before(users), rtol=0, atol=1e-6)
+    learnt, fresh = torch.ones(before.lookup.total, 2), torch.zeros(after.lookup.total, 2)
+    assert grown(learnt, before.lookup, fresh, after.lookup).sum() == 2 * before.lookup.total
+    assert not fresh.any(), "what is given stays as it is"
     with pytest.raises(ValueError, match="only grow"):
         grown(after.tables["first"].weight, after.lookup, before.tables["first"].weight, before.lookup)
 
