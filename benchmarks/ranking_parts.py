@@ -45,6 +45,7 @@ class World:
     pairs: Sequence[tuple[str, str]]  # (with the part, without it)
     users: int
     batch_users: int = 128
+    epochs: int = CONFIG.epochs  # at most
     equal: Sequence[Sequence[str]] = ()  # models of as many parameters; empty: all of them
     spectrum: Sequence[str] = ()  # fields whose information abundance is measured
 
@@ -155,7 +156,7 @@ WORLDS = {
     "neighbours": World(worlds.neighbours, GRAPHS, _first(GRAPHS), 4000),
     "opposite_groups": World(worlds.opposite_groups, EXPERTS, [*_first(EXPERTS), ("FwFM", "FM")], 20000, 256),
     "collapse": World(
-        worlds.collapse, TABLES, GROWTH, 30000, 512,
+        worlds.collapse, TABLES, GROWTH, 30000, 100, epochs=4,
         equal=[GROWTH[0], GROWTH[1]], spectrum=COLLAPSING[: worlds.MEETING],
     ),
 }  # fmt: skip
@@ -208,7 +209,7 @@ def trained(world: World, spec: RankingSpec, drawn: worlds.Drawn, rate: float, s
     """The spec's model after training on the world."""
     loader = MemoryLoader(drawn.batch(test=False), world.batch_users, seed)
     network = ranking_model.new_network(spec, loader, seed)
-    model = ranking_model.train(network, loader, replace(CONFIG, learning_rate=rate, seed=seed))
+    model = ranking_model.train(network, loader, replace(CONFIG, epochs=world.epochs, learning_rate=rate, seed=seed))
 
     def score(one: worlds.Drawn) -> np.ndarray:
         evaluation = ranking_model.evaluate(model.network, MemoryLoader(one.batch(test=True), 4096, seed))

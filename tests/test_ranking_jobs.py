@@ -182,9 +182,10 @@ def days_of(context, day, **ranking):
     )
 
 
+@pytest.mark.slow
 def test_a_model_goes_on_from_that_of_an_earlier_day_with_the_ids_that_came_since(spark, tmp_path):
     """One job is new in the middle of the month. A rerun goes on from where the run did, and a conf of another model is refused."""
-    table = impressions(3000)
+    table = impressions(2000)
     new = (table["shown_at"] > pd.Timestamp("2025-01-15", tz="UTC")) & (table["person"] % 3 == 0)
     table = table.assign(job=table["job"].mask(new, "job9"), clicked=table["clicked"].mask(new, 1))
     first = days_of(open_context(conf(tmp_path, table, warm_start=True, exploration={})), "01-20")
@@ -211,5 +212,5 @@ def test_a_model_goes_on_from_that_of_an_earlier_day_with_the_ids_that_came_sinc
     assert auc(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) > 0.75
     client = mlflow.MlflowClient(second.config.tracking.uri)
     runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])
-    warm = {run.info.run_name: run.data.metrics.get("train_ranking.warm") for run in runs}
-    assert (warm["first"], warm["second"]) == (0, 1)
+    warm = [run.data.metrics["train_ranking.warm"] for run in runs if "train_ranking.warm" in run.data.metrics]
+    assert sorted(warm) == [0, 1, 1], "the first has nothing to go on from"
