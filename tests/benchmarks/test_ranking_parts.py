@@ -222,10 +222,9 @@ def gains(name, users, rates, models=(), seeds=(7,)):
     """(row of the planted world, row of its null twin) of the first pair of models."""
     torch.set_num_threads(1)
     pair = WORLDS[name].pairs[0]
-    world = replace(WORLDS[name], specs={model: WORLDS[name].specs[model] for model in models or pair}, pairs=[pair], equal=())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking_parts, "RATES", rates)
-        return [ranking_parts.measured(world, null, seeds, users, 200)[0] for null in (False, True)]
+    specs = {model: WORLDS[name].specs[model] for model in models or pair}
+    world = replace(WORLDS[name], specs=specs, pairs=[pair], equal=(), rates=rates)
+    return [ranking_parts.measured(world, null, seeds, users, 200)[0] for null in (False, True)]
 
 
 def assert_gain_only_where_planted(rows, least=0.0, most_by_chance=0.01):
