@@ -45,6 +45,8 @@ class World:
     pairs: Sequence[tuple[str, str]]  # (with the part, without it)
     users: int
     batch_users: int = 128
+    epochs: int = CONFIG.epochs  # at most
+    rates: Sequence[float] = RATES  # among which each model's is chosen
     equal: Sequence[Sequence[str]] = ()  # models of as many parameters; empty: all of them
     spectrum: Sequence[str] = ()  # fields whose information abundance is measured
 
@@ -155,7 +157,7 @@ WORLDS = {
     "neighbours": World(worlds.neighbours, GRAPHS, _first(GRAPHS), 4000),
     "opposite_groups": World(worlds.opposite_groups, EXPERTS, [*_first(EXPERTS), ("FwFM", "FM")], 20000, 256),
     "collapse": World(
-        worlds.collapse, TABLES, GROWTH, 30000, 512,
+        worlds.collapse, TABLES, GROWTH, 20000, 100, epochs=4, rates=(4e-3, 8e-3, 16e-3, 32e-3),
         equal=[GROWTH[0], GROWTH[1]], spectrum=COLLAPSING[: worlds.MEETING],
     ),
 }  # fmt: skip
@@ -208,7 +210,7 @@ def trained(world: World, spec: RankingSpec, drawn: worlds.Drawn, rate: float, s
     """The spec's model after training on the world."""
     loader = MemoryLoader(drawn.batch(test=False), world.batch_users, seed)
     network = ranking_model.new_network(spec, loader, seed)
-    model = ranking_model.train(network, loader, replace(CONFIG, learning_rate=rate, seed=seed))
+    model = ranking_model.train(network, loader, replace(CONFIG, epochs=world.epochs, learning_rate=rate, seed=seed))
 
     def score(one: worlds.Drawn) -> np.ndarray:
         evaluation = ranking_model.evaluate(model.network, MemoryLoader(one.batch(test=True), 4096, seed))
@@ -236,7 +238,7 @@ def measured(world: World, null: bool, seeds: Sequence[int], users: int, resampl
         loader = MemoryLoader(drawn.batch(test=False), world.batch_users, seed)
         fitted = {name: ranking_model.fitted_spec(spec, loader, vocabulary(drawn)) for name, spec in world.specs.items()}
         for name, spec in equalized(fitted, world.equal).items():
-            tried = {rate: trained(world, spec, drawn, rate, seed) for rate in ([rates[name]] if name in rates else RATES)}
+            tried = {rate: trained(world, spec, drawn, rate, seed) for rate in ([rates[name]] if name in rates else world.rates)}
             rates[name] = min(tried, key=lambda rate: tried[rate].validation)
             results[name].append(tried[rates[name]])
     return [_row(world, drawns, pair, results, rates, resamples) for pair in world.pairs]
@@ -294,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    size = {"seeds": options.seeds, "share": options.share, "users": {name: world.users for name, world in WORLDS.items()}, "rates": RATES}
+    size = {"seeds": options.seeds, "share": options.share}
+    size |= {"users": {name: world.users for name, world in WORLDS.items()}, "rates": {name: world.rates for name, world in WORLDS.items()}}
     bases = [{"set": "bases", "base": base, "correlation": worlds.kept_distance(base)} for base in BASES]
     for name in options.worlds:  # a table after each world: a run that is cut short leaves those that it measured
         others = contract.earlier("ranking_parts", lambda row: row["set"] == "parts", options.results)

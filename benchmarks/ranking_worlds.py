@@ -208,24 +208,29 @@ def look_alike(random: Random, users: int, null: bool) -> Drawn:
     return _drawn(random, truth[creative][:, None], **columns, groups=ad[:, None], alike=alike)
 
 
-MEETING = 5  # fields of `collapse` with many values
-FEW = (2, 3)  # values of its other fields
-MANY = 30
+MEETING = 4  # fields of `collapse` with many values
+FEW = (2, 3, 4)  # values of its other fields
+MANY = 60
+DIRECTIONS = 8  # along which two fields of many values meet
 
 
 def collapse(random: Random, users: int, null: bool) -> Drawn:
-    """Five fields of many values and two of few. Every pair of fields meets in a way of its own, those with few values more strongly.
+    """Four fields of 60 values, each pair of which meets along eight directions of its own, and three fields of two to four values.
 
-    In the null twin all pairs meet along the same one direction, for which one narrow table is enough.
+    A value of these is met by every value of the others in a way of its own, as strongly in all as those meet among each other. So it is
+    a few directions that pull hardest at each vector. In the null twin the fields of few values say nothing, and all else is as it is.
     """
-    sizes, fixed = (*[MANY] * MEETING, *FEW), np.random.default_rng(0)
-    value = np.stack([random.integers(0, size, users) for size in sizes])
-    logits = np.zeros(users)
-    shared = fixed.normal(0, 1, (len(sizes), MANY, 1))
-    for i, j in zip(*np.triu_indices(len(sizes), 1), strict=True):
-        one, other = (shared[i], shared[j]) if null else fixed.normal(0, 2**-0.25, (2, MANY, 2))
-        logits += (0.9 if j >= MEETING else 0.6) * (one[value[i]] * other[value[j]]).sum(axis=1)
-    return _drawn(random, _sigmoid(logits)[:, None], rows={f"field_{number}": 1 + its[:, None] for number, its in enumerate(value)})
+    sizes = (*[MANY] * MEETING, *FEW)
+    value = np.stack([random.integers(0, size, (users, 10)) for size in sizes])
+    among = list(zip(*np.triu_indices(MEETING, 1), strict=True))
+    of_few = [(i, j) for i in range(MEETING) for j in range(MEETING, len(sizes))]
+    logits = np.zeros(value.shape[1:])
+    for i, j in among:
+        one, other = random.normal(size=(2, MANY, DIRECTIONS))
+        logits += (one @ other.T / (DIRECTIONS * len(among)) ** 0.5)[value[i], value[j]]
+    for i, j in () if null else of_few:
+        logits += random.normal(0, len(of_few) ** -0.5, (MANY, sizes[j]))[value[i], value[j]]
+    return _drawn(random, _sigmoid(logits), rows={f"field_{number}": 1 + its for number, its in enumerate(value)})
 
 
 SIGNS = np.array([[0, -1, 1], [-1, 0, 1], [1, 1, 0]])  # of pairs of groups; no change of signs of vectors makes them all +1

@@ -304,10 +304,14 @@ def ranking_parts_text(result: dict[str, Any]) -> str:
             f"| {twin['gain']:+.2%} ({twin['low']:+.2%} to {twin['high']:+.2%}) "
             f"| {row['parameters_with']:,} / {row['parameters_without']:,} | {row['rate_with']:g} / {row['rate_without']:g} |"
         )
-    own = {row[side]: (row[f"ne_{side}"], row[f"abundance_{side}"]) for row in planted if "abundance_with" in row for side in SIDES}
-    lines += ["", "| tables | numbers per row | NE | information abundance |", "|---|---|---|---|"]
+    own, alone = (_of_tables(its) for its in (planted, list(null.values())))
+    lines += [
+        "",
+        "| tables | numbers per row | NE | information abundance | NE in the null twin | abundance there |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in sorted(own, key=lambda name: (_numbers_per_row(name), name)):
-        lines.append(f"| {name} | {_numbers_per_row(name)} | {own[name][0]:.3f} | {own[name][1]:.1f} |")
+        lines.append(f"| {name} | {_numbers_per_row(name)} | {own[name]} | {alone[name]} |")
     lines += ["", "| creatives of one ad | deviation of their scores / mean | in the null twin, where they are as good |", "|---|---|---|"]
     for name in dict.fromkeys(row[side] for row in planted if "spread_with" in row for side in SIDES):
         lines.append(f"| {name} | {' | '.join(_spread(its, name) for its in (planted, null.values()))} |")
@@ -315,6 +319,12 @@ def ranking_parts_text(result: dict[str, Any]) -> str:
     lines += ["", "| base of HashID | correlation of equal digits with the cosine |", "|---|---|"]
     lines += [f"| {row['base']} | {row['correlation']:.2f} |" for row in result["rows"] if row["set"] == "bases"]
     return "\n".join(lines)
+
+
+def _of_tables(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Model -> its NE and information abundance, two cells."""
+    measured = [row for row in rows if "abundance_with" in row]
+    return {row[side]: f"{row[f'ne_{side}']:.3f} | {row[f'abundance_{side}']:.1f}" for row in measured for side in SIDES}
 
 
 def _spread(rows: Iterable[dict[str, Any]], model: str) -> str:

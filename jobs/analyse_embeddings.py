@@ -17,7 +17,10 @@ def analyse(context: Context, run: JobRun) -> Report:
     artifact = ranking_champion(context.config, context.tracker)
     seed = int(artifact.facts.get("seed", context.config.ranking.seed))
     metrics, figures, text = embedding_report(artifact.network()[0], drawn_network(artifact.spec, seed))
-    return Report(metrics, figures, {"analyse_embeddings/table.txt": f"{artifact.model_id}, drawn with the seed {seed}\n{text}"})
+    title = f"{artifact.model_id}, drawn with the seed {seed}"
+    if "continues" in artifact.facts:
+        title += f"; rows that it has from {artifact.facts['continues']}, which it goes on from, were drawn for an earlier model"
+    return Report(metrics, figures, {"analyse_embeddings/table.txt": f"{title}\n{text}"})
 
 
 JOB = Job(

@@ -1,6 +1,6 @@
 """training_examples (or impression_examples), ads, user_embeddings -> a ranking model in MLflow.
 
-The alias `champion` moves to it when it passes the gate.
+The alias `champion` moves to it when it passes the gate. With ranking.warm_start it goes on from the newest one of an earlier as_of.
 
 Every field is read as it was known before its impression. The encodings are fitted on the training split, the best epoch and the
 calibration are chosen on the last labels.validation_days, from which no step learns.
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from alure_spark.events.ranking_fields import FIELD_TABLES
 from alure_spark.events.ranking_tables import embedding_model, training_rows
-from alure_spark.inference.registered import champion_at, promote, register_ranking
+from alure_spark.inference.registered import champion_at, earlier_ranking_champion, promote, register_ranking
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import Context, Job, Report
 from alure_spark.tracking import git_commit
-from alure_spark.training import ranking_challenger, ranking_report
+from alure_spark.training import ranking_challenger, ranking_growth, ranking_report
 
 
 def train(context: Context, run: JobRun) -> Report:
@@ -24,12 +24,14 @@ def train(context: Context, run: JobRun) -> Report:
     rows = training_rows(run, config, embeddings_of)
     registered = champion_at(config, tracker, config.ranking_name)
     champion = RankingArtifact.read(registered.folder, registered.digest) if registered else None
-    versions = "-".join(f"v{version}" for version in run.inputs.values())
+    origin = earlier_ranking_champion(config, tracker) if config.ranking.warm_start else None
+    earlier = ranking_growth.Earlier.of(origin, config, embeddings_of) if origin else None
+    continues = f", continues {origin.model_id}" if origin else ""
+    versions = "-".join([*(f"v{version}" for version in run.inputs.values()), *([origin.model_id] if origin else [])])
     name = f"{config.name}-ranking-{versions}-{config.digest()}"
-    learnt = ranking_challenger.train(config, rows, champion, name)
+    learnt = ranking_challenger.train(config, rows, champion, name, earlier)
     facts = {"as_of_ms": as_of, "config_hash": config.digest(), "git_commit": git_commit(), "inputs": dict(run.inputs)}
-    facts |= {"embedding_model_id": embeddings_of}
-    facts["seed"] = config.ranking.seed  # jobs/analyse_embeddings.py draws the rows before training from it
+    facts |= ranking_growth.facts_of(config, embeddings_of, origin)
     posteriors = {task: one.posterior for task, one in learnt.posteriors.items()}
     artifact = RankingArtifact.of(learnt.trained.network, learnt.vocabulary, facts, posteriors)
     figures = ranking_report.figures(learnt.trained)  # before the registry is touched: what can fail comes first
@@ -40,9 +42,9 @@ def train(context: Context, run: JobRun) -> Report:
     run.content_hashes["ranking_model"] = artifact.digest[:16]
     for epoch, row in enumerate(learnt.trained.curves):
         tracker.log_metrics({f"train_ranking.epoch.{key}": value for key, value in row.items()}, step=epoch + 1)
-    title = f"{config.ranking_name} version {version} ({artifact.model_id}): {learnt.verdict.reason}{kept}"
+    title = f"{config.ranking_name} version {version} ({artifact.model_id}{continues}): {learnt.verdict.reason}{kept}"
     metrics, text = ranking_report.metrics_and_text(learnt.trained, title, learnt.posteriors)
-    return Report(metrics, figures, {"train_ranking/summary.txt": text})
+    return Report(metrics | {"warm": float(origin is not None)}, figures, {"train_ranking/summary.txt": text})
 
 
 JOB = Job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -182,10 +183,13 @@ def test_tables_of_an_earlier_release_are_accepted_with_a_warning(spark, caplog)
 def test_users_are_forgotten_while_mlflow_is_down_and_what_is_left_to_do_is_said(loaded, tmp_path, capsys, uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracking = conf(tmp_path)["tracking"] | {"uri": uri}
-    assert forget(tmp_path, "--user", "u0001", tracking=tracking) == 0
+    ranking = {"fields": {"country": {"reads": "context.country", "encoding": "id"}}}
+    assert forget(tmp_path, "--user", "u0001", tracking=tracking, ranking=ranking) == 0
     said = capsys.readouterr().out
     assert "forgotten: 1 users; rows deleted: events 2" in said
-    assert "warning: which model versions of alure_user_model_" in said
+    named = re.findall(r"warning: which model versions of (alure_user_model_\w+) may have been trained with them", said)
+    assert named == [named[0], f"{named[0]}_ranking"]
+    assert "lives on in models that go on from them (training.warm_start, ranking.warm_start)" in said
     assert "left to do: once MLflow answers" in said
     assert "u0001" not in users_of(loaded)
     assert loaded.lake.read("tombstones").count() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import mlflow
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
+from alure_spark.clock import parse_time
 from alure_spark.config import Config, build
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.mapped_impressions import example_rows
 from alure_spark.metrics import auc, calibration
+from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import open_context, run_jobs
 from jobs import ingest_events, ingest_examples, score_impressions, train_ranking
 from tests.conftest import overrides
@@ -169,3 +172,45 @@ def test_fields_of_a_ready_made_table_stand_alone(tmp_path):
         conf(tmp_path, impressions(40), tasks=[])
     with pytest.raises(ConfigError, match="allowed: another name than"):
         conf(tmp_path, impressions(40), fields={"x": {"reads": "example.click", "encoding": "id"}})
+
+
+def days_of(context, day, **ranking):
+    """The same lake and registry on another day."""
+    config = context.config
+    return open_context(
+        replace(config, time=replace(config.time, as_of=f"2025-{day}T00:00:00Z"), ranking=replace(config.ranking, **ranking))
+    )
+
+
+@pytest.mark.slow
+def test_a_model_goes_on_from_that_of_an_earlier_day_with_the_ids_that_came_since(spark, tmp_path):
+    """One job is new in the middle of the month. A rerun goes on from where the run did, and a conf of another model is refused."""
+    table = impressions(2000)
+    new = (table["shown_at"] > pd.Timestamp("2025-01-15", tz="UTC")) & (table["person"] % 3 == 0)
+    table = table.assign(job=table["job"].mask(new, "job9"), clicked=table["clicked"].mask(new, 1))
+    first = days_of(open_context(conf(tmp_path, table, warm_start=True, exploration={})), "01-20")
+    run_jobs(first, [ingest_examples.JOB, train_ranking.JOB], "first")
+    second = days_of(first, "02-01")
+    run_jobs(second, [train_ranking.JOB, score_impressions.JOB], "second")
+    run_jobs(days_of(first, "02-01"), [train_ranking.JOB], "again")
+    with pytest.raises(ConfigError, match="ranking.hidden is 5, but 64 in the model that ranking.warm_start goes on from"):
+        run_jobs(days_of(first, "02-01", hidden=5), [train_ranking.JOB], "other")
+    name, tracker = second.config.ranking_name, second.tracker
+    versions = tracker.model_versions(name)
+    models = [RankingArtifact.read(found.folder, found.digest) for found in (tracker.find_model(name, one) for one in versions)]
+    assert [model.facts.get("continues") for model in models] == [None, models[0].model_id, models[0].model_id]
+    assert [model.facts["learnt_until_ms"] for model in models[:2]] == [parse_time("2025-01-14"), parse_time("2025-01-26")]
+    assert models[2].digest == models[1].digest
+    before, after = (model.network()[1].entries["job"] for model in models[:2])
+    assert (len(before[0]), len(after[0])) == (5, 6)
+    assert dict(zip(*before, strict=True)).items() <= dict(zip(*after, strict=True)).items()
+    verdicts = [tags["alure.gate"] for tags in versions.values()]
+    ours, theirs = re.fullmatch(rf"champion: validation loss (\S+), {models[0].model_id} has (\S+)", verdicts[1]).groups()
+    assert float(ours) < float(theirs)
+    scores = second.lake.read("impression_scores").toPandas()
+    unseen = scores[scores["event_time"] >= pd.Timestamp("2025-01-26")]
+    assert auc(unseen["click"].to_numpy(), unseen["p_click"].to_numpy()) > 0.75
+    client = mlflow.MlflowClient(second.config.tracking.uri)
+    runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])
+    warm = [run.data.metrics["train_ranking.warm"] for run in runs if "train_ranking.warm" in run.data.metrics]
+    assert sorted(warm) == [0, 1, 1], "the first has nothing to go on from"

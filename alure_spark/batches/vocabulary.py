@@ -8,7 +8,7 @@ buckets: rows 1 to `buckets` of every space, among which unknown ids are spread.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,21 @@ class Vocabulary:
                     "then come vocabulary.hash_buckets, which cannot grow once rows are given: that takes a new lake)"
                 )
         return cls(entries, buckets)
+
+    def grown(self, ids: Mapping[str, np.ndarray]) -> Vocabulary:
+        """With a row for each further id; a row once given stays. ids: space -> hashes (n,) int64, in any order, also often.
+
+        New rows follow the last one of their space in the order of the hashes, so that they do not depend on the order of ids.
+        """
+        entries, nothing = dict(self.entries), np.zeros(0, np.int64)
+        for space, hashes in ids.items():
+            new = np.unique(hashes[~self.knows(space, hashes)])
+            if len(new):
+                known, rows = entries.get(space, (nothing, nothing))
+                hash, row = np.concatenate([known, new]), np.concatenate([rows, self.size(space) + np.arange(len(new))])
+                order = np.argsort(hash)
+                entries[space] = hash[order], row[order]
+        return replace(self, entries=dict(sorted(entries.items())))
 
     def size(self, space: str) -> int:
         """Rows that an embedding table of the space needs, with the unknown one and the buckets."""

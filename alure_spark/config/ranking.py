@@ -198,6 +198,8 @@ class RankingConfig(Section, prefix="ranking."):
     clip_norm: PositiveFloat = 10.0  # of the gradient of all parameters together
     loss: Annotated[LossConfig, Since("2026-11-30")] = field(default_factory=LossConfig)
     repeats: Annotated[RepeatConfig, Since("2026-11-30")] = field(default_factory=RepeatConfig)
+    # Go on from the newest earlier model that passed its gate, with the impressions that are new to it; tables grow by the rows of new ids.
+    warm_start: Annotated[bool, Since("2026-11-30")] = False
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
     # task's probability is the score.

@@ -61,6 +61,12 @@ def earlier_champion(config: Config, tracker: Tracker) -> Artifact | None:
     return Artifact.read(found.folder, found.digest) if found else None
 
 
+def earlier_ranking_champion(config: Config, tracker: Tracker) -> RankingArtifact | None:
+    """The ranking model that `earlier_champion` would be."""
+    found = _newest_passed(config.ranking_name, tracker, config.time.as_of_ms - 1)
+    return RankingArtifact.read(found.folder, found.digest) if found else None
+
+
 def promote(config: Config, tracker: Tracker, version: str, name: str = "") -> str:
     """Let the alias of the user model, or of another name, name the version, unless it names one that has learnt from later days.
 

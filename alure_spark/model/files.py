@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 
-DECISIVE_FACTS = {"as_of_ms": int, "validated": str}  # of a description's facts those that later runs decide by
+DECISIVE_FACTS = {"as_of_ms": int, "validated": str, "learnt_until_ms": int}  # of a description's facts those that later runs decide by
 # Of JSON, of safetensors, of a spec that does not fit its dataclass, and of weights that do not fit their spec.
 WRONG = (SafetensorError, ConfigError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
 

@@ -69,7 +69,9 @@ def forget(run: JobRun, config: Config, tracker: Tracker, users: Sequence[str]) 
         f"forgotten: {gone:,} users; rows deleted: {rows}",
         *_said_of_missing(len(missing), len(chosen), len({hashes[one] for one in before}.intersection(missing))),
         old_versions(run, now, config.lake.vacuum_hours),
-        models(tracker, config.model_name),
+        *(models(tracker, name) for name in _model_names(config)),
+        "remains: what those models learnt lives on in models that go on from them (training.warm_start, ranking.warm_start): train once "
+        "without a warm start to be rid of it",
         *unmarked(config.lake),
         "remains: candidates and graphs of other users, made with their help, until the next run; correlate_dwell's plots of three single "
         "users a run in MLflow, without ids; the source's own log; what a killed Spark left in spark.local.dir (/tmp/blockmgr-*, "
@@ -99,6 +101,10 @@ def _said_of_missing(missing: int, asked: int, before: int) -> list[str]:
     again = f" ({before:,} had one before)" if before else ""
     what = f"{missing:,} of {asked:,} ids matched no row of any table; tombstones keep them out if they come later{again}"
     return [what] if missing else []
+
+
+def _model_names(config: Config) -> list[str]:
+    return [config.model_name, *([config.ranking_name] if config.ranking.fields else [])]
 
 
 def models(tracker: Tracker, name: str) -> str:

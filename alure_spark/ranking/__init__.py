@@ -5,6 +5,7 @@ codes -> vectors             tables.py    several embedding tables, each with a 
 vectors -> interactions      experts/     one file per expert: how the vectors of one table meet
 interactions -> logits       network.py   gates over the experts, towers of tasks
 tasks -> who reads what      schemes/     one file per way of sharing tables and experts between tasks (section 5); mixtures.py: its sums
+network of before -> today   growth.py    learnt rows stay, tables grow by the rows of new ids
 network -> artifact          serving.py   without the towers that only training needs; artifact.py: files
 
 No Spark here: whoever has arrays may use it.

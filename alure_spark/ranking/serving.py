@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .network import RankingNetwork
 
+LINEAR_ROWS = "linear.rows.weight"  # (rows, tasks)
+
 
 def served(network: RankingNetwork) -> RankingNetwork:
     """The network of the tasks that it predicts after training, whose logits are as before; itself where these are all."""
@@ -21,8 +23,13 @@ def served(network: RankingNetwork) -> RankingNetwork:
     return result.train(network.training)
 
 
+def is_per_task(name: str) -> bool:
+    """Whether a weight of that name has a row per task; LINEAR_ROWS has a column per task."""
+    return name == "calibration" or (name.startswith("linear.") and name != LINEAR_ROWS)
+
+
 def _of_tasks(name: str, value: Tensor, columns: list[int]) -> Tensor:
     """A weight of the tasks that stay: those that are there once per task are cut, all others are as they are."""
-    if name == "linear.rows.weight":
+    if name == LINEAR_ROWS:
         return value[:, columns]
-    return value[columns] if name == "calibration" or name.startswith("linear.") else value
+    return value[columns] if is_per_task(name) else value

@@ -71,14 +71,15 @@ class EmbeddingTable(nn.Module):
         return nn.functional.embedding(rows, self.weight, sparse=True)
 
 
-def grown(weights: Tensor, before: Lookup, after: Lookup, deviation: float, seed: int) -> Tensor:
-    """A table of the fields' rows of today, in which each row that was there is as it was; new rows are drawn from the seed.
+def grown(learnt: Tensor, before: Lookup, fresh: Tensor, after: Lookup) -> Tensor:
+    """A table of the fields' rows of today, in which each row that was there is as it was learnt; new rows are those of `fresh`.
 
-    A field may have more rows than before and never fewer. Raises ValueError where one has.
+    learnt (before.total, numbers), fresh (after.total, numbers). A field may have more rows than before and never fewer. Raises
+    ValueError where one has.
     """
     if len(before.rows) != len(after.rows) or any(now < then for then, now in zip(before.rows, after.rows, strict=True)):
         raise ValueError(f"rows of fields were {before.rows} and are {after.rows}: a field's rows only grow")
-    found = torch.empty(after.total, weights.shape[1]).normal_(0, deviation, generator=torch.Generator().manual_seed(seed))
+    found = fresh.clone()
     for then, now, count in zip(before.begins, after.begins, before.rows, strict=True):
-        found[now : now + count] = weights[then : then + count]
+        found[now : now + count] = learnt[then : then + count]
     return found

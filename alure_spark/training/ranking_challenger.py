@@ -1,6 +1,7 @@
 """A ranking model trained for time.as_of, and whether it may take the champion's place.
 
-Enters: `ranking_rows`, the champion. Leaves: the model, its vocabulary, the verdict of the gate.
+Enters: `ranking_rows`, the champion, with ranking.warm_start the earlier model to go on from. Leaves: the model, its vocabulary, the
+verdict of the gate.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from ..batches.epochs import Batches
 from ..batches.vocabulary import Vocabulary
 from ..config import Config
 from ..lake import workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
-from . import ranking_model, ranking_start
+from . import ranking_growth, ranking_model, ranking_start
 from .gate import Verdict
 from .ranking_exploration import FittedPosterior, fitted_posteriors
 
@@ -38,22 +40,30 @@ def checkpoint_of(config: Config, name: str) -> Path:
     return Path(workspace(config.lake)) / f"{name}.checkpoint"
 
 
-def train(config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str) -> RankingChallenger:
-    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf.
+def train(
+    config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str, earlier: ranking_growth.Earlier | None = None
+) -> RankingChallenger:
+    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf, and of earlier, where it is given.
 
-    Raises DataError where a split or a task has nothing to learn from, ConfigError where the conf does not fit.
+    Raises DataError where a split or a task has nothing to learn from, ConfigError where the conf does not fit, also not to earlier.
     """
     draft = ranking_start.draft_spec(config)
     shown = rows.where(F.size("time_ms") > 0)
-    vocabulary = ranking_start.fitted_vocabulary(shown, config)
+    vocabulary = ranking_start.fitted_vocabulary(shown, config, earlier.vocabulary if earlier else None)
     training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
     if training.threads:
         torch.set_num_threads(training.threads)
     with segment_loaders(shown, draft.layout(), vocabulary, training, workspace(config.lake), name) as packed:
-        loader = packed.decoding(draft, vocabulary)
-        spec = ranking_model.fitted_spec(draft, loader, vocabulary)
-        network = ranking_model.new_network(spec, loader, config.ranking.seed)
-        trained = ranking_model.train(network, packed.decoding(spec, vocabulary), config.ranking, checkpoint_of(config, name))
+        loader: Batches = packed.decoding(draft, vocabulary)
+        if earlier is None:
+            spec = ranking_model.fitted_spec(draft, loader, vocabulary)
+            network = ranking_model.new_network(spec, loader, config.ranking.seed)
+            loader = packed.decoding(spec, vocabulary)
+        else:
+            spec = ranking_growth.grown_spec(earlier.artifact.spec, draft, vocabulary)
+            network = ranking_growth.continued(earlier, spec, loader, config.ranking.seed)
+            loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), earlier.learnt_until_ms)
+        trained = ranking_model.train(network, loader, config.ranking, checkpoint_of(config, name))
         posteriors = fitted_posteriors(trained.network, packed.decoding(spec, vocabulary), config.ranking.exploration)
         verdict = decide(champion, trained, packed, config)
     return RankingChallenger(trained, vocabulary, verdict, posteriors)

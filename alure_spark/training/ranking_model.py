@@ -6,7 +6,7 @@ the weights of its best epoch, calibrated on the validation split, which no step
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,19 +89,24 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
 
 def new_network(spec: RankingSpec, loader: Batches, seed: int) -> RankingNetwork:
     """A network before training that predicts each task's base rate. Raises DataError on a task with one class in the training split."""
-    positive, whole = np.zeros(len(spec.tasks)), 0.0
+    network = drawn_network(spec, seed)
+    start_at_base_rates(network, loader, spec.tasks)
+    return network
+
+
+def start_at_base_rates(network: RankingNetwork, loader: Batches, tasks: Sequence[str]) -> None:
+    """Let the network predict the base rates of these tasks in the training split. Raises DataError on a task with one class there."""
+    positive, whole = np.zeros(len(tasks)), 0.0
     for batch in TrainingSplit(loader).in_order():
         assert batch.impressions is not None
         weight = batch.impressions.weight.double()
-        positive += (batch.impressions.labels_of(spec.tasks).double() * weight[:, None]).sum(0).numpy()
+        positive += (batch.impressions.labels_of(tasks).double() * weight[:, None]).sum(0).numpy()
         whole += float(weight.sum())
-    for task, count in zip(spec.tasks, positive, strict=True):
+    for task, count in zip(tasks, positive, strict=True):
         if not 0 < count < whole:
             what = "no response" if count <= 0 else "a response to every impression"
             raise DataError(f"the task '{task}' has {what} in the training split: leave it out of ranking.tasks, or give more data")
-    network = drawn_network(spec, seed)
-    network.start_at({task: float(count / whole) for task, count in zip(spec.tasks, positive, strict=True)})
-    return network
+    network.start_at({task: float(count / whole) for task, count in zip(tasks, positive, strict=True)})
 
 
 def drawn_network(spec: RankingSpec, seed: int) -> RankingNetwork:
@@ -124,7 +129,7 @@ def plan_of(config: RankingConfig, steps: int) -> Plan:
         patience=config.patience,
         rate_setting="ranking.learning_rate",
         clip_setting="ranking.clip_norm",
-        needed="no user has an impression before the validation time",
+        needed="no user has an impression before the validation time (with ranking.warm_start: one that is new to the model)",
     )
 
 

@@ -78,16 +78,23 @@ def _numbers(config: Config, name: str, one: FieldConfig) -> int:
     raise ConfigError(f"ranking.fields.{name}.options lacks the key 'numbers': how many numbers {one.reads} has")
 
 
-def fitted_vocabulary(rows: DataFrame, config: Config) -> Vocabulary:
-    """A row for each id of the training split, in the order of hashes. rows: `ranking_rows`. Collects space and hash of every id."""
+def fitted_vocabulary(rows: DataFrame, config: Config, earlier: Vocabulary | None = None) -> Vocabulary:
+    """A row for each id of the training split, in the order of hashes; earlier: to whose rows those of new ids are added.
+
+    rows: `ranking_rows`. Collects space and hash of every id. Raises ConfigError where earlier has other hash buckets.
+    """
     ranking = config.ranking
+    before = earlier or Vocabulary({}, ranking.hash_buckets)
+    if before.buckets != ranking.hash_buckets:
+        raise ConfigError(
+            f"ranking.hash_buckets is {ranking.hash_buckets}, but {before.buckets} in the model that ranking.warm_start goes on from, and "
+            f"rows once given stay: set it to {before.buckets}, or ranking.warm_start to false"
+        )
     if not ranking.sequences and not any(one.encoding == "id" for one in ranking.fields.values()):
-        return Vocabulary({}, ranking.hash_buckets)
+        return before
     border = config.time.as_of_ms - config.labels.validation_ms
-    known = pd.DataFrame(known_ids(rows, ranking, border).toPandas()).sort_values(["space", "hash"])
-    row = known.groupby("space").cumcount() + 1 + ranking.hash_buckets
-    arrays = known["space"].to_numpy(object), known["hash"].to_numpy(np.int64), row.to_numpy(np.int64)
-    return Vocabulary.from_arrays(*arrays, buckets=ranking.hash_buckets)
+    known: pd.DataFrame = known_ids(rows, ranking, border).toPandas()
+    return before.grown({str(space): its.to_numpy(np.int64) for space, its in known.groupby("space")["hash"]})
 
 
 def known_ids(rows: DataFrame, config: RankingConfig, border_ms: int) -> DataFrame:

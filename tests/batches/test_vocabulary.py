@@ -76,3 +76,21 @@ def test_unknown_ids_share_hash_buckets_and_missing_ones_stay_row_0():
     assert again.rows("item_id", asked).tolist() == vocabulary.rows("item_id", asked).tolist()
     with pytest.raises(DataError, match="row 4 in the space 'item_id'; allowed: 5 and above"):
         Vocabulary.from_arrays(np.full(3, "item_id", object), hashes, rows, buckets=4)
+
+
+@pytest.mark.parametrize("buckets", [0, 5])
+def test_it_grows_by_rows_behind_the_last_one_and_a_row_once_given_stays(buckets):
+    """A vocabulary of all ids at once has the same rows where nothing was known before."""
+    random = np.random.default_rng(4)
+    hashes = random.permutation(np.unique(random.integers(-(2**63), 2**63 - 1, 60)))
+    first = Vocabulary({}, buckets).grown({"ad": hashes[:40], "slot": np.array([3, 3, 1])})
+    assert first.rows("ad", np.sort(hashes[:40])).tolist() == list(range(buckets + 1, buckets + 41))
+    assert first.rows("slot", np.array([1, 3])).tolist() == [buckets + 1, buckets + 2]
+    second = first.grown({"ad": np.concatenate([hashes[20:], hashes[50:]]), "place": np.array([7])})
+    assert second.rows("ad", hashes[:40]).tolist() == first.rows("ad", hashes[:40]).tolist()
+    assert second.rows("ad", np.sort(hashes[40:])).tolist() == list(range(buckets + 41, buckets + len(hashes) + 1))
+    assert (second.size("ad"), second.size("slot"), second.size("place")) == (buckets + len(hashes) + 1, buckets + 3, buckets + 2)
+    assert second.knows("ad", hashes).all()
+    assert list(second.entries) == ["ad", "place", "slot"]
+    assert second.grown({"ad": hashes, "slot": np.zeros(0, np.int64)}).state().keys() == second.state().keys()
+    assert first.size("ad") == buckets + 41, "the one before stays as it was"

@@ -150,19 +150,26 @@ def test_no_change_of_signs_makes_the_groups_meet_alike_and_the_null_twin_is_the
         assert effect == pytest.approx(0.8 * worlds.SIGNS[i // 2, j // 2], abs=1e-8)
 
 
-def test_pairs_of_fields_meet_along_one_direction_only_in_the_null_twin():
-    for null, rank in ((False, False), (True, True)):
-        one = drawn("collapse", 60_000, null)
-        value = [rows[:, 0] - 1 for rows in one.rows.values()]
-        z = logits(one)[:, 0]
-        mean = np.zeros((3, worlds.MANY, worlds.MANY))
-        for at, (i, j) in enumerate(((0, 1), (0, 2), (0, 3))):  # the vectors of field 0, as three other fields meet them
-            count = np.bincount(value[i] * worlds.MANY + value[j], minlength=worlds.MANY**2)
-            mean[at] = (np.bincount(value[i] * worlds.MANY + value[j], z, worlds.MANY**2) / np.maximum(count, 1)).reshape(worlds.MANY, -1)
-            mean[at] -= mean[at].mean(axis=0) + mean[at].mean(axis=1, keepdims=True)
-        spans = [np.linalg.svd(its)[0][:, 0] for its in mean]
-        same = abs(spans[0] @ spans[1]) > 0.8 and abs(spans[0] @ spans[2]) > 0.8
-        assert same == rank
+def interaction(one, i, j):
+    """Singular values, descending, of how fields i and j meet: the mean logit of each pair of values without what each says alone."""
+    value, z = [rows.ravel() - 1 for rows in one.rows.values()], logits(one).ravel()
+    shape = value[i].max() + 1, value[j].max() + 1
+    pair = value[i] * shape[1] + value[j]
+    mean = (np.bincount(pair, z) / np.bincount(pair)).reshape(shape)
+    mean -= mean.mean(axis=1, keepdims=True)
+    return np.linalg.svd((mean - mean.mean(axis=0)) / mean.size**0.5, compute_uv=False)
+
+
+def test_fields_of_few_values_pull_as_hard_in_few_directions_as_the_others_in_their_strongest_and_not_in_the_null_twin():
+    planted, null = (drawn("collapse", 60_000, which) for which in (False, True))
+    for one in (planted, null):
+        among = interaction(one, 0, 1)
+        assert among[worlds.DIRECTIONS - 1] > 2 * among[worlds.DIRECTIONS], "so many directions, and no more"
+        for place, values in enumerate(worlds.FEW):
+            met = interaction(one, 0, worlds.MEETING + place)
+            assert met[values - 1] < 1e-6
+            assert (met[0] > 0.6 * among[0]) == (one is planted)
+            assert (met[values - 2] > 2 * among[worlds.DIRECTIONS]) == (one is planted)
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -215,10 +222,9 @@ def gains(name, users, rates, models=(), seeds=(7,)):
     """(row of the planted world, row of its null twin) of the first pair of models."""
     torch.set_num_threads(1)
     pair = WORLDS[name].pairs[0]
-    world = replace(WORLDS[name], specs={model: WORLDS[name].specs[model] for model in models or pair}, pairs=[pair], equal=())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking_parts, "RATES", rates)
-        return [ranking_parts.measured(world, null, seeds, users, 200)[0] for null in (False, True)]
+    specs = {model: WORLDS[name].specs[model] for model in models or pair}
+    world = replace(WORLDS[name], specs=specs, pairs=[pair], equal=(), rates=rates)
+    return [ranking_parts.measured(world, null, seeds, users, 200)[0] for null in (False, True)]
 
 
 def assert_gain_only_where_planted(rows, least=0.0, most_by_chance=0.01):

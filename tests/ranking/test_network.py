@@ -163,14 +163,17 @@ def test_a_table_grows_by_the_rows_of_new_ids_and_keeps_what_was_learnt():
     before, after = network(), network(larger, seed=9)
     weights = {name: value for name, value in before.state_dict().items() if not name.startswith("tables.")}
     weights |= {
-        f"tables.{name}.weight": grown(table.weight.detach(), before.lookup, after.lookup, 0.1, seed=1)
+        f"tables.{name}.weight": grown(table.weight.detach(), before.lookup, after.tables[name].weight.detach(), after.lookup)
         for name, table in before.tables.items()
     }
     after.load_state_dict(weights)
     users = batch(9)
     torch.testing.assert_close(after(users), before(users), rtol=0, atol=1e-6)
+    learnt, fresh = torch.ones(before.lookup.total, 2), torch.zeros(after.lookup.total, 2)
+    assert grown(learnt, before.lookup, fresh, after.lookup).sum() == 2 * before.lookup.total
+    assert not fresh.any(), "what is given stays as it is"
     with pytest.raises(ValueError, match="only grow"):
-        grown(after.tables["first"].weight, after.lookup, before.lookup, 0.1, seed=1)
+        grown(after.tables["first"].weight, after.lookup, before.tables["first"].weight, before.lookup)
 
 
 def test_a_lookup_gives_each_field_rows_of_its_own():
