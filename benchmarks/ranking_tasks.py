@@ -36,6 +36,7 @@ SEEDS = (7, 8, 9)
 FRESH = (21, 22, 23, 24, 25, 26)  # of the worlds with an auxiliary task; stem_al was developed on others (docs/decisions.md)
 RATES = (2e-3, 8e-3)
 MORE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+WEIGHTS = (1.0, 0.1)  # of the auxiliary loss
 CONFIG = RankingConfig(epochs=16, patience=4)
 BATCH = 256  # impressions
 NUMBERS = 24  # of a user's or an ad's rows, all tables of a scheme together
@@ -102,7 +103,7 @@ class World:
         if SINGLE not in self.specs():
             return [Candidate(rate) for rate in RATES]
         if name == "stem_al":
-            return [Candidate(rate, weight) for rate in RATES for weight in (1.0, 0.0)]
+            return [Candidate(rate, weight) for rate in RATES for weight in WEIGHTS]
         return [Candidate(rate) for rate in MORE_RATES]
 
 

@@ -181,8 +181,8 @@ class RankingConfig(Section, prefix="ranking."):
     # How several tasks share tables and experts: shared_bottom, mmoe, ple, stem, ame or stem_al (docs/explanation/ranking-tasks.md).
     scheme: Annotated[str, check_scheme, Since("2026-11-30")] = "ame"
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al: the task that the others help, and that the trained model predicts
-    # Of stem_al: weight of each auxiliary task's loss. Try 1 and 0, and take what validates better: at 0 the main task learns from itself
-    # alone, in all tables.
+    # Of stem_al: weight of each auxiliary task's loss. Try 1 and 0.1, and take what validates better: the less it weighs, the more of its
+    # tables is for the main task.
     auxiliary_weight: Annotated[NonNegativeFloat, Since("2026-11-30")] = 1.0
     # Tower -> its tasks, which share a gate and the hidden layers of `tower`; a task that none names has a tower to itself.
     towers: Annotated[Mapping[FieldName, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)
