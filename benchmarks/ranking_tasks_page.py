@@ -52,14 +52,23 @@ def _schemes(rows: list[Row]) -> list[str]:
     ]
     for row in sorted((row for row in rows if not row["null"]), key=lambda row: ("rate" not in row, row["task"])):
         twin = null[row["task"], row["with"], row["without"]]
-        cells = [f"{row['task']} ({row['rate']:.1%})" if "rate" in row else row["task"], row["with"], row["without"]]
+        cells = [f"{row['task']} ({row['rate']:.1%})" if "rate" in row else row["task"], _named(row), row["without"]]
         cells += [f"{row[key]:.3f}" if key in row else "" for key in ("ne_with", "ne_without", "ne_best")]
         cells += [f"{row['gain']:+.1%}", f"{row['low']:+.1%} to {row['high']:+.1%}"]
         cells += [f"{row['gain_min']:+.1%} to {row['gain_max']:+.1%}" if "gain_min" in row else ""]
-        cells += [f"{twin['gain']:+.1%} ({twin['low']:+.1%} to {twin['high']:+.1%})"]
+        cells += [f"{twin['gain']:+.1%} ({twin['low']:+.1%} to {twin['high']:+.1%}){_weight(twin)}"]
         cells += [f"{row['parameters_with']:,} / {row['parameters_without']:,}" if "parameters_with" in row else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _named(row: Row) -> str:
+    return f"{row['with']}{_weight(row)}"
+
+
+def _weight(row: Row) -> str:
+    """Of the auxiliary loss, where one was chosen."""
+    return f", weight {row['auxiliary_weight']:g}" if "auxiliary_weight" in row else ""
 
 
 def entanglement_picture(result: Mapping[str, Any]) -> Figure:

@@ -27,7 +27,7 @@ from .rules import (
 )
 from .section import Section, Since
 from .streams import StreamConfig
-from .towers import check_scheme, check_score, check_towers, served_tasks
+from .towers import AUXILIARY_LEARNING, check_scheme, check_score, check_towers, served_tasks
 from .users import OF_JOBS
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
@@ -182,6 +182,9 @@ class RankingConfig(Section, prefix="ranking."):
     # How several tasks share tables and experts: shared_bottom, mmoe, ple, stem, ame or stem_al (docs/explanation/ranking-tasks.md).
     scheme: Annotated[str, check_scheme, Since("2026-11-30")] = "ame"
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al: the task that the others help, and that the trained model predicts
+    # Of stem_al: weight of each auxiliary task's loss. Try 1 and 0.1, and take what validates better: the less it weighs, the more of its
+    # tables is for the main task.
+    auxiliary_weight: Annotated[NonNegativeFloat, Since("2026-11-30")] = 1.0
     # Tower -> its tasks, which share a gate and the hidden layers of `tower`; a task that none names has a tower to itself.
     towers: Annotated[Mapping[FieldName, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)
     hidden: Width = 64  # numbers that the layer after an expert makes
@@ -294,6 +297,10 @@ class RankingConfig(Section, prefix="ranking."):
 
     def _check_towers(self, tasks: Sequence[str]) -> None:
         check_towers(self.scheme, self.main_task, self.towers, tasks)
+        if self.scheme != AUXILIARY_LEARNING:
+            require(
+                self.auxiliary_weight == 1, "ranking.auxiliary_weight", self.auxiliary_weight, f"1 but with the scheme {AUXILIARY_LEARNING}"
+            )
         check_score(self.score, served_tasks(self.scheme, self.main_task, self.towers, tasks), tasks)
 
     def space_of(self, name: str) -> str:

@@ -47,5 +47,6 @@ def gate_weights(plan: Plan, of_towers: Modules, vectors: Mapping[str, Tensor]) 
         if tower.gate and tower.gate not in overviews:
             overviews[tower.gate] = torch.cat([sum((means[table] for table in part[1:]), means[part[0]]) for part in tower.gate], dim=1)
         if tower.gate:
-            found[name] = of_towers[name](overviews[tower.gate]).softmax(dim=1)
+            overview = overviews[tower.gate] if tower.gate_teaches else overviews[tower.gate].detach()
+            found[name] = of_towers[name](overview).softmax(dim=1)
     return found

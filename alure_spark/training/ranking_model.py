@@ -141,15 +141,18 @@ def train(
     Raises TrainingError on a loss or gradient that is not finite, DataError when a split has no impression.
     """
 
+    served = network.spec.served().tasks
+
     def end_epoch() -> dict[str, float]:
         losses = evaluate(network, loader).losses
-        return {task: losses[task] for task in network.spec.served().tasks}  # the best epoch is not chosen by auxiliary tasks
+        return {task: losses[task] for task in served}  # the best epoch is not chosen by auxiliary tasks
 
     network.loss = LOSSES[config.loss.kind](config.loss.alpha, config.loss.pairs)
     split = TrainingSplit(loader)
     if config.repeats.count:
         split = ReweighedRepeats.fitted(network.spec, loader, config.repeats)
-    plan = plan_of(config, loader.steps)
+    weights = {task: config.auxiliary_weight for task in network.spec.tasks if task not in served}
+    plan = replace(plan_of(config, loader.steps), loss_weights=weights)
     fitted = fit(network, split, plan, end_epoch, checkpoint, observe, measure=lambda: network.gradients)
     evaluation = evaluate(network, loader)
     for column, pair in evaluation.calibrations().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_schemes_that_are_compared_have_as_many_parameters(name):
     assert set(numbers.values()) == {ranking_tasks.NUMBERS}, numbers
 
 
+def test_models_that_are_compared_have_as_many_candidates_and_only_stem_al_weighs_its_auxiliary_task():
+    for world in WORLDS.values():
+        candidates = {name: world.candidates(name) for name in world.specs()}
+        assert len({len(its) for its in candidates.values()}) == 1
+        assert all(len(set(its)) == len(its) for its in candidates.values())
+        for name, its in candidates.items():
+            assert {one.auxiliary_weight for one in its} == ({0.1, 1.0} if name == "stem_al" else {1.0})
+
+
 def test_the_parts_share_no_impression_and_have_the_labels_of_both_tasks():
     one = drawn("large and small")
     learnt, test = worlds.batch(one, test=False), worlds.batch(one, test=True)
@@ -119,6 +129,6 @@ def test_the_run_leaves_rows_that_the_page_shows(tmp_path):
     result = json.loads((tmp_path / "ranking_tasks.json").read_text())
     text = ranking_tasks_text(result)
     assert text.count("| stem | ple |") == 3
-    assert text.count("| stem_al | single task |") == 1
+    assert len(re.findall(r"\| stem_al, weight (?:1|0[.]1) \| single task \|", text)) == 1
     assert "| STEM | shared |" in text
     assert len(entanglement_picture(result).axes) == 3

@@ -133,6 +133,7 @@ def test_a_field_that_cannot_be_read_is_one_sentence(field, says):
         ({"scheme": "mmoee"}, "ranking.scheme names the scheme 'mmoee'; did you mean 'mmoe'"),
         ({"scheme": "stem_al"}, "ranking.main_task is empty; allowed with the scheme 'stem_al': one of click, conversion"),
         ({"main_task": "click"}, "ranking.main_task is 'click'; allowed: none"),
+        ({"auxiliary_weight": 0}, "ranking.auxiliary_weight is 0.0; allowed: 1 but with the scheme stem_al"),
         ({"towers": {"one": ["clik"]}}, "ranking.towers.one names the task 'clik'; did you mean 'click'"),
         ({"towers": {"One": ["click"]}}, "ranking.towers names 'One'; allowed: at most 64 small letters"),
         (

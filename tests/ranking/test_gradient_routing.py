@@ -73,6 +73,22 @@ def test_in_stem_al_the_auxiliary_loss_gives_the_main_tables_nothing_and_the_mai
     assert reached(model, "click") == of_tables(every) | of_experts(["cross-click", "cross-conversion"]) | own("click")
 
 
+def taught_by_gate(model, task):
+    """Tables whose vectors get any gradient from the weights of the task's gate."""
+    vectors = {name: its.detach().requires_grad_() for name, its in model.table_vectors(batch(20)).items()}
+    gate_weights(model.plan, model.gates, vectors)[task].square().sum().backward()
+    assert bool((model.gates[task].weight.grad != 0).any()), "the gate itself learns, by what it reads"
+    return {name for name, its in vectors.items() if its.grad is not None and bool((its.grad != 0).any())}
+
+
+def test_in_stem_al_the_gate_reads_the_tables_and_only_experts_teach_them():
+    assert taught_by_gate(made("stem_al", main="click"), "click") == set()
+    two = {"tables": SPEC.tables, "experts": SPEC.experts}
+    assert taught_by_gate(made("stem_al", main="click", **two), "conversion") == set(), "nor does that of an auxiliary tower"
+    assert taught_by_gate(made("ame", **two), "click") == set(SPEC.tables), "as in the other schemes"
+    assert taught_by_gate(made("stem"), "click") == {"one-click", "one"}
+
+
 @pytest.mark.parametrize(("task", "other"), [SPEC.tasks, SPEC.tasks[::-1]])
 def test_in_ple_the_table_is_shared_and_the_other_tasks_expert_is_not_reached(task, other):
     model = made("ple")

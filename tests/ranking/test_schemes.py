@@ -163,8 +163,8 @@ def test_stem_has_a_table_for_each_tower_and_a_shared_one_and_reads_other_towers
 def test_stem_al_has_no_shared_table_and_an_auxiliary_tower_reads_its_own():
     plan = one_expert("stem_al")
     assert list(plan.tables) == ["one-like", "one-click"], "the main one is first"
-    assert plan.towers["like"] == TowerPlan(("fm-like", "fm-click"), (("one-like",), ("one-click",)))
-    assert plan.towers["click"] == TowerPlan(("fm-click",))
+    assert plan.towers["like"] == TowerPlan(("fm-like", "fm-click"), (("one-like",), ("one-click",)), gate_teaches=False)
+    assert plan.towers["click"] == TowerPlan(("fm-click",), gate_teaches=False)
     assert spec_of("stem_al", TWO_TABLES).plan().towers["click"].gate == ((copy_of("first", "click"),), (copy_of("second", "click"),))
 
 

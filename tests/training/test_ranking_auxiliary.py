@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,10 +30,10 @@ def with_likes(noise: float) -> MemoryLoader:
     return MemoryLoader(replace(given, impressions=replace(shown, labels=labels)), 32, seed=1)
 
 
-def trained(loader: MemoryLoader, **more) -> ranking_model.TrainedRanking:
+def trained(loader: MemoryLoader, config: RankingConfig = SHORT, **more) -> ranking_model.TrainedRanking:
     draft = replace(DRAFT, tables={"one": 4}, experts={"gwpfm": replace(DRAFT.experts["gwpfm"], table="one")}, **more)
     spec = ranking_model.fitted_spec(draft, loader, VOCABULARY)
-    return ranking_model.train(ranking_model.new_network(spec, loader, 3), loader, SHORT)
+    return ranking_model.train(ranking_model.new_network(spec, loader, 3), loader, config)
 
 
 AUXILIARY = {"scheme": "stem_al", "main_task": "click", "tasks": ("like", "click")}
@@ -54,6 +55,17 @@ def test_the_best_epoch_is_that_of_the_main_task():
     assert not any("validation.like" in row for row in done.curves)
     assert done.best_epoch == int(np.argmin(losses))
     assert {"loss.like", "loss.click", "like.auc"} <= set(done.metrics()), "it is still said how good the others are"
+
+
+def test_without_weight_the_auxiliary_labels_change_nothing_of_the_main_task():
+    def logits(weight: float, noise: float) -> torch.Tensor:
+        config = replace(SHORT, epochs=2, auxiliary_weight=weight)
+        done = trained(with_likes(noise), config, **AUXILIARY)
+        return torch.from_numpy(done.validation.logits[:, AUXILIARY["tasks"].index("click")])
+
+    torch.testing.assert_close(logits(0.0, 1.0), logits(0.0, 0.1), rtol=0, atol=0)
+    given = [logits(weight, 0.1) for weight in (0.0, 0.5, 1.0)]
+    assert all(float((one - other).abs().max()) > 1e-4 for one, other in pairwise(given))
 
 
 def test_a_champion_is_compared_by_the_main_task_alone():

@@ -20,6 +20,7 @@ class TowerPlan:
     # is no gate, all experts weigh the same.
     gate: tuple[tuple[str, ...], ...] = ()
     detached: frozenset[str] = frozenset()  # of the experts: what they make is read, but no gradient goes back to them or to their tables
+    gate_teaches: bool = True  # whether the gate's gradient goes to the tables that it reads; experts teach theirs in either case
 
 
 @dataclass(frozen=True)
