@@ -87,7 +87,7 @@ class Config(Section):
         usable = [name for name, kind in of_impressions.items() if kind in ("categorical", "numeric")]
         for name in self.labels.impression_attributes:
             require_known("labels.impression_attributes", name, usable)
-        self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads)
+        self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads, self.labels.sums)
 
     def _check_kinds(self) -> None:
         """An attribute has one kind in all streams, and that of its column where it is a column of `events`."""
@@ -143,6 +143,12 @@ class Config(Section):
     def ranking_tasks(self) -> tuple[str, ...]:
         """What the ranking model predicts."""
         return self.ranking.tasks or self.labels.heads
+
+    @property
+    def ranking_values(self) -> tuple[str, ...]:
+        """Those of them whose label is a number."""
+        sums = self.ranking.values if self.ranking.ready_made else self.labels.sums
+        return tuple(task for task in self.ranking_tasks if task in sums)
 
     @property
     def ranking_name(self) -> str:

@@ -13,16 +13,23 @@ def served(network: RankingNetwork) -> RankingNetwork:
     spec = network.spec.served()
     if spec is network.spec:
         return network
-    columns = [network.spec.tasks.index(task) for task in spec.tasks]
+    before = network.spec
+    tasks = [before.tasks.index(task) for task in spec.tasks]
+    outputs = [column for task in spec.tasks for column in range(len(network.columns))[network.outputs[task]]]
+    values = [before.values.index(task) for task in spec.values]
     with torch.random.fork_rng(devices=[]):  # the new network's own draws are overwritten
         result = RankingNetwork(spec)
     given = network.state_dict()
-    result.load_state_dict({name: _of_tasks(name, given[name], columns) for name in result.state_dict()})
+    result.load_state_dict({name: _of_tasks(name, given[name], tasks, outputs, values) for name in result.state_dict()})
     return result.train(network.training)
 
 
-def _of_tasks(name: str, value: Tensor, columns: list[int]) -> Tensor:
-    """A weight of the tasks that stay: those that are there once per task are cut, all others are as they are."""
+def _of_tasks(name: str, value: Tensor, tasks: list[int], outputs: list[int], values: list[int]) -> Tensor:
+    """A weight of the tasks that stay: those that are there once per task, or per output, are cut, all others are as they are."""
     if name == "linear.rows.weight":
-        return value[:, columns]
-    return value[columns] if name == "calibration" or name.startswith("linear.") else value
+        return value[:, outputs]
+    if name == "largest":
+        return value[values]
+    if name.startswith("linear."):
+        return value[outputs]
+    return value[tasks] if name == "calibration" else value

@@ -66,7 +66,7 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
     if champion.as_of_ms > config.time.as_of_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
     ours = trained.network.spec.served()
-    if set(champion.spec.tasks) != set(ours.tasks):
+    if set(champion.spec.tasks) != set(ours.tasks) or set(champion.spec.values) != set(ours.values):
         return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     theirs, there = champion.spec.layout(), ours.layout()
     columns = [layout.columns() | layout.impression_columns() for layout in (theirs, there)]
