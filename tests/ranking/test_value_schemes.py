@@ -24,8 +24,9 @@ from tests.ranking.small_ranking import SPEC, batch
 
 TASKS, VALUES = ("spent", "click", "watched"), ("spent", "watched")  # a value task comes first, and last
 ONE_TABLE = {"tables": {"one": 8}, "experts": {"gwpfm": ExpertConfig("gwpfm", "one"), "cross": ExpertConfig("dcn_v2", "one")}}
-CASES = [(scheme, main, towers) for scheme in SCHEMES for main in ("spent", "click") for towers in ({}, {"paying": ("watched", "spent")})
-         if main == "spent" or scheme == "stem_al"]  # fmt: skip
+PAYING = {"paying": ("watched", "spent")}  # not in the order of the tasks
+CASES = [(scheme, "spent", towers) for scheme in SCHEMES for towers in ({}, PAYING)]
+CASES += [("stem_al", main, {}) for main in ("click", "watched")]
 
 
 def spec_of(scheme, main="spent", towers=None, **more):
@@ -93,7 +94,7 @@ class TestEveryScheme:
         found = model.predictions(model(given))
         for column, task in enumerate(TASKS):
             truth = shown.labels[task]
-            assert torch.corrcoef(torch.stack([found[:, column], truth]))[0, 1] > 0.7, task
+            assert torch.corrcoef(torch.stack([found[:, column], truth]))[0, 1] > 0.5, task
 
     def test_travels_as_an_artifact_and_predicts_the_same(self, scheme, main, towers, tmp_path):
         model, given = network(spec_of(scheme, main, towers, linear=True)), labelled(9)
