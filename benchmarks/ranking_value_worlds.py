@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from alure_spark.batches.batch import JaggedBatch
-from benchmarks.ranking_task_worlds import ADS, PARTS, USERS
+from benchmarks.ranking_task_worlds import PARTS
 from benchmarks.ranking_worlds import Drawn, Random
 
-DIMENSIONS = 4  # of a taste
+USERS, ADS = 120, 60
+DIMENSIONS = 2  # of a taste
 RATE = -1.5  # mean of the logit of a value above 0
 SIZE = 1.0  # mean of the log of one
-SPREAD = 0.8  # its deviation, of the same user and ad
+SPREAD = 0.6  # its deviation, of the same user and ad
+CHANCES, SIZES = 2.0, 1.0  # deviations, over users and ads, of that logit and of that mean
 TASK = "spent"
 
 
@@ -65,12 +67,12 @@ def _world(random: Random, count: int, chances: float, sizes: float) -> Valued:
 
 def chance_and_size(random: Random, count: int) -> Valued:
     """How likely a value is, and how large, are tastes of their own."""
-    return _world(random, count, 1.5, 0.8)
+    return _world(random, count, CHANCES, SIZES)
 
 
 def chance_alone(random: Random, count: int) -> Valued:
     """How likely a value is, is a taste; how large, is chance: there the probability says all."""
-    return _world(random, count, 1.5, 0.0)
+    return _world(random, count, CHANCES, 0.0)
 
 
 def nothing(random: Random, count: int) -> Valued:

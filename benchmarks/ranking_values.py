@@ -43,12 +43,12 @@ BATCH = 256  # impressions
 ZILN, PAIRS, SQUARES, PRODUCT = "ZILN", "ZILN and pairs", "squared error", "probability x mean"
 MODELS = (ZILN, PAIRS, SQUARES, PRODUCT)
 COMPARED = [(ZILN, SQUARES), (ZILN, PRODUCT), (PAIRS, ZILN)]
-WORLDS: dict[str, Callable[[np.random.Generator, int], Valued]] = {
-    "chance and size": worlds.chance_and_size,
-    "chance alone": worlds.chance_alone,
-    "nothing (null twin)": worlds.nothing,
+WORLDS: dict[str, tuple[Callable[[np.random.Generator, int], Valued], int]] = {  # world -> how it is made, and its impressions
+    "chance and size": (worlds.chance_and_size, 24_000),
+    "chance and size, few impressions": (worlds.chance_and_size, 6_000),
+    "chance alone": (worlds.chance_alone, 24_000),
+    "nothing (null twin)": (worlds.nothing, 24_000),
 }
-IMPRESSIONS = 24_000
 METRICS = {
     "gini": normalized_gini,
     "rmse": rmse_over_mean,
@@ -218,13 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    count = round(IMPRESSIONS * options.share)
-    size: dict[str, Any] = {"seeds": options.seeds, "impressions": count, "rates": RATES, "users": worlds.USERS, "ads": worlds.ADS}
+    size: dict[str, Any] = {"seeds": options.seeds, "share": options.share, "rates": RATES, "users": worlds.USERS, "ads": worlds.ADS}
     for name in options.worlds:  # a table after each world: a run that is cut short leaves those that it measured
-        drawns = [WORLDS[name](np.random.default_rng([seed, len(name)]), count) for seed in options.seeds]
+        make, impressions = WORLDS[name]
+        count = round(impressions * options.share)
+        drawns = [make(np.random.default_rng([seed, list(WORLDS).index(name)]), count) for seed in options.seeds]
         its = rows_of(drawns, results_of(drawns, options.seeds), options.resamples)
         rows = contract.earlier("ranking_values", lambda row, name=name: row["world"] != name, options.results)  # type: ignore[misc]
-        rows += [{"world": name, "positive": float(np.mean([one.drawn.clicks.mean() for one in drawns]))} | row for row in its]
+        positive = float(np.mean([one.drawn.clicks.mean() for one in drawns]))
+        rows += [{"world": name, "impressions": count, "positive": positive} | row for row in its]
         rows.sort(key=lambda row: list(WORLDS).index(row["world"]))
         contract.publish("ranking_values", size, rows, {}, options.results)
 
