@@ -12,20 +12,12 @@ def ranking_values_text(result: Mapping[str, Any]) -> str:
     """Per world a table of models, and one of differences."""
     size = result["size"]
     seeds = ", ".join(map(str, size["seeds"]))
-    parts = [
-        f"{size['users']} users and {size['ads']} ads, {len(size['seeds'])} seeds ({seeds}); 30 % of the impressions are evaluated.",
-        "",
-    ]
+    count = f"{size['users']} users and {size['ads']} ads, {len(size['seeds'])} seeds ({seeds})"
+    parts = [f"{count}; 30 % of the impressions are evaluated.", ""]
     for world in dict.fromkeys(row["world"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["world"] == world]
-        parts += [
-            f"**{world}** ({rows[0]['impressions']:,} impressions, {rows[0]['positive']:.1%} of the values above 0)",
-            "",
-            *_models(rows),
-            "",
-            *_differences(rows),
-            "",
-        ]
+        about = f"{rows[0]['impressions']:,} impressions, {rows[0]['positive']:.1%} of the values above 0"
+        parts += [f"**{world}** ({about})", "", *_models(rows), "", *_differences(rows), ""]
     return "\n".join(parts).rstrip()
 
 

@@ -27,7 +27,7 @@ from .rules import (
 )
 from .section import Section, Since
 from .streams import StreamConfig
-from .towers import check_scheme, check_score, check_towers, check_values, served_tasks
+from .towers import check_scenario, check_scheme, check_score, check_towers, check_values, served_tasks
 from .users import OF_JOBS
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
@@ -185,6 +185,8 @@ class RankingConfig(Section, prefix="ranking."):
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al: the task that the others help, and that the trained model predicts
     # Tower -> its tasks, which share a gate and the hidden layers of `tower`; a task that none names has a tower to itself.
     towers: Annotated[Mapping[FieldName, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)
+    # A field with the encoding id, e.g. of surfaces or countries: each id that the training split names has gates and towers of its own.
+    scenario: Annotated[str, Since("2026-11-30")] = ""
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
@@ -221,6 +223,11 @@ class RankingConfig(Section, prefix="ranking."):
             path = f"ranking.sequences.{name}.target"
             require_known(path, sequence.target, self.fields, "field")
             require(self.fields[sequence.target].encoding == "id", path, sequence.target, "a field with the encoding id")
+        check_scenario(self.scenario, {name: one.encoding for name, one in self.fields.items()})
+        if self.scenario and self.exploration.on:
+            raise ConfigError(
+                f"ranking.exploration is on beside ranking.scenario='{self.scenario}', whose towers have no posterior: leave one out"
+            )
         for setting, of_repeats in (("count", self.repeats.count), ("days_since", self.repeats.days_since)):
             if of_repeats:
                 require_known(f"ranking.repeats.{setting}", of_repeats, self.fields, "field")

@@ -69,6 +69,14 @@ def served_tasks(scheme: str, main_task: str, towers: Mapping[str, Sequence[str]
     return next(its for its in tasks_of_towers(towers, tasks).values() if main_task in its)
 
 
+def check_scenario(field: str, encodings: Mapping[str, str]) -> None:
+    """encodings: of each field. Raises ConfigError where the scenario is no field of ids."""
+    if field:
+        require_known("ranking.scenario", field, encodings, "field")
+        if encodings[field] != "id":
+            raise ConfigError(f"ranking.scenario is '{field}', whose encoding is {encodings[field]}; allowed: a field with the encoding id")
+
+
 def check_values(path: str, values: Sequence[str], tasks: Sequence[str]) -> None:
     """values: tasks whose label is a number. Raises ConfigError where one is no task, or the column of its score is another task's."""
     for task in values:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -30,6 +29,7 @@ from .experts import EXPERTS, Expert
 from .history_counts import history_count
 from .losses import CrossEntropy, Loss, ValueLoss, ZeroInflatedLognormal
 from .mixtures import gates, mixtures
+from .scenario_towers import ScenarioTowers, tower
 from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
 from .values import expected, raw_of
@@ -63,11 +63,12 @@ class RankingNetwork(nn.Module):
         self.members = spec.tasks_of_towers()
         self.outputs = spec.outputs()
         width = max(one.stop for one in self.outputs.values())
-        self.towers = Modules({tower: _tower(spec, spec.outputs(tasks)) for tower, tasks in self.members.items()})
+        self.towers = Modules({name: tower(spec, spec.outputs(tasks)) for name, tasks in self.members.items()})
         by_tower = spec.outputs([task for tasks in self.members.values() for task in tasks])
         self.columns = [column for task in spec.tasks for column in range(width)[by_tower[task]]]  # of the towers' outputs, side by side
         self.binary = [spec.tasks.index(task) for task in spec.binary]
         self.linear = _Linear(spec, self.lookup.total, width) if spec.linear else None
+        self.scenarios = ScenarioTowers(spec) if spec.scenario else None
         self.standards = {name: spec.fields[name].standard for name in spec.dense}
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
@@ -88,6 +89,8 @@ class RankingNetwork(nn.Module):
             branches[name] = self.experts[name](met, [*histories[expert.table], *beside])
         mixed = mixtures(self.plan, self.gates, branches, vectors)
         together = torch.cat([self.towers[name](its) for name, its in mixed.items()], dim=1)
+        if self.scenarios is not None:
+            together = self.scenarios(self.value(batch, self.spec.scenario), branches, vectors, together)
         if self.columns != sorted(self.columns):
             together = together[:, self.columns]
         return together if self.linear is None else together + self.linear(codes, numbers)
@@ -96,11 +99,11 @@ class RankingNetwork(nn.Module):
         """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward."""
         hidden: dict[str, Tensor] = {}
 
-        def keeping(tower: str) -> RemovableHandle:
-            last = cast(nn.Sequential, self.towers[tower])[-1]
-            return last.register_forward_pre_hook(lambda _, given: hidden.update(dict.fromkeys(self.members[tower], given[0])))
+        def keeping(name: str) -> RemovableHandle:
+            last = cast(nn.Sequential, self.towers[name])[-1]
+            return last.register_forward_pre_hook(lambda _, given: hidden.update(dict.fromkeys(self.members[name], given[0])))
 
-        hooks = [keeping(tower) for tower in self.members]
+        hooks = [keeping(name) for name in self.members]
         try:
             return self(batch), hidden
         finally:
@@ -180,15 +183,16 @@ class RankingNetwork(nn.Module):
 
         logs: value task -> mean and deviation of the logs of its values above 0.
         """
+        every = [self.towers, *(self.scenarios.towers.values() if self.scenarios is not None else ())]
         with torch.no_grad():
-            for tower, tasks in self.members.items():
-                last = cast(nn.Linear, cast(nn.Sequential, self.towers[tower])[-1])
-                for task, its in self.spec.outputs(tasks).items():
-                    if task in rates:
-                        last.bias[its.start] = math.log(rates[task] / (1 - rates[task]))
-                    if task in logs:
-                        mean, deviation = logs[task]
-                        last.bias[its.start + 1 : its.stop] = torch.tensor([mean, raw_of(deviation)])
+            for name, tasks in self.members.items():
+                for last in (cast(nn.Linear, cast(nn.Sequential, cast(Modules, towers)[name])[-1]) for towers in every):
+                    for task, its in self.spec.outputs(tasks).items():
+                        if task in rates:
+                            last.bias[its.start] = math.log(rates[task] / (1 - rates[task]))
+                        if task in logs:
+                            mean, deviation = logs[task]
+                            last.bias[its.start + 1 : its.stop] = torch.tensor([mean, raw_of(deviation)])
 
     def parameter_counts(self) -> dict[str, int]:
         """What is learnt, by part: tables and network."""
@@ -314,14 +318,6 @@ class _Histories(nn.Module):
         super().__init__()
         switches = {name: (one.events, one.position, one.interval) for name, one in spec.sequences.items()}
         self.of = Modules({name: TemporalInterest(dimension, *its, spec.deviation) for name, its in switches.items()})
-
-
-def _tower(spec: RankingSpec, outputs: Mapping[str, slice]) -> nn.Sequential:
-    sizes = [spec.hidden, *spec.tower]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], max(one.stop for one in outputs.values())))
 
 
 def _shown(batch: JaggedBatch) -> Impressions:

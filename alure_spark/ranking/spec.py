@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from ..batches.layout import Layout
 from ..batches.vocabulary import ITEM
 from ..config import EVERYBODY, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, Since, as_dict, build
-from ..config.towers import check_scheme, check_towers, check_values, served_tasks, tasks_of_towers
+from ..config.towers import check_scenario, check_scheme, check_towers, check_values, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
 from .encodings.given import Given
@@ -72,6 +72,7 @@ class RankingSpec:
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al
     towers: Annotated[Mapping[str, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)  # tower -> its tasks
     auxiliary: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # towers that were left out after training; their tables are there
+    scenario: Annotated[str, Since("2026-11-30")] = ""  # a field whose ids have towers of their own (scenario_towers.py)
     values: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # of the tasks: those whose label is a number (values.py)
 
     def __post_init__(self) -> None:
@@ -91,6 +92,7 @@ class RankingSpec:
         check_scheme("ranking.scheme", self.scheme)
         check_towers(self.scheme, self.main_task, self.towers, self.tasks, self.auxiliary)
         check_values("ranking.values", self.values, self.tasks)
+        check_scenario(self.scenario, {name: one.encoding for name, one in self.fields.items()})
         self.plan()
 
     def saved(self) -> dict[str, Any]:
@@ -105,6 +107,11 @@ class RankingSpec:
     def binary(self) -> tuple[str, ...]:
         """The tasks whose label is 0 or 1, in their order."""
         return tuple(task for task in self.tasks if task not in self.values)
+
+    @property
+    def scenarios(self) -> int:
+        """How many ids of the field `scenario` have towers of their own; of a spec whose encodings are fitted."""
+        return int(self.fields[self.scenario].settings["size"]) - 1 if self.scenario else 0
 
     def outputs(self, tasks: Sequence[str] = ()) -> dict[str, slice]:
         """Task -> its columns of what towers say of tasks (all of them, in their order): a logit, or OUTPUTS numbers of a value."""

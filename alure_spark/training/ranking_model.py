@@ -35,6 +35,7 @@ FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
     "numeral_systems": NumeralSystems.fitted,
     STANDARDIZED: Standardized.fitted,
 }
+MOST_SCENARIOS = 100  # that may have towers of their own
 
 
 @dataclass
@@ -92,7 +93,13 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
             except DataError as error:
                 raise DataError(f"ranking.fields.{name}: {error}") from None
             fields[name] = replace(one, settings=as_dict(fitted))
-    return replace(spec, fields=fields)
+    made = replace(spec, fields=fields)
+    if made.scenarios > MOST_SCENARIOS:
+        raise DataError(
+            f"ranking.scenario: the field '{spec.scenario}' has {made.scenarios:,} ids in the training split; allowed: at most "
+            f"{MOST_SCENARIOS}, each with towers of its own: raise ranking.min_count, or choose a field with fewer"
+        )
+    return made
 
 
 def new_network(spec: RankingSpec, loader: Batches, seed: int) -> RankingNetwork:

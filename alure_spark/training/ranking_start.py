@@ -59,6 +59,7 @@ def draft_spec(config: Config) -> RankingSpec:
         main_task=ranking.main_task,
         towers=ranking.towers,
         values=config.ranking_values,
+        scenario=ranking.scenario,
     )
 
 
