@@ -36,7 +36,7 @@ from benchmarks import ranking_value_worlds as worlds
 from benchmarks.ranking_parts import equalized, parameters, vocabulary
 from benchmarks.ranking_value_worlds import TASK, Valued
 
-SEEDS = (7, 8, 9)
+SEEDS = (17, 18, 19)  # others than those with which the bound of sigma was found
 RATES = (2e-3, 8e-3)
 CONFIG = RankingConfig(epochs=16, patience=4)
 BATCH = 256  # impressions

@@ -34,6 +34,7 @@ from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
 from .values import expected, raw_of
 
+UNBOUNDED = torch.finfo(torch.float32).max  # an infinite weight is not saved
 GRADIENT = "gradient."  # begins the names of what is measured of gradients
 
 
@@ -41,7 +42,9 @@ class RankingNetwork(nn.Module):
     """What tasks expect of impressions: logits, and distributions of values."""
 
     calibration: Tensor  # (tasks, 2): scale and offset of a logit; of a value task the factor of its expected value, and 0
-    largest: Tensor  # (values,) the largest value of each value task that training saw; not there without such a task
+    # Of value tasks, not there without one: (values,) the largest value that training saw; (outputs,) what no output is above.
+    largest: Tensor
+    most: Tensor
     # gradient.<task>.negatives -> () the norm of what the last step's losses said to the logits of impressions without a response.
     gradients: dict[str, Tensor]
 
@@ -73,7 +76,8 @@ class RankingNetwork(nn.Module):
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
         if spec.values:
-            self.register_buffer("largest", torch.full((len(spec.values),), torch.inf))
+            self.register_buffer("largest", torch.full((len(spec.values),), UNBOUNDED))
+            self.register_buffer("most", torch.full((width,), UNBOUNDED))
 
     def forward(self, batch: JaggedBatch) -> Tensor:
         """(M, outputs) of the batch's impressions: a logit per task, of a value task OUTPUTS numbers, in the order of the tasks.
@@ -93,7 +97,8 @@ class RankingNetwork(nn.Module):
             together = self.scenarios(self.value(batch, self.spec.scenario), branches, vectors, together)
         if self.columns != sorted(self.columns):
             together = together[:, self.columns]
-        return together if self.linear is None else together + self.linear(codes, numbers)
+        together = together if self.linear is None else together + self.linear(codes, numbers)
+        return torch.minimum(together, self.most) if self.spec.values else together
 
     def with_hidden(self, batch: JaggedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward."""
@@ -193,6 +198,12 @@ class RankingNetwork(nn.Module):
                         if task in logs:
                             mean, deviation = logs[task]
                             last.bias[its.start + 1 : its.stop] = torch.tensor([mean, raw_of(deviation)])
+
+    def bound(self, largest: Mapping[str, float], deviations: Mapping[str, float]) -> None:
+        """Value task -> what its expected value, and the deviation of its log, is never above."""
+        for place, task in enumerate(self.spec.values):
+            self.largest[place] = largest[task]
+            self.most[self.outputs[task].stop - 1] = raw_of(deviations[task])
 
     def parameter_counts(self) -> dict[str, int]:
         """What is learnt, by part: tables and network."""

@@ -30,6 +30,6 @@ def _of_tasks(name: str, value: Tensor, tasks: list[int], outputs: list[int], va
         return value[:, outputs]
     if name == "largest":
         return value[values]
-    if name.startswith("linear."):
+    if name == "most" or name.startswith("linear."):
         return value[outputs]
     return value[tasks] if name == "calibration" else value

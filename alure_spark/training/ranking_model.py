@@ -35,6 +35,8 @@ FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
     "numeral_systems": NumeralSystems.fitted,
     STANDARDIZED: Standardized.fitted,
 }
+# Of the deviation of the logs of all values, what that of one impression is at most: their mean square is not above it.
+WIDEST = 1.5
 MOST_SCENARIOS = 100  # that may have towers of their own
 
 
@@ -129,8 +131,8 @@ def new_network(spec: RankingSpec, loader: Batches, seed: int) -> RankingNetwork
         rates[task] = float(count / whole)
     network = drawn_network(spec, seed)
     network.start_at(rates, logs)
-    for place, moments in enumerate(values.values()):
-        network.largest[place] = moments.largest
+    largest = {task: moments.largest for task, moments in values.items()}
+    network.bound(largest, {task: WIDEST * deviation for task, (_, deviation) in logs.items()})
     return network
 
 

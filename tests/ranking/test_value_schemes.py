@@ -101,7 +101,7 @@ class TestEveryScheme:
         with torch.no_grad():
             model.linear.rows.weight.normal_()
             model.calibration.copy_(torch.tensor([[1.5, 0.0], [2.0, 0.2], [0.5, 0.0]]))
-            model.largest.copy_(torch.tensor([3.0, 1e4]))
+            model.bound({"spent": 3.0, "watched": 1e4}, {"spent": 0.5, "watched": 2.0})
         loaded, _ = RankingArtifact.read(RankingArtifact.of(model.eval(), VOCABULARY, {}).write(tmp_path)).network()
         served = spec_of(scheme, main, towers).served().tasks
         assert loaded.spec.tasks == served

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import Config, LossConfig, RankingConfig, build
 from alure_spark.errors import DataError
 from alure_spark.ranking.artifact import RankingArtifact
+from alure_spark.ranking.values import deviation
 from alure_spark.training import ranking_challenger, ranking_exploration, ranking_model, ranking_report
 from alure_spark.value_metrics import normalized_gini
 from tests.ranking.planted_ranking import DRAFT, VOCABULARY
@@ -27,6 +29,18 @@ def loader(batch, rows=64):
 def trained(batch, config=CONFIG, draft=VALUED, **more):
     spec = ranking_model.fitted_spec(draft, loader(batch), VOCABULARY)
     return ranking_model.train(ranking_model.new_network(spec, loader(batch), config.seed), loader(batch), config, **more)
+
+
+def spread_of(values):
+    """Deviation of the logs of those above 0."""
+    return float(values[values > 0].double().log().std(unbiased=False))
+
+
+def replace_last_bias(network, raw):
+    """The network with another third output of spent."""
+    other = copy.deepcopy(network)
+    other.towers["spent"][-1].bias[2] = raw
+    return other
 
 
 def with_spent(batch, spent):
@@ -104,6 +118,11 @@ def test_no_expected_value_is_above_the_largest_of_the_training_split(result):
     shown = batch.impressions
     largest = float(shown.labels["spent"][~shown.validation].max())
     assert result.network.largest.tolist() == pytest.approx([largest])
+    assert result.network.most[:3].min() > 1e38, "what is no deviation has no bound"
+    assert deviation(result.network.most[3]).item() == pytest.approx(1.5 * spread_of(shown.labels["spent"][~shown.validation]), rel=1e-4)
+    with torch.no_grad():
+        outputs = replace_last_bias(result.network, 50.0)(batch)
+    assert (outputs[:, 3] == result.network.most[3]).all(), "a deviation that runs away"
     wild = torch.tensor([[0.0, 9.0, 90.0, 5.0]])
     assert result.network.expected(wild, "spent", calibrated=False).item() == pytest.approx(largest)
 
