@@ -27,6 +27,7 @@ from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
 from .history_counts import history_count
+from .linear import Linear, Projections
 from .losses import CrossEntropy, Loss, ValueLoss, ZeroInflatedLognormal
 from .mixtures import gates, mixtures
 from .scenario_towers import ScenarioTowers, tower
@@ -57,7 +58,7 @@ class RankingNetwork(nn.Module):
         self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
         tables = self.plan.tables
         self.tables = Modules({name: EmbeddingTable(self.lookup.total, size, spec.deviation) for name, size in tables.items()})
-        self.given = Modules({name: _Projections(spec, size) for name, size in tables.items()})
+        self.given = Modules({name: Projections(spec, size) for name, size in tables.items()})
         self.histories = Modules({name: _Histories(spec, size) for name, size in tables.items()})
         order = {name: place for place, name in enumerate(spec.order)}
         self.met, self.beside = ([order[name] for name in names] for names in (spec.interacting, spec.beside))
@@ -70,7 +71,7 @@ class RankingNetwork(nn.Module):
         by_tower = spec.outputs([task for tasks in self.members.values() for task in tasks])
         self.columns = [column for task in spec.tasks for column in range(width)[by_tower[task]]]  # of the towers' outputs, side by side
         self.binary = [spec.tasks.index(task) for task in spec.binary]
-        self.linear = _Linear(spec, self.lookup.total, width) if spec.linear else None
+        self.linear = Linear(spec, self.lookup.total, width) if spec.linear else None
         self.scenarios = ScenarioTowers(spec) if spec.scenario else None
         self.standards = {name: spec.fields[name].standard for name in spec.dense}
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
@@ -286,42 +287,6 @@ class _Branch(nn.Module):
         made = self.expert(vectors)
         made = torch.cat([made, *beside], dim=1) if beside else made  # of one alone, cat is a copy
         return self.dropout(torch.relu(self.layer(made)))
-
-
-class _Projections(nn.Module):
-    """Given embeddings as vectors of a table; one that is missing has a vector of its own."""
-
-    def __init__(self, spec: RankingSpec, dimension: int) -> None:
-        super().__init__()
-        self.names = spec.dense
-        self.of = Modules({name: nn.Linear(spec.fields[name].width + 1, dimension) for name in spec.dense})
-
-    def forward(self, numbers: Mapping[str, Tensor]) -> Tensor:
-        """(M, dense fields, dimension)."""
-        found = []
-        for name in self.names:
-            values, layer = numbers[name], cast(nn.Linear, self.of[name])
-            if values.shape[1] + 1 != layer.in_features:
-                raise DataError(f"the field '{name}' has {values.shape[1]} numbers, but the model was trained on {layer.in_features - 1}")
-            missing = values.isnan().any(dim=1, keepdim=True)
-            found.append(layer(torch.cat([torch.where(missing, 0, values), missing], dim=1).to(layer.weight.dtype)))
-        return torch.stack(found, dim=1)
-
-
-class _Linear(nn.Module):
-    """What each row and each number adds to the outputs by itself, nothing before training: what few examples teach first."""
-
-    def __init__(self, spec: RankingSpec, rows: int, outputs: int) -> None:
-        super().__init__()
-        self.rows = EmbeddingTable(rows, outputs, 0.0)
-        self.given = _Projections(spec, outputs)
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
-        """(M, outputs)."""
-        by_row = self.rows(codes).sum(dim=1)
-        return by_row + self.given(numbers).sum(dim=1) if numbers else by_row
 
 
 class _Histories(nn.Module):

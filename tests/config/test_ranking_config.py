@@ -130,6 +130,8 @@ def test_a_field_that_cannot_be_read_is_one_sentence(field, says):
         ({"score": {"click": "bids"}}, "ranking.score.click is 'bids'; allowed: bid, value, or a number"),
         ({"serving": {"slots": "top"}}, "ranking.serving names the attribute of labels.impression_attributes 'slots'"),
         ({"gate": -1}, "ranking.gate is -1"),
+        ({"scenario": "add"}, "ranking.scenario names the field 'add'; did you mean 'ad'"),
+        ({"scenario": "ad", "exploration": {"features": 64}}, "ranking.exploration is on beside ranking.scenario='ad'"),
         ({"scheme": "mmoee"}, "ranking.scheme names the scheme 'mmoee'; did you mean 'mmoe'"),
         ({"scheme": "stem_al"}, "ranking.main_task is empty; allowed with the scheme 'stem_al': one of click, conversion"),
         ({"main_task": "click"}, "ranking.main_task is 'click'; allowed: none"),
@@ -208,3 +210,11 @@ def test_a_conf_without_values_has_the_digest_that_it_had():
     assert "values" not in as_dict(conf({"ad": AD}), "2026-11-29")["ranking"]
     own = {"streams": STREAMS, "ranking": {"fields": OWN, "tasks": ["y", "z"]}}
     assert build(Config, own).digest() != build(Config, own | {"ranking": own["ranking"] | {"values": ["z"]}}).digest()
+
+
+def test_a_scenario_is_a_field_of_ids_and_without_one_the_digest_stays():
+    slot = {"slot": {"reads": "impression.slot", "encoding": "id"}, "bid": {"reads": "ad.bid", "encoding": "standardized"}}
+    assert conf(slot, scenario="slot").ranking.scenario == "slot"
+    assert conf(slot, scenario="").digest() == conf(slot).digest() != conf(slot, scenario="slot").digest()
+    with pytest.raises(ConfigError, match="ranking.scenario is 'bid', whose encoding is standardized; allowed: a field with"):
+        conf(slot, scenario="bid")
