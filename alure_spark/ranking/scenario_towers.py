@@ -47,7 +47,7 @@ class ScenarioTowers(nn.Module):
         rows (M,) int64: scenarios; branches: expert -> (M, hidden); vectors: table -> (M, fields, its numbers); shared (M, outputs).
         """
         if self.training:
-            rows = torch.where(torch.rand(len(rows)) < SHARED, 0, rows)
+            rows = torch.where(torch.empty(len(rows)).uniform_() < SHARED, 0, rows)
         for row in rows.unique().tolist():
             if not row:
                 continue
