@@ -68,6 +68,11 @@ class ValueEvaluation:
     labels: np.ndarray  # (M,) float64
     weights: np.ndarray  # (M,) float64
 
+    @property
+    def size(self) -> float:
+        """Of the loss, nats, whatever the unit of the values: at least a nat per label above 0."""
+        return max(abs(self.loss), float(np.average(self.labels > 0, weights=self.weights)))
+
     def factor(self) -> float:
         """With which the mean expected value is the mean label."""
         return value_metrics.fit_factor(self.labels, self.expected, self.weights)

@@ -222,3 +222,19 @@ def test_a_champion_is_compared_by_all_losses_and_one_of_another_kind_of_task_gi
     verdict = ranking_challenger.decide(champion, other, Packed(loader(binary)), config)
     assert verdict.passed
     assert "predicts click, spent, so it cannot be compared" in verdict.reason
+
+
+def test_the_gate_allows_the_same_in_whatever_unit_the_loss_is_about_0(result):
+    batch, _ = spending()
+    for loss in (0.0, -0.001, 0.01):
+        evaluation = replace(result.validation.values["spent"], loss=loss)
+        above = np.average(evaluation.labels > 0, weights=evaluation.weights)
+        assert evaluation.size == pytest.approx(above)
+    assert replace(result.validation.values["spent"], loss=-3.0).size == 3
+    config = build(Config, {"streams": {"purchase": {}}, "time": {"as_of": "2025-06-01T00:00:00Z"}})
+    champion = RankingArtifact.of(result.network, VOCABULARY, {"as_of_ms": config.time.as_of_ms})
+    allowed = config.ranking.gate * (result.validation.values["spent"].size + result.validation.losses["click"])
+    for worse, passed in ((0.9 * allowed, True), (1.1 * allowed, False)):
+        losses = dict(result.validation.losses) | {"spent": result.validation.losses["spent"] + worse}
+        other = replace(result, validation=replace(result.validation, losses=losses))
+        assert ranking_challenger.decide(champion, other, Packed(loader(batch)), config).passed == passed
