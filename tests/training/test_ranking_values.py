@@ -224,17 +224,23 @@ def test_a_champion_is_compared_by_all_losses_and_one_of_another_kind_of_task_gi
     assert "predicts click, spent, so it cannot be compared" in verdict.reason
 
 
-def test_the_gate_allows_the_same_in_whatever_unit_the_loss_is_about_0(result):
-    batch, _ = spending()
-    for loss in (0.0, -0.001, 0.01):
-        evaluation = replace(result.validation.values["spent"], loss=loss)
-        above = np.average(evaluation.labels > 0, weights=evaluation.weights)
-        assert evaluation.size == pytest.approx(above)
-    assert replace(result.validation.values["spent"], loss=-3.0).size == 3
+def test_the_gate_allows_as_much_where_the_unit_of_values_makes_the_loss_0(result):
+    its, batch = result.validation.values["spent"], spending()[0]
+    above = np.average(its.labels > 0, weights=its.weights)
+    unit = float(np.exp(-its.loss / above))  # the density of a value in another unit differs by its log
+    network = copy.deepcopy(result.network)
+    with torch.no_grad():
+        network.towers["spent"][-1].bias[1] += np.log(unit)
+    network.largest *= unit
     config = build(Config, {"streams": {"purchase": {}}, "time": {"as_of": "2025-06-01T00:00:00Z"}})
-    champion = RankingArtifact.of(result.network, VOCABULARY, {"as_of_ms": config.time.as_of_ms})
-    allowed = config.ranking.gate * (result.validation.values["spent"].size + result.validation.losses["click"])
+    champion = RankingArtifact.of(network, VOCABULARY, {"as_of_ms": config.time.as_of_ms})
+    packed = loader(with_spent(batch, unit * batch.impressions.labels["spent"]))
+    found = ranking_model.evaluate(network, packed)
+    assert abs(found.losses["spent"]) < 1e-4
+    assert found.values["spent"].size == pytest.approx(above)
+    assert its.size == its.loss > above
+    allowed = config.ranking.gate * (above + found.losses["click"])
     for worse, passed in ((0.9 * allowed, True), (1.1 * allowed, False)):
-        losses = dict(result.validation.losses) | {"spent": result.validation.losses["spent"] + worse}
+        losses = dict(found.losses) | {"spent": found.losses["spent"] + worse}
         other = replace(result, validation=replace(result.validation, losses=losses))
-        assert ranking_challenger.decide(champion, other, Packed(loader(batch)), config).passed == passed
+        assert ranking_challenger.decide(champion, other, Packed(packed), config).passed == passed
