@@ -105,14 +105,22 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     """Mean prediction and mean label in at most `bins` bins of about equal weight. Equal probabilities share a bin."""
     labels, probabilities, weights = _checked(labels, probabilities, weights)
     _require_probabilities(probabilities)
-    _, place = np.unique(probabilities, return_inverse=True)
+    return CalibrationCurve(*binned(probabilities, labels, weights, bins)[:3])
+
+
+def binned(predicted: np.ndarray, values: np.ndarray, weights: np.ndarray, bins: int) -> tuple[np.ndarray, ...]:
+    """(mean prediction, mean value, rows, their weight) per bin, (B,) each: at most `bins` of about equal weight, by rising prediction.
+
+    predicted, values and weights are (n,).
+    """
+    _, place = np.unique(predicted, return_inverse=True)
     weight = np.bincount(place, weights)
-    # A distinct probability belongs to the bin in which its first row falls: no order among equal rows can change the curve.
+    # A distinct prediction belongs to the bin in which its first row falls: no order among equal rows can change the curve.
     bin_ = (bins * (np.cumsum(weight) - weight) / weight.sum()).astype(int).clip(max=bins - 1)[place]
     mass, count = np.bincount(bin_, weights), np.bincount(bin_)
     used = mass > 0
-    means = [np.bincount(bin_, weights * values)[used] / mass[used] for values in (probabilities, labels)]
-    return CalibrationCurve(means[0], means[1], count[used])
+    means = [np.bincount(bin_, weights * of)[used] / mass[used] for of in (predicted, values)]
+    return means[0], means[1], count[used], mass[used]
 
 
 def fit_calibration(

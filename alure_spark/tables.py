@@ -246,7 +246,7 @@ IMPRESSION_SCORES = Table(
     """),
     key=("user_id", "event_time", "ad_id", "as_of"),
     partitions=("as_of",),
-    open=True,  # per task its label, p_<task> DOUBLE, and with ranking.exploration what explored_scores.columns_of names
+    open=True,  # per task its label, p_<task> or expected_<task> DOUBLE, and with ranking.exploration what explored_scores.columns_of names
     users=("user_id",),
 )
 
@@ -363,11 +363,11 @@ RANKING_SCORES = Table(
         model_id STRING ! : digest of the ranking model
         ad_id ARRAY<STRING> ! : raw ids, best first (by explored where ranking.exploration.policy is thompson); ties as in ad_candidates
         account_id ARRAY<STRING> ! : of the ad
-        score ARRAY<DOUBLE> ! : sum over the tasks of ranking.score of what a response is worth x its probability
+        score ARRAY<DOUBLE> ! : sum over the tasks of ranking.score of worth x probability, or number x expected value
     """),
     key=("user_id", "as_of"),
     partitions=("as_of",),
-    open=True,  # per task p_<task> ARRAY<DOUBLE>, and with ranking.exploration explored and explored_scores.columns_of
+    open=True,  # per task p_<task> or expected_<task> ARRAY<DOUBLE>, and with ranking.exploration explored and explored_scores.columns_of
     users=("user_id",),
 )
 

@@ -17,16 +17,18 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from alure_spark.batches.batch import JaggedBatch
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.config import ExpertConfig, RankingConfig, SequenceConfig
+from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training import ranking_model
 from alure_spark.training.small_network import fit_small_network
 from benchmarks.ranking_sets import TASK, Ids, RankingRows, batch_of
 
-Fit = Callable[[RankingRows, int], np.ndarray]  # (rows, seed) -> probabilities of the rows that are not of training, in their order
+Fit = Callable[[RankingRows, int], np.ndarray]  # (rows, seed) -> predictions of the rows that are not of training, in their order
 STANDARD = "_standardized"
 FLAT, CROSS = ExpertConfig("flat_dnn", "one", {"hidden": ()}), ExpertConfig("dcn_v2", "one")
 
@@ -60,10 +62,20 @@ def held_out(rows: RankingRows, share: float, seed: int) -> np.ndarray:
     return np.isin(rows.user, chosen) & rows.is_train
 
 
-def ranking_network(shape: Shape, sizes: list[int] | None = None, change: Callable[[JaggedBatch], JaggedBatch] | None = None) -> Fit:
+def first_probability(network: RankingNetwork, outputs: Tensor) -> Tensor:
+    """(M,) of the first task, uncalibrated."""
+    return torch.sigmoid(outputs[:, 0].double())
+
+
+def ranking_network(
+    shape: Shape,
+    sizes: list[int] | None = None,
+    change: Callable[[JaggedBatch], JaggedBatch] | None = None,
+    read: Callable[[RankingNetwork, Tensor], Tensor] = first_probability,
+) -> Fit:
     """The model of alure_spark/ranking, uncalibrated as its peers are; `sizes` gets its number of parameters.
 
-    change: of the impressions that it learns from, once their splits are known.
+    change: of the impressions that it learns from, once their splits are known. read: what it predicts (M,), of what it says (M, outputs).
     """
 
     def fit(rows: RankingRows, seed: int) -> np.ndarray:
@@ -81,8 +93,8 @@ def ranking_network(shape: Shape, sizes: list[int] | None = None, change: Callab
         whole, order = batch_of(tested, ids, np.zeros(len(tested.user), bool))
         predicted = np.empty(len(order))
         with torch.no_grad():
-            logits = torch.cat([network(part) for part in MemoryLoader(whole, 2048, 0).in_order()])
-        predicted[order] = torch.sigmoid(logits[:, 0].double()).numpy()
+            outputs = torch.cat([network(part) for part in MemoryLoader(whole, 2048, 0).in_order()])
+            predicted[order] = read(network, outputs).numpy()
         return predicted
 
     return fit
@@ -127,7 +139,7 @@ def small_network(decay: float, rate: float, categories: Sequence[str], numbers:
     return fit
 
 
-def lightgbm(python: str, share: float = 0.2, **parameters: float) -> Fit:
+def lightgbm(python: str, share: float = 0.2, **parameters: Any) -> Fit:
     """LightGBM of another environment, whose Python is given."""
 
     def fit(rows: RankingRows, seed: int) -> np.ndarray:

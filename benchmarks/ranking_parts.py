@@ -113,6 +113,13 @@ def _of_groups(kind: str) -> RankingSpec:
     return spec_of(fields, {"only": 8}, {"only": ExpertConfig(kind, "only")})
 
 
+def _of_surfaces(scenario: str) -> RankingSpec:
+    """Towers of single surfaces, or one that reads the surface as it reads other fields."""
+    fields = {name: FieldSpec("id", {"size": 1}, group=name) for name in ("surface", "user_kind")}
+    fields["ad_kind"] = FieldSpec("id", {"size": 1}, group="ad_kind", part="ad")
+    return replace(spec_of(fields), scenario=scenario)
+
+
 def _first(models: Mapping[str, RankingSpec]) -> list[tuple[str, str]]:
     with_part, *others = models
     return [(with_part, other) for other in others]
@@ -135,6 +142,7 @@ LOOKS = {
 }
 GRAPHS = {"similarity": _of_graph(True), "history, for the target": _of_graph(False)}
 EXPERTS = {"GwPFM": _of_groups("gwpfm"), "FM": _of_groups("fm"), "FwFM": _of_groups("fwfm")}
+SURFACES = {"towers per surface": _of_surfaces("surface"), "one tower": _of_surfaces("")}
 TABLES = {
     "4 numbers": _of_tables(1, 4),
     "4 tables of 4": _of_tables(4, 4),
@@ -156,6 +164,7 @@ WORLDS = {
     "look_alike": World(worlds.look_alike, LOOKS, _first(LOOKS), 8000),
     "neighbours": World(worlds.neighbours, GRAPHS, _first(GRAPHS), 4000),
     "opposite_groups": World(worlds.opposite_groups, EXPERTS, [*_first(EXPERTS), ("FwFM", "FM")], 20000, 256),
+    "opposite_scenarios": World(worlds.opposite_scenarios, SURFACES, _first(SURFACES), 20000, 256),
     "collapse": World(
         worlds.collapse, TABLES, GROWTH, 20000, 100, epochs=4, rates=(4e-3, 8e-3, 16e-3, 32e-3),
         equal=[GROWTH[0], GROWTH[1]], spectrum=COLLAPSING[: worlds.MEETING],

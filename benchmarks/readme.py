@@ -27,6 +27,7 @@ from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
+from benchmarks.ranking_values_page import ranking_value_quality_text, ranking_values_text
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/benchmarks"
@@ -743,6 +744,8 @@ PLACES = (
     _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),
     _place("ranking_tasks", "ranking_tasks", ranking_tasks_text),
     _place("ranking_tasks", "ranking_task_quality", ranking_task_quality_text),
+    _place("ranking_values", "ranking_values", ranking_values_text),
+    _place("ranking_values", "ranking_value_quality", ranking_value_quality_text),
     _place("exploration", "exploration", exploration_text),
     _place("exploration", "off_policy", off_policy_text),
     _place("ranking_losses", "ranking_losses", ranking_losses_page.text),

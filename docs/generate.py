@@ -38,10 +38,13 @@ OPEN_COLUMNS = {  # what the conf adds to a table whose columns are not all fixe
     "training_examples": "per task (`labels.tasks.NAME`) an array called as the task (`click`, `conversion`): `ARRAY<INT>`, 1 when a "
     "response that counts was known before `as_of`, or `ARRAY<DOUBLE>`, the sum over these responses; the arrays of `user_sequences`; "
     "`impression__<attribute>` for each of `labels.impression_attributes`",
-    "impression_examples": "what fields of `ranking.fields` read (`reads: example.NAME`), and per task of `ranking.tasks` a label, `INT`",
-    "impression_scores": "per task its label (`INT`) and `p_<task>` (`DOUBLE`), its calibrated probability; with `ranking.exploration`, "
+    "impression_examples": "what fields of `ranking.fields` read (`reads: example.NAME`), and per task of `ranking.tasks` a label, `INT`, "
+    "of `ranking.values` `DOUBLE`",
+    "impression_scores": "per task its label (`INT`) and `p_<task>` (`DOUBLE`), its calibrated probability; per value task its label "
+    "(`DOUBLE`) and `expected_<task>` (`DOUBLE`), its calibrated expected value; with `ranking.exploration`, "
     "per task `logit_mean_<task>` and `logit_variance_<task>` of the posterior, and `explored_<task>`, the probability of one draw from it",
-    "ranking_scores": "per task `p_<task>` (`ARRAY<DOUBLE>`), its calibrated probability; with `ranking.exploration` `explored`, the score "
+    "ranking_scores": "per task `p_<task>` (`ARRAY<DOUBLE>`), its calibrated probability; per value task `expected_<task>` "
+    "(`ARRAY<DOUBLE>`), its calibrated expected value; with `ranking.exploration` `explored`, the score "
     "by one draw from the posterior, and per task `logit_mean_<task>`, `logit_variance_<task>` and `explored_<task>`, its probability "
     "by that draw",
     "ranking_examples": "one column per task (`INT`, of a sum `DOUBLE`), and `impression__<attribute>` for each of "

@@ -65,7 +65,7 @@ def similarities(network: RankingNetwork, batches: Iterable[JaggedBatch]) -> tup
         for tables, its in found.items():
             user, ad = (torch.cat([vectors[name][:, places].sum(dim=1) for name in tables], dim=1) for places in sides.values())
             its.append(torch.nn.functional.cosine_similarity(user.double(), ad.double(), dim=1).numpy())
-        logits.append(network(batch).double().numpy())
+        logits.append(network.logits(network(batch)).double().numpy())
     return {tables: np.concatenate(its) for tables, its in found.items()}, np.concatenate(logits)
 
 

@@ -23,7 +23,8 @@ MOST_PAIRS = 50_000  # impressions of the validation split that are compared: th
 
 def single_task_spec(spec: RankingSpec, task: str) -> RankingSpec:
     """The same fields, tables and experts for one task alone."""
-    return replace(spec, tasks=(task,), scheme="ame", main_task="", towers={}, auxiliary=())
+    values = tuple(name for name in spec.values if name == task)
+    return replace(spec, tasks=(task,), scheme="ame", main_task="", towers={}, auxiliary=(), values=values)
 
 
 def registered_entanglement(given: RankingBatches, config: RankingConfig) -> list[Entanglement]:

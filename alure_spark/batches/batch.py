@@ -56,7 +56,7 @@ class Impressions:
     time_ms: Tensor  # (M,) int64: the read time; history is known_at_ms < time_ms
     rows: Mapping[str, Tensor]  # 'item_id' (the ad), 'account_id' and categorical impression attributes -> (M,) int64
     numbers: Mapping[str, Tensor]  # numeric impression attribute -> (M,) float32, NaN where missing
-    labels: Mapping[str, Tensor]  # task -> (M,) float32, 0 or 1
+    labels: Mapping[str, Tensor]  # task -> (M,) float32, 0 or 1; of a value task the number
     weight: Tensor  # (M,) float32 sample weight
     label_age_ms: Tensor  # (M,) int64
     validation: Tensor  # (M,) bool: of the validation split

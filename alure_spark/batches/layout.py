@@ -30,6 +30,7 @@ class Layout:
     last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
     tasks: tuple[str, ...] = DEFAULT_TASKS
     spaces: Mapping[str, str] = field(default_factory=dict)  # categorical attribute -> the space of its ids, where that is called otherwise
+    values: tuple[str, ...] = ()  # of the tasks: those whose label is a number
 
     def under(self, policy: FeaturePolicy) -> Layout:
         """What the policy leaves of it."""
@@ -50,7 +51,7 @@ class Layout:
     def impression_columns(self) -> dict[str, str]:
         """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
         attributes = {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
-        return SHOWN | dict.fromkeys(self.tasks, "flag") | EXAMPLES | attributes
+        return SHOWN | {task: "weight" if task in self.values else "flag" for task in self.tasks} | EXAMPLES | attributes
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes of a source that are decoded -> kind."""

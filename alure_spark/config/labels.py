@@ -101,6 +101,11 @@ class LabelConfig(Section, prefix="labels."):
         return tuple(name for name, task in self.declared.items() if not task.sum)
 
     @property
+    def sums(self) -> tuple[str, ...]:
+        """The tasks whose label is a number, which the ranking model may predict."""
+        return tuple(name for name, task in self.declared.items() if task.sum)
+
+    @property
     def click_stream(self) -> str:
         """The stream of the responses of the task click; where there is no such task, of the first that is predicted."""
         return self.declared["click" if "click" in self.declared else self.heads[0]].source

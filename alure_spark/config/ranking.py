@@ -27,7 +27,7 @@ from .rules import (
 )
 from .section import Section, Since
 from .streams import StreamConfig
-from .towers import AUXILIARY_LEARNING, check_scheme, check_score, check_towers, served_tasks
+from .towers import AUXILIARY_LEARNING, check_scenario, check_scheme, check_score, check_towers, check_values, served_tasks
 from .users import OF_JOBS
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
@@ -179,6 +179,8 @@ class RankingConfig(Section, prefix="ranking."):
     min_count: PositiveInt = 1  # an id has a row of its own once the training split has named it so often
     hash_buckets: NonNegativeInt = 0  # rows of every space among which other ids are spread; 0: they share row 0
     tasks: tuple[str, ...] = ()  # that it predicts; empty: all of labels.tasks but sums
+    # Of the tasks of a table that is mapped as it is: those whose label is a number of at least 0 (a value). Of streams, those with `sum`.
+    values: Annotated[tuple[str, ...], Since("2026-11-30")] = ()
     # How several tasks share tables and experts: shared_bottom, mmoe, ple, stem, ame or stem_al (docs/explanation/ranking-tasks.md).
     scheme: Annotated[str, check_scheme, Since("2026-11-30")] = "ame"
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al: the task that the others help, and that the trained model predicts
@@ -187,6 +189,8 @@ class RankingConfig(Section, prefix="ranking."):
     auxiliary_weight: Annotated[NonNegativeFloat, Since("2026-11-30")] = 1.0
     # Tower -> its tasks, which share a gate and the hidden layers of `tower`; a task that none names has a tower to itself.
     towers: Annotated[Mapping[FieldName, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)
+    # A field with the encoding id, e.g. of surfaces or countries: each id that the training split names has gates and towers of its own.
+    scenario: Annotated[str, Since("2026-11-30")] = ""
     hidden: Width = 64  # numbers that the layer after an expert makes
     tower: tuple[Width, ...] = (32,)  # layers above the experts, one tower per task
     deviation: PositiveFloat = 0.01  # of the rows of tables before training
@@ -204,8 +208,8 @@ class RankingConfig(Section, prefix="ranking."):
     # Go on from the newest earlier model that passed its gate, with the impressions that are new to it; tables grow by the rows of new ids.
     warm_start: Annotated[bool, Since("2026-11-30")] = False
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
-    # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number; empty: the first
-    # task's probability is the score.
+    # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number, by which the
+    # expected value of a value task is multiplied; empty: the first task's probability, or expected value, is the score.
     score: Mapping[str, Annotated[str, check_worth]] = field(default_factory=dict)
     cap: Annotated[PositiveInt, Largest(10_000_000)] = 200  # candidates per user that stay, the best first
     # Attribute of the impression that a candidate does not have yet -> the value it is scored with.
@@ -225,6 +229,11 @@ class RankingConfig(Section, prefix="ranking."):
             path = f"ranking.sequences.{name}.target"
             require_known(path, sequence.target, self.fields, "field")
             require(self.fields[sequence.target].encoding == "id", path, sequence.target, "a field with the encoding id")
+        check_scenario(self.scenario, {name: one.encoding for name, one in self.fields.items()})
+        if self.scenario and self.exploration.on:
+            raise ConfigError(
+                f"ranking.exploration is on beside ranking.scenario='{self.scenario}', whose towers have no posterior: leave one out"
+            )
         for setting, of_repeats in (("count", self.repeats.count), ("days_since", self.repeats.days_since)):
             if of_repeats:
                 require_known(f"ranking.repeats.{setting}", of_repeats, self.fields, "field")
@@ -248,9 +257,7 @@ class RankingConfig(Section, prefix="ranking."):
         require(bool(self.tasks), "ranking.tasks", self.tasks, "at least one label column where fields read example.COLUMN")
         for task in self.tasks:
             check_task("ranking.tasks", task)
-        for task in self.score:
-            require_known("ranking.score", task, self.tasks, "task")
-        self._check_towers(self.tasks)
+        self._check_tasks(self.tasks, self.values)
 
     def check_declared(
         self,
@@ -258,13 +265,15 @@ class RankingConfig(Section, prefix="ranking."):
         impression_attributes: Mapping[str, str],
         user_attributes: Mapping[str, str],
         heads: Sequence[str],
+        sums: Sequence[str] = (),
     ) -> None:
         """Whether what the model reads is declared: streams, attributes of impressions and users (name -> kind), tasks.
 
-        Raises ConfigError.
+        heads, sums: the tasks whose label is 0 or 1, and those whose label is a number. Raises ConfigError.
         """
         if self.ready_made:
             return
+        require(not self.values, "ranking.values", self.values, "none: of streams, the tasks with `sum` in labels.tasks are values")
         attributes = {stream: {"item_id": "categorical"} | dict(one.attributes) for stream, one in streams.items()}
         of_impression = {"ad_id": "categorical", "account_id": "categorical"} | dict(impression_attributes)
         declared = {
@@ -288,20 +297,24 @@ class RankingConfig(Section, prefix="ranking."):
             path = f"ranking.sequences.{name}"
             require_known(f"{path}.source", sequence.source, streams, "source")
             require_known(f"{path}.category", sequence.category, _of_kind(attributes[sequence.source], "categorical"))
-        for setting, tasks in (("tasks", self.tasks), ("score", self.score)):
-            for task in tasks:
-                require_known(f"ranking.{setting}", task, heads, "task")
+        for task in self.tasks:
+            require_known("ranking.tasks", task, [*heads, *sums], "task")
         for name in self.serving:
             require_known("ranking.serving", name, impression_attributes, "attribute of labels.impression_attributes")
-        self._check_towers(self.tasks or heads)
+        self._check_tasks(self.tasks or heads, [task for task in self.tasks if task in sums])
 
-    def _check_towers(self, tasks: Sequence[str]) -> None:
+    def _check_tasks(self, tasks: Sequence[str], values: Sequence[str]) -> None:
         check_towers(self.scheme, self.main_task, self.towers, tasks)
         if self.scheme != AUXILIARY_LEARNING:
             require(
                 self.auxiliary_weight == 1, "ranking.auxiliary_weight", self.auxiliary_weight, f"1 but with the scheme {AUXILIARY_LEARNING}"
             )
-        check_score(self.score, served_tasks(self.scheme, self.main_task, self.towers, tasks), tasks)
+        check_values("ranking.values", values, tasks)
+        check_score(self.score, served_tasks(self.scheme, self.main_task, self.towers, tasks), tasks, values)
+        if self.exploration.on and not set(tasks) - set(values):
+            raise ConfigError(
+                "ranking.exploration is of tasks whose label is 0 or 1, but ranking.tasks has values only: set its features to 0"
+            )
 
     def space_of(self, name: str) -> str:
         """Whose ids the field has."""

@@ -13,12 +13,13 @@ Share = Annotated[float, Range("0 to 1", least=0, most=1)]
 
 @dataclass(frozen=True)
 class LossConfig(Section, prefix="ranking.loss."):
-    """What training minimizes (Pan et al., section 6.1). Validation is by the cross entropy whatever stands here."""
+    """What training minimizes (Pan et al., section 6.1). Validation is by the likelihood whatever stands here."""
 
     # bce: cross entropy; pairwise: and pairs of a positive and a negative; listwise: and the batch as one list; jrc: and a list per class.
+    # A value task has the likelihood of its value instead of cross entropy, and with every kind but bce pairs of unequal values.
     kind: Annotated[str, OneOf(("bce", "pairwise", "listwise", "jrc"))] = "bce"
-    alpha: Share = 0.65  # of the cross entropy where the kind has another part, which has the rest
-    pairs: Annotated[PositiveInt, Largest(100_000_000)] = 200_000  # of a batch and task that pairwise compares at most
+    alpha: Share = 0.65  # of the cross entropy, or likelihood, where the kind has another part, which has the rest
+    pairs: Annotated[PositiveInt, Largest(100_000_000)] = 200_000  # of a batch and task that are compared at most
 
 
 @dataclass(frozen=True)

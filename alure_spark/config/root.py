@@ -92,7 +92,7 @@ class Config(Section):
         for name, one in self.ranking.fields.items():
             if one.reads in TRANSFERRED and not self.transfer.layer:
                 raise ConfigError(f"ranking.fields.{name} reads {one.reads}, but transfer.layer is empty: set it, e.g. to hidden")
-        self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads)
+        self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads, self.labels.sums)
 
     def _check_kinds(self) -> None:
         """An attribute has one kind in all streams, and that of its column where it is a column of `events`."""
@@ -148,6 +148,12 @@ class Config(Section):
     def ranking_tasks(self) -> tuple[str, ...]:
         """What the ranking model predicts."""
         return self.ranking.tasks or self.labels.heads
+
+    @property
+    def ranking_values(self) -> tuple[str, ...]:
+        """Those of them whose label is a number."""
+        sums = self.ranking.values if self.ranking.ready_made else self.labels.sums
+        return tuple(task for task in self.ranking_tasks if task in sums)
 
     @property
     def ranking_name(self) -> str:

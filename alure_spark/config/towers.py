@@ -5,7 +5,7 @@ The conf and the spec of a saved model are checked by the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigError, shown
 from .rules import require_known
@@ -69,8 +69,39 @@ def served_tasks(scheme: str, main_task: str, towers: Mapping[str, Sequence[str]
     return next(its for its in tasks_of_towers(towers, tasks).values() if main_task in its)
 
 
-def check_score(score: Iterable[str], served: Sequence[str], tasks: Sequence[str]) -> None:
-    """Raises ConfigError where the score counts a task that only the training predicts."""
-    for task in score:
-        if task in tasks and task not in served:
+def check_scenario(field: str, encodings: Mapping[str, str]) -> None:
+    """encodings: of each field. Raises ConfigError where the scenario is no field of ids."""
+    if field:
+        require_known("ranking.scenario", field, encodings, "field")
+        if encodings[field] != "id":
+            raise ConfigError(f"ranking.scenario is '{field}', whose encoding is {encodings[field]}; allowed: a field with the encoding id")
+
+
+def check_values(path: str, values: Sequence[str], tasks: Sequence[str]) -> None:
+    """values: tasks whose label is a number. Raises ConfigError where one is no task, or the column of its score is another task's."""
+    for task in values:
+        require_known(path, task, tasks, "task")
+        if values.count(task) > 1:
+            raise ConfigError(f"{path} names the task '{task}' twice; allowed: once")
+        if expected_column(task) in tasks:
+            raise ConfigError(
+                f"{path} names '{task}', whose score is the column '{expected_column(task)}', as another task is called: rename one of them"
+            )
+
+
+def expected_column(task: str) -> str:
+    """What the expected value of a task is called in tables of scores."""
+    return f"expected_{task}"
+
+
+def check_score(score: Mapping[str, str], served: Sequence[str], tasks: Sequence[str], values: Sequence[str] = ()) -> None:
+    """Raises ConfigError where the score counts what is no task, one that only the training predicts, or a value by what an ad is worth."""
+    for task, worth in score.items():
+        require_known("ranking.score", task, tasks, "task")
+        if task not in served:
             raise ConfigError(f"ranking.score names the auxiliary task '{task}', which the trained model no longer predicts")
+        if task in values and worth in ("bid", "value"):
+            raise ConfigError(
+                f"ranking.score.{task} is '{worth}', but the task is a value already; allowed: a number in quotes by which its expected "
+                "value is multiplied, e.g. '1'"
+            )

@@ -6,7 +6,7 @@ rows in the shape of TRAINING_EXAMPLES, one per user, without a history.
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from ..canonical import MALFORMED, quoted
@@ -16,6 +16,7 @@ from ..tables import IMPRESSION_EXAMPLES
 from . import reasons
 from .clean import RAW, first_reason, id_hash, missing, not_a_number, typed_frame, unusable, without_blanks, without_empty
 from .content import NO_COUNTRY
+from .examples import LARGEST
 from .ranking_fields import field_value
 
 SPLITS = ("train", "validation", "test")
@@ -42,7 +43,7 @@ def validate_examples(frame: DataFrame, config: RankingConfig) -> DataFrame:
         missing("user_id"),
         (F.col("event_time").isNull(), reasons.NO_TIME.of(column="event_time")),
         (F.col("_lost").isNotNull(), F.col("_lost")),
-        *((~F.coalesce(quoted(task).isin(0.0, 1.0), F.lit(False)), reasons.NO_LABEL.of(column=task)) for task in config.tasks),
+        *(_unlearnable(task, task in config.values) for task in config.tasks),
         (~F.coalesce(finite & (F.col("weight") >= 0), F.lit(False)), reasons.NO_WEIGHT.text),
         (~F.coalesce("split", F.lit("train")).isin(*SPLITS), reasons.NO_SPLIT.text),
         *(check for name, kind in columns.items() if kind == "embedding" for check in unusable(name)),
@@ -51,9 +52,17 @@ def validate_examples(frame: DataFrame, config: RankingConfig) -> DataFrame:
     return typed.withColumn("reason", reason).drop("_lost", MALFORMED)
 
 
+def _unlearnable(task: str, is_value: bool) -> tuple[Column, str]:
+    """When a label is none of its kind, and the reason."""
+    label = quoted(task)
+    learnable = (label >= 0) & (label <= LARGEST) if is_value else label.isin(0.0, 1.0)
+    reason = reasons.NO_VALUE if is_value else reasons.NO_LABEL
+    return ~F.coalesce(learnable, F.lit(False)), reason.of(column=task)
+
+
 def accepted_examples(validated: DataFrame, config: RankingConfig) -> DataFrame:
-    """The rows that stay, labels as whole numbers."""
-    labels = {task: quoted(task).cast("int") for task in config.tasks}
+    """The rows that stay, labels as whole numbers, those of values as they are."""
+    labels = {task: quoted(task).cast("double" if task in config.values else "int") for task in config.tasks}
     return validated.where("reason IS NULL").drop("reason", RAW).withColumns(labels)
 
 

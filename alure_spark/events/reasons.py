@@ -146,6 +146,10 @@ NO_LABEL = Reason(
     "{column} is neither 0 nor 1", EXAMPLES, "a task's label is null, or another number",
     "Map the label as a condition (y > 0), which is 0 or 1; leave impressions without a label out with `where`.",
 )  # fmt: skip
+NO_VALUE = Reason(
+    "{column} is no number of at least 0", EXAMPLES, "the label of a task of `ranking.values` is null, negative, NaN, or above 1e25",
+    "Map what was earned, 0 where nothing was (coalesce(y, 0)); leave refunds out, or set them off against what they refund.",
+)  # fmt: skip
 NO_WEIGHT = Reason(
     "weight is below 0 or not finite", EXAMPLES, "a sample weight cannot be multiplied with", "Leave the column out: it is 1."
 )
@@ -157,7 +161,7 @@ NO_SPLIT = Reason(
 REASONS = (
     MALFORMED, EMPTY, USER_EMPTY, NO_TIME, NOT_UTF8, UNPARSABLE, TOO_LARGE, TOO_EARLY, FUTURE, FOLLOW_FUTURE, USER_FUTURE, LATE,
     UNDECLARED, NEGATIVE_DWELL, BROKEN_EMBEDDING, ABSURD_EMBEDDING, EMBEDDING_LENGTH, NOT_FINITE, BEYOND_FLOAT, OTHER_CONTENT,
-    OTHER_STREAM, OTHER_FLIGHT, OTHER_DECLARATION, ENDS_FIRST, OUT_OF_YEARS, ITSELF, NO_LABEL, NO_WEIGHT, NO_SPLIT,
+    OTHER_STREAM, OTHER_FLIGHT, OTHER_DECLARATION, ENDS_FIRST, OUT_OF_YEARS, ITSELF, NO_LABEL, NO_VALUE, NO_WEIGHT, NO_SPLIT,
 )  # fmt: skip
 
 # (column, when, what comes of it)

@@ -17,7 +17,7 @@ from ..config import THOMPSON, RankingConfig
 from ..ranking.artifact import RankingArtifact
 from ..tables import RANKING_SCORES
 from .explored_scores import columns_of, requests_of, values_of
-from .ranking_rows import ImpressionScorer, read_columns, require_fields
+from .ranking_rows import ImpressionScorer, read_columns, require_fields, score_columns
 
 USERS_AT_ONCE = 64  # of an Arrow batch: each has up to retrieval.cap candidates, and every table's vectors of them are held at once
 _HELD: dict[str, ImpressionScorer] = {}  # of this worker process: the last model's scorer
@@ -34,9 +34,9 @@ def scored_candidates(rows: DataFrame, artifact: RankingArtifact, config: Rankin
         for batch in batches:
             yield scored(batch, scorer, config, model_id)
 
-    further = {f"p_{task}": "ARRAY<DOUBLE>" for task in artifact.spec.tasks}
+    further = dict.fromkeys(score_columns(artifact.spec).values(), "ARRAY<DOUBLE>")
     if config.exploration.on:
-        further |= {"explored": "ARRAY<DOUBLE>"} | columns_of(artifact.spec.tasks, "ARRAY<DOUBLE>")
+        further |= {"explored": "ARRAY<DOUBLE>"} | columns_of(artifact.spec.binary, "ARRAY<DOUBLE>")
     schema = ", ".join([RANKING_SCORES.ddl(), *(f"{name} {kind}" for name, kind in further.items())])
     return rows.select(*fixed, *read_columns(artifact.spec)).mapInArrow(score, schema)
 
@@ -52,16 +52,19 @@ def worker_scorer(artifact: RankingArtifact) -> ImpressionScorer:
 def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, ranking: RankingConfig, model_id: str) -> pa.RecordBatch:
     """Rows of RANKING_SCORES, in the order of rows: user_id, country, as_of, ads, accounts, _bid and _value where they count, and what the
     scorer reads."""
-    tasks, exploration = scorer.spec.tasks, ranking.exploration
+    tasks, exploration, network = scorer.spec.tasks, ranking.exploration, scorer.network
     lengths = rows.column("ads").value_lengths().to_numpy()
     user = np.repeat(np.arange(len(lengths)), lengths)
     further: dict[str, np.ndarray] = {}
     if exploration.on:
-        p, found = scorer.explored(rows, requests_of(rows.column("user_id").take(pa.array(user)), _times(rows)), exploration.seed)
-        further = {"explored": _worth(rows, ranking, tasks, found.drawn)} | dict(zip(columns_of(tasks, ""), values_of(found), strict=True))
+        predicted, found = scorer.explored(rows, requests_of(rows.column("user_id").take(pa.array(user)), _times(rows)), exploration.seed)
+        drawn = predicted.copy()
+        drawn[:, network.binary] = found.drawn
+        further = {"explored": _worth(rows, ranking, tasks, drawn)}
+        further |= dict(zip(columns_of(scorer.spec.binary, ""), values_of(found), strict=True))
     else:
-        p = scorer.probabilities(rows)
-    score = _worth(rows, ranking, tasks, p)
+        predicted = scorer.predictions(rows)
+    score = _worth(rows, ranking, tasks, predicted)
     ads, decides = rows.column("ads").flatten(), further["explored"] if exploration.policy == THOMPSON else score
     order = np.lexsort((-decides.round(9), user))  # stable: of equal scores the one that retrieval has first
     rank = np.arange(len(order)) - np.repeat(np.r_[0, lengths.cumsum()[:-1]], lengths)
@@ -69,16 +72,16 @@ def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, ranking: RankingConfi
     counts = np.minimum(lengths, ranking.cap)
     columns = [rows.column("user_id"), rows.column("country"), rows.column("as_of"), pa.repeat(model_id, rows.num_rows)]
     columns += [list_column(values.take(pa.array(kept)), counts) for values in (ads, rows.column("accounts").flatten())]
-    columns += [list_column(pa.array(values[kept]), counts) for values in (score, *p.T, *further.values())]
-    return pa.RecordBatch.from_arrays(columns, names=[*RANKING_SCORES.column_names, *(f"p_{task}" for task in tasks), *further])
+    columns += [list_column(pa.array(values[kept]), counts) for values in (score, *predicted.T, *further.values())]
+    return pa.RecordBatch.from_arrays(columns, names=[*RANKING_SCORES.column_names, *score_columns(scorer.spec).values(), *further])
 
 
-def _worth(rows: pa.RecordBatch, ranking: RankingConfig, tasks: Sequence[str], p: np.ndarray) -> np.ndarray:
-    """(M,) what responses are worth times p (M, tasks), how likely they are."""
-    score = np.zeros(len(p))
+def _worth(rows: pa.RecordBatch, ranking: RankingConfig, tasks: Sequence[str], predicted: np.ndarray) -> np.ndarray:
+    """(M,) what responses are worth times how likely they are, or a number times the value expected of them: predicted (M, tasks)."""
+    score = np.zeros(len(predicted))
     for task, worth in (ranking.score or {tasks[0]: "1"}).items():
         each = float(worth) if worth not in ("bid", "value") else _flat(rows, f"_{worth}")
-        score = score + each * p[:, tasks.index(task)]
+        score = score + each * predicted[:, tasks.index(task)]
     return score
 
 

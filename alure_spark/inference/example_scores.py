@@ -1,7 +1,7 @@
 """A ready-made table of impressions -> `impression_scores`, by the ranking model, inside Spark.
 
-Enters: rows of `impression_examples`, the model. Leaves: the same rows with the probability of each task. A batch of rows is scored as
-one user: without histories an impression says itself all that is known of it.
+Enters: rows of `impression_examples`, the model. Leaves: the same rows with the probability, or expected value, of each task.
+A batch of rows is scored as one user: without histories an impression says itself all that is known of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..ranking.artifact import RankingArtifact
 from ..tables import IMPRESSION_SCORES
 from .candidate_scores import worker_scorer
 from .explored_scores import columns_of, requests_of, values_of
-from .ranking_rows import ImpressionScorer, require_fields
+from .ranking_rows import ImpressionScorer, require_fields, score_columns
 
 ROWS_AT_ONCE = 8192  # of an Arrow batch
 
@@ -33,8 +33,9 @@ def scored_examples(rows: DataFrame, artifact: RankingArtifact, config: RankingC
         for batch in batches:
             yield scored(batch, scorer, config.exploration, model_id)
 
-    further = dict.fromkeys(tasks, "INT") | {f"p_{task}": "DOUBLE" for task in tasks}
-    further |= columns_of(tasks, "DOUBLE") if config.exploration.on else {}
+    further = {task: "DOUBLE" if task in artifact.spec.values else "INT" for task in tasks}
+    further |= dict.fromkeys(score_columns(artifact.spec).values(), "DOUBLE")
+    further |= columns_of(artifact.spec.binary, "DOUBLE") if config.exploration.on else {}
     schema = ", ".join([IMPRESSION_SCORES.ddl(), *(f"{name} {kind}" for name, kind in further.items())])
     return rows.mapInArrow(score, schema)
 
@@ -49,12 +50,12 @@ def scored(rows: pa.RecordBatch, scorer: ImpressionScorer, exploration: Explorat
     given, further = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)), dict[str, np.ndarray]()
     if exploration.on:
         shown_ms = rows.column("event_time").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        p, found = scorer.explored(given, requests_of(rows.column("user_id"), shown_ms), exploration.seed)
-        further = dict(zip(columns_of(tasks, ""), values_of(found), strict=True))
+        predicted, found = scorer.explored(given, requests_of(rows.column("user_id"), shown_ms), exploration.seed)
+        further = dict(zip(columns_of(scorer.spec.binary, ""), values_of(found), strict=True))
     else:
-        p = scorer.probabilities(given)
+        predicted = scorer.predictions(given)
     kept = {name: rows.column(name) for name in ("user_id", "event_time", "ad_id", "split", "as_of")}
     kept |= {"model_id": pa.repeat(model_id, rows.num_rows)} | {task: rows.column(task) for task in tasks}
-    kept |= {f"p_{task}": pa.array(p[:, column]) for column, task in enumerate(tasks)}
+    kept |= {name: pa.array(predicted[:, column]) for column, name in enumerate(score_columns(scorer.spec).values())}
     kept |= {name: pa.array(values) for name, values in further.items()}
     return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))

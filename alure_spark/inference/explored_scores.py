@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..ranking.exploration import Posterior
 
-DECIMALS = 6  # of a probability, drawn or not
+DECIMALS = 6  # of a probability, drawn or not, and of an expected value
 LOGIT_DECIMALS = 4  # of a mean or variance: the noise of float32 lies below
 
 
 @dataclass(frozen=True)
 class Explored:
-    """(M, tasks) float64 each."""
+    """(M, tasks) float64 each, of the tasks whose label is 0 or 1."""
 
     mean: np.ndarray  # of the logit
     variance: np.ndarray  # of the logit

@@ -1,4 +1,6 @@
-"""Rows of the ranking model -> probabilities, the same by whatever way they come: Spark's workers and MLflow's pyfunc end here.
+"""Rows of the ranking model -> probabilities and expected values, the same by whatever way they come.
+
+Spark's workers and MLflow's pyfunc end here.
 
 Enters: a `RankingArtifact`, and Arrow rows of users with their impressions or candidates as parallel lists. Leaves: arrays.
 """
@@ -14,6 +16,7 @@ import torch
 from ..batches.batch import JaggedBatch
 from ..batches.decode import Jagged, jagged_batch
 from ..config import RankingConfig
+from ..config.towers import expected_column
 from ..errors import ConfigError, DataError, nearest
 from ..ranking.artifact import RankingArtifact
 from ..ranking.spec import RankingSpec
@@ -53,6 +56,11 @@ def read_columns(spec: RankingSpec) -> dict[str, str]:
     return {"time_ms": "integer"} | shown | layout.columns()
 
 
+def score_columns(spec: RankingSpec) -> dict[str, str]:
+    """Task -> the column of what the model expects: p_<task>, a probability, or expected_<task> of a value task."""
+    return {task: expected_column(task) if task in spec.values else f"p_{task}" for task in spec.tasks}
+
+
 class ImpressionScorer:
     """A ranking model that is loaded once and scores rows."""
 
@@ -67,24 +75,29 @@ class ImpressionScorer:
         return read_columns(self.spec)
 
     @torch.no_grad()
-    def probabilities(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(M, tasks) float64 calibrated probabilities of the impressions of the rows' users, one user after the other.
+    def predictions(self, rows: pa.RecordBatch) -> np.ndarray:
+        """(M, tasks) float64 calibrated probabilities, and expected values of value tasks.
+
+        Of the impressions of the rows' users, one user after the other.
 
         rows: user_id and columns(). A history at an impression is what was known before its time_ms. Raises DataError on a missing column,
         a wrong length, or times that are not ascending.
         """
-        logits: torch.Tensor = self.network(self._batch(rows))
-        return self._probabilities(logits)
+        outputs: torch.Tensor = self.network(self._batch(rows))
+        return self._predictions(outputs)
 
     @torch.no_grad()
     def explored(self, rows: pa.RecordBatch, requests: Sequence[str], seed: int) -> tuple[np.ndarray, Explored]:
-        """(what `probabilities` gives, how unsure the model is of it). requests (M,): explored_scores.requests_of. Raises as there."""
-        logits, hidden = self.network.with_hidden(self._batch(rows))
-        calibrated = self.network.calibrated(logits.double())
-        return self._probabilities(logits), explored(calibrated, hidden, self.posteriors, requests, seed)
+        """(what `predictions` gives, how unsure the model is of the probabilities). requests (M,): explored_scores.requests_of.
 
-    def _probabilities(self, logits: torch.Tensor) -> np.ndarray:
-        return self.network.probabilities(logits.double()).numpy().round(DECIMALS)
+        Raises as there.
+        """
+        outputs, hidden = self.network.with_hidden(self._batch(rows))
+        calibrated = self.network.calibrated(self.network.logits(outputs.double())[:, self.network.binary])
+        return self._predictions(outputs), explored(calibrated, hidden, self.posteriors, requests, seed)
+
+    def _predictions(self, outputs: torch.Tensor) -> np.ndarray:
+        return self.network.predictions(outputs.double()).numpy().round(DECIMALS)
 
     def _batch(self, rows: pa.RecordBatch) -> JaggedBatch:
         widths, columns = self.layout.column_widths(), {}

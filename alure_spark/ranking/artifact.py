@@ -56,7 +56,7 @@ class RankingArtifact:
         """
         network = served(network)
         known = {name: torch.from_numpy(value) for name, value in vocabulary.state().items()}
-        kept = {task: one for task, one in (posteriors or {}).items() if task in network.spec.tasks}
+        kept = {task: one for task, one in (posteriors or {}).items() if task in network.spec.binary}
         tensors = {f"{task}.{name}": value for task, one in kept.items() for name, value in one.state().items()}
         return cls(save(finite_weights(network) | known), network.spec, dict(facts), save(tensors) if tensors else b"")
 
@@ -94,7 +94,7 @@ class RankingArtifact:
             return {}
         with readable(f"the posterior of model {self.model_id}"):
             tensors = load(self.exploration)
-            return {task: Posterior.of_state({key: tensors[f"{task}.{key}"] for key in KEYS}) for task in self.spec.tasks}
+            return {task: Posterior.of_state({key: tensors[f"{task}.{key}"] for key in KEYS}) for task in self.spec.binary}
 
     def write(self, folder: str | Path) -> Path:
         """Into a folder, which is made; returns it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from .network import RankingNetwork
-from .serving import LINEAR_ROWS, is_per_task
+from .serving import LINEAR_ROWS, per, places
 from .tables import grown
 
 TABLES = "tables."  # begins the names of the weights that are rows of ids
@@ -22,16 +22,17 @@ def continued(earlier: RankingNetwork, today: RankingNetwork) -> RankingNetwork:
 
     Both are of one spec but for the rows of ids and auxiliary tasks. Raises ValueError where a field has fewer rows than before.
     """
-    columns = [today.spec.tasks.index(task) for task in earlier.spec.tasks]
+    kept = places(today, earlier.spec.tasks)
     weights = today.state_dict()  # it shares the memory of the parameters
     for name, learnt in earlier.state_dict().items():
         mine = weights[name]
         if name == LINEAR_ROWS:
+            columns = kept["output"]
             mine[:, columns] = grown(learnt, earlier.lookup, mine[:, columns], today.lookup)
         elif name.startswith(TABLES):
             mine.copy_(grown(learnt, earlier.lookup, mine, today.lookup))
-        elif is_per_task(name):
-            mine[columns] = learnt
+        elif per(name):
+            mine[kept[per(name)]] = learnt
         elif mine.shape == learnt.shape:
             mine.copy_(learnt)
         else:  # copy_ would repeat a smaller one

@@ -1,7 +1,8 @@
 """Heterogeneous experts over several embedding tables (Pan et al., sections 2 and 4.2, figure 1).
 
 values -> codes -> vectors of every table -> experts, each with the histories and the fields beside it -> a layer with ReLU
--> per tower: a gate's weights over the experts -> hidden layers -> a logit for each of its tasks.
+-> per tower: a gate's weights over the experts -> hidden layers -> a logit for each of its tasks; for a task whose label is a number
+also the mean and deviation of its log (values.py).
 
 Which tables and experts there are, and which of them a tower reads, is the plan of a multi-task scheme (schemes/, section 5).
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -29,18 +29,25 @@ from .encodings.behaviours import Behaviours, read_behaviours
 from .encodings.temporal_interest import TemporalInterest
 from .experts import EXPERTS, Expert
 from .history_counts import history_count
-from .losses import CrossEntropy, Loss
+from .linear import LinearPart
+from .losses import CrossEntropy, Loss, ValueLoss, ZeroInflatedLognormal
 from .mixtures import gates, mixtures
+from .scenario_towers import ScenarioTowers, tower
 from .spec import RankingSpec
 from .tables import Codes, EmbeddingTable, Lookup
+from .values import expected, raw_of
 
+UNBOUNDED = torch.finfo(torch.float32).max  # an infinite weight is not saved
 GRADIENT = "gradient."  # begins the names of what is measured of gradients
 
 
 class RankingNetwork(nn.Module):
-    """Logits of impressions, one per task."""
+    """What tasks expect of impressions: logits, and distributions of values."""
 
-    calibration: Tensor  # (tasks, 2)
+    calibration: Tensor  # (tasks, 2): scale and offset of a logit; of a value task the factor of its expected value, and 0
+    # Of value tasks, not there without one: (values,) the largest value that training saw; (outputs,) what no output is above.
+    largest: Tensor
+    most: Tensor
     # gradient.<task>.negatives -> () the norm of what the last step's losses said to the logits of impressions without a response.
     gradients: dict[str, Tensor]
 
@@ -48,6 +55,7 @@ class RankingNetwork(nn.Module):
         super().__init__()
         self.spec, self.plan, self.gradients = spec, spec.plan(), {}
         self.loss = loss or CrossEntropy()  # what training minimizes; it is not saved
+        self.value_loss: ValueLoss = ZeroInflatedLognormal()
         self.encodings = {name: spec.fields[name].made() for name in spec.coded}
         self.lookup = Lookup([encoding.rows for encoding in self.encodings.values()])
         tables = self.plan.tables
@@ -60,16 +68,26 @@ class RankingNetwork(nn.Module):
         self.experts = Modules({name: _Branch(spec, own, tables[own.table]) for name, own in self.plan.experts.items()})
         self.gates = gates(self.plan)
         self.members = spec.tasks_of_towers()
-        self.towers = Modules({tower: _tower(spec, len(tasks)) for tower, tasks in self.members.items()})
-        by_tower = [task for tasks in self.members.values() for task in tasks]
-        self.columns = [by_tower.index(task) for task in spec.tasks]  # of the towers' logits, side by side
-        self.linear = _Linear(spec, self.lookup.total) if spec.linear else None
+        self.outputs = spec.outputs()
+        width = max(one.stop for one in self.outputs.values())
+        self.towers = Modules({name: tower(spec, spec.outputs(tasks)) for name, tasks in self.members.items()})
+        by_tower = spec.outputs([task for tasks in self.members.values() for task in tasks])
+        self.columns = [column for task in spec.tasks for column in range(width)[by_tower[task]]]  # of the towers' outputs, side by side
+        self.binary = [spec.tasks.index(task) for task in spec.binary]
+        self.linear = LinearPart(spec, self.lookup.total, width) if spec.linear else None
+        self.scenarios = ScenarioTowers(spec) if spec.scenario else None
         self.standards = {name: spec.fields[name].standard for name in spec.dense}
         # Probabilities are made honest after training: sigmoid(scale * logit + offset), one pair per task.
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(spec.tasks)))
+        if spec.values:
+            self.register_buffer("largest", torch.full((len(spec.values),), UNBOUNDED))
+            self.register_buffer("most", torch.full((width,), UNBOUNDED))
 
     def forward(self, batch: JaggedBatch) -> Tensor:
-        """(M, tasks) logits of the batch's impressions. Raises DataError on a field or stream that the batch lacks."""
+        """(M, outputs) of the batch's impressions: a logit per task, of a value task OUTPUTS numbers, in the order of the tasks.
+
+        Raises DataError on a field or stream that the batch lacks.
+        """
         codes, numbers = self.codes(batch), self._numbers(batch)
         vectors = {name: self._vectors(name, codes, numbers) for name in self.plan.tables}
         histories = {name: self._histories(name, batch, vectors[name]) for name in self.plan.tables}
@@ -80,32 +98,50 @@ class RankingNetwork(nn.Module):
             branches[name] = self.experts[name](met, [*histories[expert.table], *beside, *raw])
         mixed = mixtures(self.plan, self.gates, branches, vectors)
         together = torch.cat([self.towers[name](its) for name, its in mixed.items()], dim=1)
+        if self.scenarios is not None:
+            together = self.scenarios(self.value(batch, self.spec.scenario), branches, vectors, together)
         if self.columns != sorted(self.columns):
             together = together[:, self.columns]
-        return together if self.linear is None else together + self.linear(codes, numbers)
+        together = together if self.linear is None else together + self.linear(codes, numbers)
+        return torch.minimum(together, self.most) if self.spec.values else together
 
     def with_hidden(self, batch: JaggedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward."""
         hidden: dict[str, Tensor] = {}
 
-        def keeping(tower: str) -> RemovableHandle:
-            last = cast(nn.Sequential, self.towers[tower])[-1]
-            return last.register_forward_pre_hook(lambda _, given: hidden.update(dict.fromkeys(self.members[tower], given[0])))
+        def keeping(name: str) -> RemovableHandle:
+            last = cast(nn.Sequential, self.towers[name])[-1]
+            return last.register_forward_pre_hook(lambda _, given: hidden.update(dict.fromkeys(self.members[name], given[0])))
 
-        hooks = [keeping(tower) for tower in self.members]
+        hooks = [keeping(name) for name in self.members]
         try:
             return self(batch), hidden
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """(M, tasks) calibrated probabilities."""
-        return torch.sigmoid(self.calibrated(logits))
+    def logits(self, outputs: Tensor) -> Tensor:
+        """(M, tasks) of what forward gives: of a value task that of a value above 0."""
+        return outputs if not self.spec.values else outputs[:, [one.start for one in self.outputs.values()]]
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """(M, tasks) logits of the calibrated probabilities."""
-        return logits * self.calibration[:, 0] + self.calibration[:, 1]
+        """(M, binary tasks) logits of the calibrated probabilities; logits (M, binary tasks) are the columns `binary` of `logits`."""
+        pairs = self.calibration[self.binary]
+        return logits * pairs[:, 0] + pairs[:, 1]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(M, binary tasks) calibrated probabilities, of logits (M, binary tasks)."""
+        return torch.sigmoid(self.calibrated(logits))
+
+    def expected(self, outputs: Tensor, task: str, calibrated: bool = True) -> Tensor:
+        """(M,) expected values of a value task, of what forward gives."""
+        factor = self.calibration[self.spec.tasks.index(task), 0] if calibrated else 1.0
+        return factor * expected(outputs[:, self.outputs[task]], self.largest[self.spec.values.index(task)])
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """(M, tasks) of what forward gives: calibrated probabilities, and calibrated expected values of value tasks."""
+        p = dict(zip(self.spec.binary, self.probabilities(self.logits(outputs)[:, self.binary]).unbind(1), strict=True))
+        return torch.stack([p[task] if task in p else self.expected(outputs, task) for task in self.spec.tasks], dim=1)
 
     def codes(self, batch: JaggedBatch) -> Codes:
         """The rows of all coded fields."""
@@ -120,19 +156,27 @@ class RankingNetwork(nn.Module):
         return value_of(self.spec, batch, name)
 
     def losses(self, batch: JaggedBatch) -> dict[str, Tensor]:
-        """Task -> () what `loss` says of it, nats, weighted as the impressions are."""
+        """Task -> () what `loss`, of a value task `value_loss`, says of it, nats, weighted as the impressions are."""
         self.gradients = {}
-        shown = batch.impressions
+        shown, tasks = batch.impressions, self.spec.tasks
         if shown is None or not len(shown.time_ms):
             return {}
-        logits, labels = self(batch), shown.labels_of(self.spec.tasks)
-        if logits.requires_grad:
-            logits.register_hook(partial(self._note_gradient, labels))
-        means = self.loss(logits, labels, shown.weights_of(self.spec.tasks))
-        return dict(zip(self.spec.tasks, means, strict=True))
+        outputs, labels, weights = self(batch), shown.labels_of(tasks), shown.weights_of(tasks)
+        if outputs.requires_grad:
+            outputs.register_hook(partial(self._note_gradient, labels))
+        if not self.spec.values:
+            return dict(zip(tasks, self.loss(outputs, labels, weights), strict=True))
+        weights, found = weights.expand_as(labels), {}
+        if self.binary:
+            means = self.loss(self.logits(outputs)[:, self.binary], labels[:, self.binary], weights[:, self.binary])
+            found = dict(zip(self.spec.binary, means, strict=True))
+        for task in self.spec.values:
+            column = tasks.index(task)
+            found[task] = self.value_loss(outputs[:, self.outputs[task]], labels[:, column], weights[:, column])
+        return {task: found[task] for task in tasks}
 
     def _note_gradient(self, labels: Tensor, gradient: Tensor) -> None:
-        norms = torch.linalg.vector_norm(torch.where(labels > 0, 0, gradient), dim=0)
+        norms = torch.linalg.vector_norm(torch.where(labels > 0, 0, self.logits(gradient)), dim=0)
         self.gradients = {f"{GRADIENT}{task}.negatives": norm for task, norm in zip(self.spec.tasks, norms, strict=True)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -144,14 +188,28 @@ class RankingNetwork(nn.Module):
         rest = [parameter for parameter in self.parameters() if id(parameter) not in mine]
         return [ParameterGroup("tables", tables, decays=False, optimizer=torch.optim.SparseAdam), ParameterGroup("network", rest)]
 
-    def start_at(self, rates: Mapping[str, float]) -> None:
-        """Make the first prediction of each task about its base rate. Weights stay, so that what lies below learns from the first step."""
+    def start_at(self, rates: Mapping[str, float], logs: Mapping[str, tuple[float, float]] = {}) -> None:
+        """Make the first prediction of each task about its base rate. Weights stay, so that what lies below learns from the first step.
+
+        logs: value task -> mean and deviation of the logs of its values above 0.
+        """
+        every = [self.towers, *(self.scenarios.towers.values() if self.scenarios is not None else ())]
         with torch.no_grad():
-            for tower, tasks in self.members.items():
-                last = cast(nn.Linear, cast(nn.Sequential, self.towers[tower])[-1])
-                for place, task in enumerate(tasks):
-                    if task in rates:
-                        last.bias[place] = math.log(rates[task] / (1 - rates[task]))
+            for name, tasks in self.members.items():
+                for last in (cast(nn.Linear, cast(nn.Sequential, cast(Modules, towers)[name])[-1]) for towers in every):
+                    for task, its in self.spec.outputs(tasks).items():
+                        if task in rates:
+                            last.bias[its.start] = math.log(rates[task] / (1 - rates[task]))
+                        if task in logs:
+                            mean, deviation = logs[task]
+                            last.bias[its.start + 1 : its.stop] = torch.tensor([mean, raw_of(deviation)])
+
+    def bound(self, largest: Mapping[str, float], deviations: Mapping[str, float]) -> None:
+        """Value task -> what its expected value, and the deviation of its log, is never above."""
+        for place, task in enumerate(self.spec.values):
+            if task in largest:
+                self.largest[place] = largest[task]
+                self.most[self.outputs[task].stop - 1] = raw_of(deviations[task])
 
     def parameter_counts(self) -> dict[str, int]:
         """What is learnt, by part: tables and network."""
@@ -241,35 +299,11 @@ class _Branch(nn.Module):
         return self.dropout(torch.relu(self.layer(made)))
 
 
-class _Linear(nn.Module):
-    """What each row and each number adds to the logits by itself, nothing before training: what few examples teach first."""
-
-    def __init__(self, spec: RankingSpec, rows: int) -> None:
-        super().__init__()
-        self.rows = EmbeddingTable(rows, len(spec.tasks), 0.0)
-        self.given = Projections(spec, len(spec.tasks), plain=True)
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, codes: Codes, numbers: Mapping[str, Tensor]) -> Tensor:
-        """(M, tasks)."""
-        by_row = self.rows(codes).sum(dim=1)
-        return by_row + self.given(numbers).sum(dim=1) if self.given.names else by_row
-
-
 class _Histories(nn.Module):
     def __init__(self, spec: RankingSpec, dimension: int) -> None:
         super().__init__()
         switches = {name: (one.events, one.position, one.interval) for name, one in spec.sequences.items()}
         self.of = Modules({name: TemporalInterest(dimension, *its, spec.deviation) for name, its in switches.items()})
-
-
-def _tower(spec: RankingSpec, tasks: int) -> nn.Sequential:
-    sizes = [spec.hidden, *spec.tower]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, Linear(sizes[-1], tasks))
 
 
 def _shown(batch: JaggedBatch) -> Impressions:

@@ -34,5 +34,5 @@ def mean_of_negatives(labels: Tensor, weight: Tensor, sample: Tensor) -> tuple[f
 
     Positives that weigh the ratio of the two keep the weighted base rate: both classes then weigh the same multiple of what they did.
     """
-    negative = (1 - labels.double()) * sample.double()
+    negative = (labels <= 0).double() * sample.double()
     return float(negative @ weight.double()), float(negative.sum())

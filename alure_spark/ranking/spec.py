@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from ..batches.layout import Layout
 from ..batches.vocabulary import ITEM
 from ..config import EVERYBODY, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, Since, as_dict, build
-from ..config.towers import check_scheme, check_towers, served_tasks, tasks_of_towers
+from ..config.towers import check_scenario, check_scheme, check_towers, check_values, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
 from .encodings.given import Given
 from .encodings.standardized import Standardized
 from .experts import EXPERTS, Fields
 from .schemes import SCHEMES, Plan
+from .values import OUTPUTS
 
 GIVEN, STANDARDIZED = "numbers", "standardized"
 DENSE = (GIVEN, STANDARDIZED)  # encodings that are numbers: an embedding as it is given, and one number by its mean and deviation
@@ -76,6 +77,8 @@ class RankingSpec:
     main_task: Annotated[str, Since("2026-11-30")] = ""  # of stem_al
     towers: Annotated[Mapping[str, tuple[str, ...]], Since("2026-11-30")] = field(default_factory=dict)  # tower -> its tasks
     auxiliary: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # towers that were left out after training; their tables are there
+    scenario: Annotated[str, Since("2026-11-30")] = ""  # a field whose ids have towers of their own (scenario_towers.py)
+    values: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # of the tasks: those whose label is a number (values.py)
 
     def __post_init__(self) -> None:
         known = [*ENCODINGS, *DENSE]
@@ -93,6 +96,8 @@ class RankingSpec:
             raise ConfigError(f"ranking.tables has '{unused[0]}', which no expert reads")
         check_scheme("ranking.scheme", self.scheme)
         check_towers(self.scheme, self.main_task, self.towers, self.tasks, self.auxiliary)
+        check_values("ranking.values", self.values, self.tasks)
+        check_scenario(self.scenario, {name: one.encoding for name, one in self.fields.items()})
         self.plan()
 
     def saved(self) -> dict[str, Any]:
@@ -102,6 +107,24 @@ class RankingSpec:
     def tasks_of_towers(self) -> dict[str, tuple[str, ...]]:
         """Tower -> its tasks, both in the order of the tasks."""
         return tasks_of_towers(self.towers, self.tasks)
+
+    @property
+    def binary(self) -> tuple[str, ...]:
+        """The tasks whose label is 0 or 1, in their order."""
+        return tuple(task for task in self.tasks if task not in self.values)
+
+    @property
+    def scenarios(self) -> int:
+        """How many ids of the field `scenario` have towers of their own; of a spec whose encodings are fitted."""
+        return int(self.fields[self.scenario].settings["size"]) - 1 if self.scenario else 0
+
+    def outputs(self, tasks: Sequence[str] = ()) -> dict[str, slice]:
+        """Task -> its columns of what towers say of tasks (all of them, in their order): a logit, or OUTPUTS numbers of a value."""
+        found, end = {}, 0
+        for task in tasks or self.tasks:
+            begin, end = end, end + (OUTPUTS if task in self.values else 1)
+            found[task] = slice(begin, end)
+        return found
 
     def plan(self) -> Plan:
         """Tables, experts, and which of them each tower reads. Raises ConfigError where the scheme cannot have such tables."""
@@ -117,7 +140,8 @@ class RankingSpec:
             return self
         others = tuple(tower for tower, its in self.tasks_of_towers().items() if self.main_task not in its)
         towers = {tower: its for tower, its in self.towers.items() if self.main_task in its}
-        return replace(self, tasks=tasks, towers=towers, auxiliary=others)
+        values = tuple(task for task in self.values if task in tasks)
+        return replace(self, tasks=tasks, towers=towers, auxiliary=others, values=values)
 
     def layout(self, impressions: bool = True, segment: str = EVERYBODY) -> Layout:
         """The arrays that the model reads of users, as training has them with impressions. It treats all segments alike."""
@@ -129,7 +153,7 @@ class RankingSpec:
         given = {name: KIND_OF[one.encoding] for name, one in self.fields.items() if not one.history}
         widths = {name: int(self.fields[name].settings[WIDTHS[kind]]) for name, kind in given.items() if kind in WIDTHS}
         spaces = {name: one.space for name, one in self.fields.items() if one.space}
-        return Layout(sources, given if impressions else {}, widths, tasks=self.tasks, spaces=spaces)
+        return Layout(sources, given if impressions else {}, widths, tasks=self.tasks, spaces=spaces, values=self.values)
 
     def _of_sequences(self) -> list[tuple[str, str, str]]:
         return [(one.source, one.category, "categorical") for one in self.sequences.values()]

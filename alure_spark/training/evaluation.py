@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .. import metrics
 from ..config import ObjectiveConfig
+from .values import ValueEvaluation
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Evaluation:
     weights: np.ndarray  # (M,) float64
     users: np.ndarray  # (M,) object
     segments: np.ndarray  # (M,) object: the user's when it was shown
+    values: Mapping[str, ValueEvaluation] = field(default_factory=dict)  # tasks whose label is a number, which have no columns above
 
     def total(self, objectives: ObjectiveConfig) -> float:
         return sum(objectives.weight(name) * loss for name, loss in self.losses.items())

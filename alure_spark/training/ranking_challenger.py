@@ -70,13 +70,16 @@ def train(
 
 
 def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanking, packed: Segments, config: Config) -> Verdict:
-    """Passed unless the champion's validation loss is lower by more than ranking.gate of it, as training/gate.decide."""
+    """Passed unless the champion's validation loss is lower by more than ranking.gate of it, as training/gate.decide.
+
+    The loss of a value task may be about 0, by the unit of the values: it counts as at least a nat per value above 0.
+    """
     if champion is None:
         return Verdict(True, "champion: there was none")
     if champion.as_of_ms > config.time.as_of_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
     ours = trained.network.spec.served()
-    if set(champion.spec.tasks) != set(ours.tasks):
+    if set(champion.spec.tasks) != set(ours.tasks) or set(champion.spec.values) != set(ours.values):
         return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")
     theirs, there = champion.spec.layout(), ours.layout()
     columns = [layout.columns() | layout.impression_columns() for layout in (theirs, there)]
@@ -85,7 +88,8 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
     if config.ranking.exploration.on and not champion.exploration:
         return Verdict(True, f"champion: {champion.model_id} does not say how unsure it is, as ranking.exploration wants")
     network, vocabulary = champion.network()
-    before = sum(ranking_model.evaluate(network, packed.decoding(champion.spec, vocabulary)).losses.values())
-    loss = sum(trained.validation.losses[task] for task in ours.tasks)
-    passed = loss <= before + config.ranking.gate * abs(before)
+    found = ranking_model.evaluate(network, packed.decoding(champion.spec, vocabulary))
+    before, loss = sum(found.losses.values()), sum(trained.validation.losses[task] for task in ours.tasks)
+    sizes = (found.values[task].size if task in found.values else loss for task, loss in found.losses.items())
+    passed = loss <= before + config.ranking.gate * sum(sizes)
     return Verdict(passed, f"{'' if passed else 'not '}champion: validation loss {loss:.4f}, {champion.model_id} has {before:.4f}")

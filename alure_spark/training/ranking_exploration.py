@@ -39,14 +39,14 @@ class FittedPosterior:
 
 
 def fitted_posteriors(network: RankingNetwork, loader: Batches, config: ExplorationConfig) -> dict[str, FittedPosterior]:
-    """Task -> its posterior; empty where ranking.exploration is off. A function of the arguments alone.
+    """Task whose label is 0 or 1 -> its posterior; empty where ranking.exploration is off. A function of the arguments alone.
 
     Holds the hidden vectors of both splits, 4 bytes per number. Raises as Posterior.updated; DataError on a split without an impression.
     """
     if not config.on:
         return {}
     parts = [_observed(network, loader, validation) for validation in (False, True)]
-    return {task: _fitted(parts[0][task], parts[1][task], config) for task in network.spec.tasks}
+    return {task: _fitted(parts[0][task], parts[1][task], config) for task in network.spec.binary}
 
 
 def _fitted(training: Observed, validation: Observed, config: ExplorationConfig) -> FittedPosterior:
@@ -80,15 +80,16 @@ def _parts(observed: Observed) -> Iterator[Observed]:
 def _observed(network: RankingNetwork, loader: Batches, validation: bool) -> dict[str, Observed]:
     """Task -> the impressions of one split, in the loader's order."""
     network.eval()
-    found: dict[str, list[tuple[torch.Tensor, ...]]] = {task: [] for task in network.spec.tasks}
+    found: dict[str, list[tuple[torch.Tensor, ...]]] = {task: [] for task in network.spec.binary}
     for whole in loader.in_order():
         batch = split_of(whole, validation)
         shown = batch.impressions
         if shown is None or not len(shown.time_ms):
             continue
-        logits, hidden = network.with_hidden(batch)
-        calibrated, labels = network.calibrated(logits.double()), shown.labels_of(network.spec.tasks)
-        for column, task in enumerate(network.spec.tasks):
+        outputs, hidden = network.with_hidden(batch)
+        logits = network.logits(outputs.double())[:, network.binary]
+        calibrated, labels = network.calibrated(logits), shown.labels_of(network.spec.binary)
+        for column, task in enumerate(network.spec.binary):
             found[task].append((hidden[task], calibrated[:, column], labels[:, column], shown.weight))
     if not all(found.values()):
         raise DataError(f"the {'validation' if validation else 'training'} split has no impression, which ranking.exploration is fitted on")

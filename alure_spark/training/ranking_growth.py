@@ -125,7 +125,7 @@ def _settings(one: FieldSpec) -> dict[str, Any]:
     if one.encoding in FITTED:
         asked = inspect.signature(FITTED[one.encoding]).parameters.values()
         return {given.name: one.settings.get(given.name, given.default) for given in asked if given.default is not given.empty}
-    return {"numbers": one.width} if one.encoding in DENSE else as_dict(one.made())
+    return {"numbers": one.width, "adapter": one.adapter} if one.encoding in DENSE else as_dict(one.made())
 
 
 def _compared(spec: RankingSpec) -> dict[str, Any]:

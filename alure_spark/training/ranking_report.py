@@ -12,10 +12,11 @@ from ..plots import curves
 from ..ranking.network import GRADIENT
 from .ranking_exploration import FittedPosterior
 from .ranking_model import TrainedRanking, probabilities
+from .values import decile_lines
 
 
 def figures(trained: TrainedRanking) -> dict[str, Figure]:
-    """Loss per epoch and task; the gradient that negatives get; calibration of the tasks that have both labels."""
+    """Loss per epoch and task; the gradient that negatives get; calibration where there are both labels, and of values by deciles."""
     names = sorted({key for row in trained.curves for key in row if "." in key and not key.endswith(".total")})
     losses, gradients = ([name for name in names if name.startswith(GRADIENT) == wanted] for wanted in (False, True))
     drawn = {"train_ranking/losses.png": curves(_lines(trained, losses), "epoch", "nats")}
@@ -26,7 +27,14 @@ def figures(trained: TrainedRanking) -> dict[str, Figure]:
         if evaluation.has_both(column):
             curve = metrics.calibration_curve(evaluation.labels[:, column], predicted[:, column], weights=evaluation.weights)
             bins[task] = (curve.probability, curve.label)
-    return drawn | ({"train_ranking/calibration.png": curves(bins, "predicted", "observed", diagonal=True)} if bins else {})
+    if bins:
+        drawn["train_ranking/calibration.png"] = curves(bins, "predicted", "observed", diagonal=True)
+    for task, its in evaluation.values.items():
+        table = its.deciles(trained.factor(task))
+        place = np.arange(1, len(table.rows) + 1)
+        lines = {"predicted": (place, table.predicted), "observed": (place, table.observed)}
+        drawn[f"train_ranking/deciles_{task}.png"] = curves(lines, "tenth of the impressions, by predicted value", f"mean {task}")
+    return drawn
 
 
 def _lines(trained: TrainedRanking, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -42,6 +50,8 @@ def metrics_and_text(
     for task, one in (posteriors or {}).items():
         result |= one.metrics(task)
     lines = [title, *(f"{key} {'-' if value is None else f'{value:.4f}'}" for key, value in sorted(result.items()))]
+    for task, its in trained.validation.values.items():
+        lines += [f"{task} by predicted value, validation split:", *decile_lines(its.deciles(trained.factor(task)))]
     counts = {f"parameters.{name}": float(count) for name, count in trained.network.parameter_counts().items()}
     result |= counts | {"best_epoch": float(trained.best_epoch + 1), "steps": float(trained.steps)}
     lines.append(", ".join(f"{name} {count:,.0f}" for name, count in counts.items()))

@@ -58,6 +58,8 @@ def draft_spec(config: Config) -> RankingSpec:
         scheme=ranking.scheme,
         main_task=ranking.main_task,
         towers=ranking.towers,
+        values=config.ranking_values,
+        scenario=ranking.scenario,
     )
 
 

@@ -130,6 +130,8 @@ def test_a_field_that_cannot_be_read_is_one_sentence(field, says):
         ({"score": {"click": "bids"}}, "ranking.score.click is 'bids'; allowed: bid, value, or a number"),
         ({"serving": {"slots": "top"}}, "ranking.serving names the attribute of labels.impression_attributes 'slots'"),
         ({"gate": -1}, "ranking.gate is -1"),
+        ({"scenario": "add"}, "ranking.scenario names the field 'add'; did you mean 'ad'"),
+        ({"scenario": "ad", "exploration": {"features": 64}}, "ranking.exploration is on beside ranking.scenario='ad'"),
         ({"scheme": "mmoee"}, "ranking.scheme names the scheme 'mmoee'; did you mean 'mmoe'"),
         ({"scheme": "stem_al"}, "ranking.main_task is empty; allowed with the scheme 'stem_al': one of click, conversion"),
         ({"main_task": "click"}, "ranking.main_task is 'click'; allowed: none"),
@@ -152,3 +154,68 @@ def test_what_is_not_declared_is_one_sentence(more, says):
 def test_a_field_needs_a_name_that_columns_can_have(name):
     with pytest.raises(ConfigError, match="ranking.fields names"):
         conf({name: AD})
+
+
+TASKS = {
+    "click": {"source": "ad_click"},
+    "spent": {"source": "ad_click", "sum": "value"},
+    "dear": {"source": "ad_click", "at_least": {"value": 9}},
+}
+OWN = {"x": {"reads": "example.x", "encoding": "numeral_systems"}}
+
+
+def with_sums(fields=None, **more):
+    labels = LABELS | {"tasks": TASKS}
+    return build(Config, {"streams": STREAMS, "labels": labels, "ranking": {"fields": {"ad": AD} if fields is None else fields} | more})
+
+
+def test_a_sum_is_predicted_where_the_conf_names_it_and_left_out_where_it_names_no_task():
+    config = with_sums(tasks=["spent", "click"], score={"click": "bid", "spent": "0.2"})
+    assert config.ranking_tasks == ("spent", "click")
+    assert config.ranking_values == ("spent",)
+    assert with_sums().ranking_tasks == ("click", "dear")
+    assert with_sums().ranking_values == ()
+    assert with_sums(tasks=["spent", "click"], scheme="stem_al", main_task="spent").ranking_values == ("spent",)
+    assert with_sums(OWN, tasks=["y", "z"], values=["z"]).ranking_values == ("z",)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"tasks": ["spend"]}, "ranking.tasks names the task 'spend'; did you mean 'spent'"),
+        ({"values": ["spent"], "tasks": ["spent"]}, "ranking.values is ('spent',); allowed: none: of streams, the tasks with `sum`"),
+        ({"score": {"spent": "1"}}, "ranking.score names the task 'spent'"),
+        ({"tasks": ["spent"], "score": {"spent": "value"}}, "ranking.score.spent is 'value', but the task is a value already; allowed: a"),
+        ({"tasks": ["spent"], "score": {"spent": "bid"}}, "ranking.score.spent is 'bid', but the task is a value already"),
+        ({"tasks": ["spent"], "exploration": {"features": 64}}, "ranking.exploration is of tasks whose label is 0 or 1, but ranking.tasks"),
+        ({"tasks": ["click"], "score": {"dear": "1"}}, "ranking.score names the task 'dear'"),
+        ({"fields": OWN, "tasks": ["y"], "values": ["z"]}, "ranking.values names the task 'z'"),
+        ({"fields": OWN, "tasks": ["y", "expected_y"], "values": ["y"]}, "whose score is the column 'expected_y', as another task is"),
+        ({"fields": OWN, "tasks": ["y"], "values": ["y"], "score": {"y": "bid"}}, "ranking.score.y is 'bid', but the task is a value"),
+    ],
+)
+def test_a_value_task_that_cannot_be_is_one_sentence(more, says):
+    with pytest.raises(ConfigError) as raised:
+        with_sums(**more)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_sum_is_no_task_of_the_user_model():
+    objectives = {"objectives": {"tasks": {"spent": 0.5}}}
+    with pytest.raises(ConfigError, match=r"training.objectives.tasks names the task 'spent'"):
+        build(Config, {"streams": STREAMS, "labels": LABELS | {"tasks": TASKS}, "training": objectives})
+
+
+def test_a_conf_without_values_has_the_digest_that_it_had():
+    assert "values" not in as_dict(conf({"ad": AD}), "2026-11-29")["ranking"]
+    own = {"streams": STREAMS, "ranking": {"fields": OWN, "tasks": ["y", "z"]}}
+    assert build(Config, own).digest() != build(Config, own | {"ranking": own["ranking"] | {"values": ["z"]}}).digest()
+
+
+def test_a_scenario_is_a_field_of_ids_and_without_one_the_digest_stays():
+    slot = {"slot": {"reads": "impression.slot", "encoding": "id"}, "bid": {"reads": "ad.bid", "encoding": "standardized"}}
+    assert conf(slot, scenario="slot").ranking.scenario == "slot"
+    assert conf(slot, scenario="").digest() == conf(slot).digest() != conf(slot, scenario="slot").digest()
+    with pytest.raises(ConfigError, match="ranking.scenario is 'bid', whose encoding is standardized; allowed: a field with"):
+        conf(slot, scenario="bid")

@@ -30,9 +30,9 @@ def scorer():
 
 def test_a_user_alone_has_the_probabilities_that_it_has_among_others(scorer):
     rows = candidates()
-    together, at = scorer.probabilities(rows), 0
+    together, at = scorer.predictions(rows), 0
     for number in range(rows.num_rows):
-        alone = scorer.probabilities(rows.slice(number, 1))
+        alone = scorer.predictions(rows.slice(number, 1))
         np.testing.assert_allclose(alone, together[at : at + len(alone)], atol=2e-6)
         at += len(alone)
     assert at == len(together)
@@ -42,7 +42,7 @@ def test_candidates_come_by_score_ties_as_retrieved_and_at_most_the_cap(scorer):
     rows = candidates(seed=2, count=20)
     config = RankingConfig(score={"click": "bid"}, cap=3)
     result = scored(rows, scorer, config, "m").to_pylist()
-    p, at = scorer.probabilities(rows)[:, 0], 0
+    p, at = scorer.predictions(rows)[:, 0], 0
     for given, row in zip(rows.to_pylist(), result, strict=True):
         mine = p[at : at + len(given["ads"])]
         at += len(mine)
@@ -69,7 +69,7 @@ def test_what_becomes_known_after_the_moment_changes_nothing(scorer):
              zip(known, categories, strict=True)]  # fmt: skip
     assert other != categories
     changed = with_columns(rows, {"click__category": pa.array(other, pa.list_(pa.int64()))})
-    np.testing.assert_array_equal(scorer.probabilities(changed), scorer.probabilities(rows))
+    np.testing.assert_array_equal(scorer.predictions(changed), scorer.predictions(rows))
 
 
 def test_the_pyfunc_says_what_the_table_says(scorer):
@@ -78,7 +78,7 @@ def test_the_pyfunc_says_what_the_table_says(scorer):
     frame.index = [10 + number for number in range(len(frame))]
     predicted = RankingFunction(scorer).predict(frame)
     assert predicted.index.tolist() == frame.index.tolist()
-    assert np.concatenate([np.array(one) for one in predicted["p_click"]]).tolist() == scorer.probabilities(rows)[:, 0].tolist()
+    assert np.concatenate([np.array(one) for one in predicted["p_click"]]).tolist() == scorer.predictions(rows)[:, 0].tolist()
     assert {"time_ms", *optional_columns(scorer.spec)} == set(scorer.columns())
     assert outputs(scorer.spec) == {"user_id": "string", "p_click": "double[]"}
 
@@ -86,7 +86,7 @@ def test_the_pyfunc_says_what_the_table_says(scorer):
 def test_a_field_that_is_missing_at_serving_is_one_sentence(scorer):
     rows = candidates()
     with pytest.raises(DataError, match="the rows lack the column 'impression__price'"):
-        scorer.probabilities(rows.select([name for name in rows.schema.names if name != "impression__price"]))
+        scorer.predictions(rows.select([name for name in rows.schema.names if name != "impression__price"]))
     with pytest.raises(DataError, match="the rows lack the column 'impression__price'"):
         RankingFunction(scorer).predict(rows.to_pandas().drop(columns="impression__price"))
     with pytest.raises(DataError, match="'impression__price' does not hold lists of numbers"):

@@ -95,3 +95,10 @@ def test_repeats_read_numbers_that_are_fields():
         field("history.ad_impression.decayed_same")
     with pytest.raises(ConfigError, match="ranking.fields.seen.reads names the field 'da'"):
         RankingConfig(fields=fields | {"seen": field("history.ad_impression.decayed_same.da", days=7.0)})
+
+
+def test_an_impression_of_any_value_is_one_with_a_response():
+    weight, sample = torch.tensor([2.0, 3.0, 1.0, 5.0]), torch.tensor([1.0, 0.5, 2.0, 1.0])
+    for labels in (torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 250.0, 0.0, 0.3])):
+        assert mean_of_negatives(labels, weight, sample) == (1 * 2 + 2 * 1, 3)
+        assert factors(labels, weight, 7.0).tolist() == [2, 7, 1, 7]

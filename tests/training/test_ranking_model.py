@@ -10,6 +10,7 @@ import torch
 
 from alure_spark.batches.batch import SourceTokens
 from alure_spark.batches.epochs import MemoryLoader
+from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import FieldConfig, LossConfig, RankingConfig, RepeatConfig
 from alure_spark.errors import DataError, TrainingError
 from alure_spark.ranking.losses import LOSSES
@@ -226,3 +227,39 @@ def test_the_report_draws_the_gradient_of_negatives_apart_from_the_losses():
     lines = {name: [line.get_label() for line in figure.axes[0].lines] for name, figure in drawn.items()}
     assert lines["train_ranking/gradients.png"] == ["gradient.click.negatives"]
     assert lines["train_ranking/losses.png"] == ["train.click", "validation.click"]
+
+
+def of_surfaces(batch, names=(1, 2)):
+    """The users, each of whose impressions is on one of some surfaces; on the second one what is clicked is what is not on the first."""
+    shown = batch.impressions
+    surface = torch.from_numpy(np.random.default_rng(2).choice(names, len(shown.time_ms)))
+    clicked = torch.where(surface == 2, 1 - shown.labels["click"], shown.labels["click"])
+    return with_labels(replace(batch, impressions=replace(shown, rows=dict(shown.rows) | {"surface": surface})), clicked)
+
+
+SURFACED = replace(DRAFT, fields=DRAFT.fields | {"surface": FieldSpec("id", group="user")}, sequences={}, scenario="surface")
+SURFACES = Vocabulary(dict(VOCABULARY.entries) | {"surface": (np.array([1, 2]), np.array([1, 2]))})
+
+
+def with_towers(batch, draft=SURFACED, vocabulary=SURFACES):
+    spec = ranking_model.fitted_spec(draft, loader(batch), vocabulary)
+    return ranking_model.train(ranking_model.new_network(spec, loader(batch), 7), loader(batch), CONFIG)
+
+
+def test_towers_of_scenarios_learn_what_contradicts_and_an_unknown_one_is_read_by_the_towers_of_all():
+    batch = of_surfaces(users(900))
+    done = with_towers(batch)
+    assert done.network.spec.scenarios == 2
+    assert done.metrics()["click.ne"] < 0.9
+    with torch.no_grad():
+        unknown = of_surfaces(users(900), names=(0,))
+        p = done.network.probabilities(done.network(unknown))[:, 0]
+    assert p.isfinite().all()
+    assert p.shape == (len(unknown.impressions.time_ms),)
+    assert 0.3 < p.mean() < 0.7, "of both surfaces together half is clicked"
+
+
+def test_too_many_scenarios_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(ranking_model, "MOST_SCENARIOS", 1)
+    with pytest.raises(DataError, match="ranking.scenario: the field 'surface' has 2 ids in the training split; allowed: at most 1"):
+        with_towers(of_surfaces(users(50)))

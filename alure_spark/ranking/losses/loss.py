@@ -24,6 +24,13 @@ class Loss(Protocol):
         """
 
 
+class ValueLoss(Protocol):
+    """A function of M impressions and one task whose label is a number."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """() mean loss, nats: outputs (M, 3) as of ranking/values.py, labels (M,) of at least 0, weight (M,) not negative, not all 0."""
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """(T,) weighted means."""
     each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")

@@ -28,12 +28,12 @@ class Pairwise(Mixed):
         above, below = logits[positive], logits[~positive]
         of_above, of_below = weight[positive], weight[~positive]
         if len(above) * len(below) > self.pairs:
-            return F.softplus(below[_drawn(of_below, self.pairs)] - above[_drawn(of_above, self.pairs)]).mean()
+            return F.softplus(below[drawn_places(of_below, self.pairs)] - above[drawn_places(of_above, self.pairs)]).mean()
         each = F.softplus(below[None, :] - above[:, None])  # (positives, negatives)
         return (of_above / of_above.sum()) @ each @ (of_below / of_below.sum())
 
 
-def _drawn(weight: Tensor, count: int) -> Tensor:
+def drawn_places(weight: Tensor, count: int) -> Tensor:
     """(count,) int64 places, each as likely as its weight (n,) says."""
     ends = weight.double().cumsum(0)  # torch.multinomial takes at most 2^24 categories
     share = torch.empty(count, dtype=torch.float64).uniform_()
