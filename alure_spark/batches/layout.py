@@ -30,6 +30,7 @@ class Layout:
     last_events: Mapping[str, int] = field(default_factory=dict)  # source -> events that a policy leaves of it
     tasks: tuple[str, ...] = DEFAULT_TASKS
     spaces: Mapping[str, str] = field(default_factory=dict)  # categorical attribute -> the space of its ids, where that is called otherwise
+    integers: tuple[str, ...] = ()  # further arrays of the impressions that no model reads, int64
 
     def under(self, policy: FeaturePolicy) -> Layout:
         """What the policy leaves of it."""
@@ -50,7 +51,7 @@ class Layout:
     def impression_columns(self) -> dict[str, str]:
         """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
         attributes = {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
-        return SHOWN | dict.fromkeys(self.tasks, "flag") | EXAMPLES | attributes
+        return SHOWN | dict.fromkeys(self.tasks, "flag") | EXAMPLES | attributes | dict.fromkeys(self.integers, "integer")
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes of a source that are decoded -> kind."""

@@ -11,6 +11,7 @@ from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
 from .exploration import ExplorationConfig
 from .labels import check_task
+from .online import OnlineConfig
 from .ranking_loss import LossConfig, RepeatConfig
 from .rules import (
     OFF_OR_MORE,
@@ -206,6 +207,7 @@ class RankingConfig(Section, prefix="ranking."):
     serving: Mapping[str, Option] = field(default_factory=dict)
     seed: PositiveInt = 7  # of the first weights, and of the order of users
     exploration: Annotated[ExplorationConfig, Since("2026-11-30")] = field(default_factory=ExplorationConfig)
+    online: Annotated[OnlineConfig, Since("2026-11-30")] = field(default_factory=OnlineConfig)
 
     @property
     def ready_made(self) -> bool:
@@ -285,6 +287,8 @@ class RankingConfig(Section, prefix="ranking."):
         for setting, tasks in (("tasks", self.tasks), ("score", self.score)):
             for task in tasks:
                 require_known(f"ranking.{setting}", task, heads, "task")
+        accounts = ["account_id", "ad_id", *_of_kind(impression_attributes, "categorical")]
+        require_known("ranking.online.account", self.online.account, accounts, "attribute of impressions")
         for name in self.serving:
             require_known("ranking.serving", name, impression_attributes, "attribute of labels.impression_attributes")
         self._check_towers(self.tasks or heads)

@@ -1,0 +1,81 @@
+"""A job that runs whenever a table of the lake has grown, until somebody stops it: Structured Streaming says when.
+
+Where the work stands is the job's own affair: it is run for the moment up to which the table is complete, as it would be by hand. So a
+stream that starts anew has nothing to remember, and begins with the table as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..clock import format_time, parse_minutes
+from ..config import Config, load
+from ..errors import ConfigError
+from .command_line import job_parser
+from .context import Context, open_context
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from .job import Job
+
+Ended = Callable[["DataFrame", Config, int], int]  # (the table's published rows, conf, the answer of before) -> epoch ms
+
+
+def stream_parser(job: Job, setting: str) -> argparse.ArgumentParser:
+    """The options of a job that can follow a stream. setting: what --every sets, in minutes."""
+
+    def minutes(text: str) -> str:
+        try:
+            return f"{setting}={parse_minutes(text, '--every')}"
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser = job_parser(job)
+    parser.add_argument(
+        "--every", dest="set", action="append", type=minutes, metavar="15m", help=f"a step per so much of the log ({setting})"
+    )
+    parser.add_argument("--stream", action="store_true", help="go on with what comes, until stopped")
+    return parser
+
+
+def run_stream(options: argparse.Namespace, job: Job, table: str, ended: Ended) -> None:
+    """Run the job as its table grows, in one MLflow run. ended: up to when the rows are complete."""
+    context = open_context(load(options.conf, options.set))
+    with context.tracker.run(job.name, context.config):
+        Following(context, job, table, ended).wait()
+
+
+class Following:
+    """The stream of a table's commits, each of which runs the job for the moment up to which the table is complete then."""
+
+    def __init__(self, context: Context, job: Job, table: str, ended: Ended) -> None:
+        self.context, self.job, self.table, self.ended = context, job, table, ended
+        self.until_ms, self.failure = 0, list[BaseException]()
+        self.query = context.lake.stream(table).writeStream.foreachBatch(self._on_commits).start()
+
+    def _on_commits(self, rows: DataFrame, number: int) -> None:
+        """rows: not read. They may not be published yet; the job waits for its turn, and reads what is."""
+        try:
+            self.context.lake.refresh()
+            until_ms = self.ended(self.context.lake.read(self.table), self.context.config, self.until_ms)
+            if until_ms > self.until_ms:
+                moment = replace(self.context.config.time, as_of=format_time(until_ms))
+                self.context.config = replace(self.context.config, time=moment)
+                self.job.execute(self.context)
+                self.until_ms = until_ms
+        except BaseException as error:  # Spark would say where in the JVM it was noticed
+            self.failure.append(error)
+            raise
+
+    def wait(self) -> None:
+        """Until somebody stops the stream. Raises what the job raised."""
+        try:
+            self.query.awaitTermination()
+        except Exception as error:
+            raise (self.failure or [error])[0] from None
+        finally:
+            self.query.stop()
