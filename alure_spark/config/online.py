@@ -23,7 +23,8 @@ class OnlineConfig(Section, prefix="ranking.online."):
     # The shortest wait is taken with which the rate of an account strayed from day to day by no more than this share beyond chance.
     most_unrest: PositiveFloat = 0.3
     least_responses: PositiveInt = 20  # in these days; an account with fewer has the shortest wait
-    late_minutes: NonNegativeFloat = 0.0  # an impression that becomes known later than so long after it was shown is left out, and counted
+    # An impression that becomes known later than so long after it was shown is left out, and counted; answers are waited for as long.
+    late_minutes: NonNegativeFloat = 60.0
     report_hours: NonNegativeFloat = 24.0  # a response that becomes known later than so long after it happened is left out, and counted
     # A version is registered when the learnt time passes a multiple of so many hours, if it predicted no worse than the model it began as.
     publish_hours: PositiveInt = 24

@@ -71,8 +71,12 @@ def left_out(run: JobRun, config: Config, moments: Moments, since_ms: int, until
 
 
 def ended_ms(events: DataFrame, config: Config, since_ms: int) -> int:
-    """Up to when windows have ended, epoch ms: the newest event known since then is late_minutes further. since_ms where none is."""
-    online = config.ranking.online
+    """The last border of windows that the newest event has left behind, epoch ms; since_ms where no event was known since then.
+
+    Events have to come in the order in which they became known, as the loads of ingest.batch_days do: what comes later than that for a
+    window is history and matches responses, but makes no sample.
+    """
+    every = config.ranking.online.every_ms
     recent = events.where(F.col("known_date") >= F.to_date(F.timestamp_millis(F.lit(since_ms))))
     known = recent.agg(F.max(F.unix_millis("known_at"))).collect()[0][0]
-    return since_ms if known is None else max(since_ms, (known - online.late_ms) // online.every_ms * online.every_ms)
+    return since_ms if known is None else max(since_ms, known // every * every)

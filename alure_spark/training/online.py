@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..batches.batch import JaggedBatch
-from ..clock import DAY_MS, HOUR_MS, format_time
+from ..clock import DAY_MS, HOUR_MS, format_time, known_before
 from ..config import RankingConfig
 from ..ranking.artifact import RankingArtifact
 from . import online_state
@@ -156,6 +156,7 @@ class OnlineLearner:
 
     def _choose_waits(self, log: LearningLog, midnight: int) -> None:
         before = log.between(midnight - self.lookback_ms, midnight)
+        before = before[known_before(log.known_ms[before], midnight)]
         names, account = np.unique(log.account[before], return_inverse=True)
         found = {}
         for task in self.tasks:
@@ -169,8 +170,9 @@ class OnlineLearner:
             found[task] = dict(zip(names[longer].tolist(), wait_ms[longer].tolist(), strict=True))
         self.state.waits[midnight] = found
         if not self.state.usual:
-            days = len(log.between(midnight - self.online.history_days * DAY_MS, midnight)) / self.online.history_days
-            self.state.usual = max(1.0, days * self.online.every_ms / DAY_MS)
+            history_ms = self.online.history_days * DAY_MS
+            recent = (log.time_ms[before] >= midnight - history_ms).sum()
+            self.state.usual = max(1.0, float(recent) * self.online.every_ms / history_ms)
 
     def _samples(self, log: LearningLog, task: str) -> Samples:
         wait_ms = self.state.waits_of(task, log.time_ms, log.account, self.online.waits_ms[0])
@@ -180,7 +182,7 @@ class OnlineLearner:
     def _predict(self, log: LearningLog, begin: int, end: int) -> None:
         """Remember what both models say of the impressions shown in the window; one that became known later is not judged."""
         places = log.between(begin, end)
-        places = places[log.known_ms[places] < end]
+        places = places[known_before(log.known_ms[places], end)]
         if not len(places):
             return
         part = log.part(places, end)

@@ -91,7 +91,7 @@ def load(path: Path) -> tuple[OnlineState, dict[str, Tensor], dict[str, Any]] | 
         saved = torch.load(path, weights_only=True)
         return OnlineState(**saved["state"]), saved["network"], saved["optimizers"]
     except Exception as error:
-        raise TrainingError(f"what was learnt through the day cannot be read from {path} ({error}): delete it to begin anew") from error
+        raise TrainingError(f"{path}, where learning stood, is damaged ({type(error).__name__}): delete it to begin anew") from error
 
 
 @contextmanager
@@ -100,4 +100,4 @@ def fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, KeyError) as error:
-        raise TrainingError(f"what lies in {path} was learnt by another model ({error}): delete it to begin anew") from error
+        raise TrainingError(f"{path} was written by a model of another shape ({type(error).__name__}): delete it to begin anew") from error
