@@ -12,12 +12,12 @@ import torch
 from alure_spark.clock import DAY_MS, HOUR_MS, format_time, parse_time
 from alure_spark.config import FieldConfig, load
 from alure_spark.errors import ConfigError, TrackingError
-from alure_spark.events.online_rows import ended_ms
-from alure_spark.inference.registered import CHAMPION, ranking_version
+from alure_spark.inference.registered import CHAMPION, ranking_version, register_learnt
 from alure_spark.lake import workspace
+from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import open_context, run_jobs
 from alure_spark.running.stream import Following
-from alure_spark.training import online_state
+from alure_spark.training import online_state, ranking_challenger
 from alure_spark.training.online import BEGAN_AS
 from jobs import build_sequences, ingest_events, learn_ranking, train_ranking
 from tests.conftest import ROOT, overrides
@@ -26,7 +26,7 @@ CONF = ROOT / "conf" / "test.yml"
 BEGIN_MS = parse_time("2025-01-12")
 END_MS = BEGIN_MS + 2 * DAY_MS
 SETTINGS = (
-    "source.options.users=80", "source.options.days=9", "ranking.exploration.features=0", "ranking.epochs=2",
+    "source.options.users=80", "source.options.days=9", "ranking.exploration.features=0", "ranking.epochs=1", "ranking.learning_rate=0.0001",
     "ranking.online.every_minutes=120", "ranking.online.history_days=3", "ranking.online.waits_hours=[0.0,24.0]",
     "labels.conversion_window_hours=48", "ranking.online.least_responses=5", "lake.wait_minutes=2",
     "ranking.online.late_minutes=600", "ranking.online.report_hours=12",
@@ -112,7 +112,7 @@ def streamed(beginning, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     context = copied(beginning, folder)
     for moment_ms in (BEGIN_MS + DAY_MS, END_MS):
-        follow = Following(context, learn_ranking.JOB, "events", ended_ms)
+        follow = Following(context, learn_ranking.JOB, "events", learn_ranking.ended)
         follow.query.processAllAvailable()
         ingested(folder, moment_ms)
         follow.query.processAllAvailable()
@@ -126,6 +126,26 @@ def test_a_stream_gives_the_model_of_the_replay(replayed, streamed):
     assert state.learnt_until_ms > END_MS - 3 * 2 * HOUR_MS, "the windows that the newest event has left behind"
     learnt(streamed, END_MS)
     same(replayed, streamed)
+
+
+def test_a_model_that_learnt_through_the_day_is_gone_on_from_and_gives_way_to_one_that_is_trained_anew(streamed):
+    config, tracker = streamed.config, streamed.tracker
+    state, weights, _ = state_of(streamed)
+    _, base = ranking_version(config, tracker, state.version)
+    network, vocabulary = base.network()
+    network.load_state_dict(weights)
+    own = RankingArtifact.of(network, vocabulary, {**base.facts, "as_of_ms": END_MS, BEGAN_AS: state.base})
+    with tracker.run("register", config):
+        said = register_learnt(config, tracker, own, "champion: by the test")
+    _, champion = ranking_version(config, tracker)
+    assert champion.model_id == own.model_id
+    assert own.model_id in said
+    before = str(state)
+    learnt(streamed, END_MS)
+    assert str(state_of(streamed)[0]) == before, "it goes on from its own state"
+    verdict = ranking_challenger.decide(champion, None, None, config)
+    assert verdict.passed
+    assert "has learnt from the impressions that validate" in verdict.reason
 
 
 def test_to_learn_again_changes_nothing(replayed):

@@ -110,6 +110,14 @@ def register_ranking(config: Config, tracker: Tracker, artifact: RankingArtifact
         return tracker.log_model(config.ranking_name, written, ranking_pyfunc.__name__, artifact.digest, tags, columns)
 
 
+def learnt_until_ms(config: Config, tracker: Tracker) -> int:
+    """Up to when the ranking model that the alias names was trained, whatever time.as_of says. Raises TrackingError where there is none."""
+    now = tracker.alias_tags(config.ranking_name, CHAMPION)
+    if now is None:
+        raise TrackingError(f"MLflow at {tracker.place} has no champion of {config.ranking_name}: run jobs/train_ranking.py first")
+    return _as_of_ms(now[1])
+
+
 def register_learnt(config: Config, tracker: Tracker, artifact: RankingArtifact, reason: str) -> str:
     """A new version of the ranking model that has learnt through the day, as champion; what to say of it. reason: the gate's."""
     tags = {"alure.model_id": artifact.model_id, AS_OF: format_time(artifact.as_of_ms), "alure.gate": reason}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..clock import format_time, parse_minutes
-from ..config import Config, load
+from ..config import load
 from ..errors import ConfigError
 from .command_line import job_parser
 from .context import Context, open_context
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-Ended = Callable[["DataFrame", Config, int], int]  # (the table's published rows, conf, the answer of before) -> epoch ms
+Ended = Callable[[Context, int], int]  # (context, the answer of before, at first 0) -> up to when the table is complete, epoch ms
 
 
 def stream_parser(job: Job, setting: str) -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def stream_parser(job: Job, setting: str) -> argparse.ArgumentParser:
 
 
 def run_stream(options: argparse.Namespace, job: Job, table: str, ended: Ended) -> None:
-    """Run the job as its table grows, in one MLflow run. ended: up to when the rows are complete."""
+    """Run the job as its table grows, in one MLflow run, until somebody stops it."""
     context = open_context(load(options.conf, options.set))
     with context.tracker.run(job.name, context.config):
         Following(context, job, table, ended).wait()
@@ -53,7 +53,7 @@ class Following:
     """The stream of a table's commits, each of which runs the job for the moment up to which the table is complete then."""
 
     def __init__(self, context: Context, job: Job, table: str, ended: Ended) -> None:
-        self.context, self.job, self.table, self.ended = context, job, table, ended
+        self.context, self.job, self.ended = context, job, ended
         self.until_ms, self.failure = 0, list[BaseException]()
         self.query = context.lake.stream(table).writeStream.foreachBatch(self._on_commits).start()
 
@@ -61,7 +61,7 @@ class Following:
         """rows: not read. They may not be published yet; the job waits for its turn, and reads what is."""
         try:
             self.context.lake.refresh()
-            until_ms = self.ended(self.context.lake.read(self.table), self.context.config, self.until_ms)
+            until_ms = self.ended(self.context, self.until_ms)
             if until_ms > self.until_ms:
                 moment = replace(self.context.config.time, as_of=format_time(until_ms))
                 self.context.config = replace(self.context.config, time=moment)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..batches.batch import JaggedBatch
 from ..clock import DAY_MS, HOUR_MS, format_time, known_before
-from ..config import RankingConfig
+from ..config import Config, RankingConfig
 from ..ranking.artifact import RankingArtifact
 from . import online_state
 from .delayed_feedback import Samples, samples, waits
@@ -66,17 +66,20 @@ class OnlineLearner:
         self.optimizers = Optimizers(self.network.parameter_groups(), plan)
 
     @classmethod
-    def at(cls, path: Path, champion: Numbered, read: Callable[[str], Numbered], config: RankingConfig, window_ms: int) -> OnlineLearner:
+    def at(cls, path: Path, champion: Numbered, read: Callable[[str], Numbered], config: Config) -> OnlineLearner:
         """Where an earlier run that wrote `path` stands, if it began as the champion or made it; else at the champion.
 
         read: gives the model of a version. Raises TrainingError where the file is damaged.
         """
         version, model = champion
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
         found = online_state.load(path)
         if found is None or found[0].base not in (model.model_id, model.facts.get(BEGAN_AS)):
-            return cls(model, config, OnlineState.begun(model.model_id, version, model.as_of_ms), window_ms)
+            return cls(model, config.ranking, OnlineState.begun(model.model_id, version, model.as_of_ms), config.labels.window_ms)
         state, weights, optimizers = found
-        learner = cls(model if state.base == model.model_id else read(state.version)[1], config, state, window_ms)
+        base = model if state.base == model.model_id else read(state.version)[1]
+        learner = cls(base, config.ranking, state, config.labels.window_ms)
         with online_state.fitting(path):
             learner.network.load_state_dict(weights)
             learner.optimizers.load_state_dict(optimizers)

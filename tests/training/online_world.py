@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from alure_spark.batches.batch import Impressions, JaggedBatch, SourceTokens, of
 from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.clock import DAY_MS, HOUR_MS, NEVER_MS
-from alure_spark.config import ExpertConfig, OnlineConfig, RankingConfig
+from alure_spark.config import Config, ExpertConfig, OnlineConfig, RankingConfig, build
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training import ranking_model
@@ -37,8 +37,14 @@ SPEC = RankingSpec(
     dropout=0.1,
 )
 VOCABULARY = Vocabulary.from_arrays(np.array(["ad"] * ADS, object), np.arange(1, ADS + 1), np.arange(1, ADS + 1))
-ONLINE = OnlineConfig(every_minutes=60, learning_rate=5e-3, waits_hours=(0.0, 24.0, 48.0), history_days=3, report_hours=46.0, late_minutes=180.0)
+ONLINE = OnlineConfig(
+    every_minutes=60, learning_rate=5e-3, waits_hours=(0.0, 24.0, 48.0), history_days=3, report_hours=46.0, late_minutes=180.0
+)
 CONFIG = RankingConfig(online=ONLINE, epochs=20, patience=5, batch_users=8, learning_rate=0.01)
+
+
+STREAMS = {name: {} for name in ("ad_impression", "ad_click", "conversion")}
+WHOLE = replace(build(Config, {"streams": STREAMS, "labels": {"conversion_window_hours": 24.0}}), ranking=CONFIG)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tests.training.online_world import (
     CONFIG,
     ONLINE,
     TASKS,
+    WHOLE,
     WINDOW_MS,
     base,
     batch_of,
@@ -192,7 +193,7 @@ def test_a_killed_run_goes_on_without_losing_or_doubling_a_sample(log, artifact,
         with pytest.raises(Killed):
             while True:
                 one.advance(read(log, one, END_MS), END_MS, {}, path)
-    again = OnlineLearner.at(path, ("1", artifact), lambda version: ("1", artifact), CONFIG, WINDOW_MS)
+    again = OnlineLearner.at(path, ("1", artifact), lambda version: ("1", artifact), WHOLE)
     again.advance(read(log, again, END_MS), END_MS, {}, path)
     assert same_weights(again, replayed[0])
     assert same_state(again, replayed[0])
@@ -282,7 +283,7 @@ def test_a_version_is_due_once_a_border_of_hours_is_passed(artifact, tmp_path):
 
 
 def at(path, model, begun=None):
-    return OnlineLearner.at(path, ("2", model), lambda version: (version, begun), CONFIG, WINDOW_MS)
+    return OnlineLearner.at(path, ("2", model), lambda version: (version, begun), WHOLE)
 
 
 def test_it_goes_on_from_its_state_while_the_champion_is_its_own_and_begins_anew_as_another(log, artifact, replayed, tmp_path):
