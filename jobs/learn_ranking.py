@@ -15,7 +15,7 @@ from alure_spark.events.moments import Moments, moments_of
 from alure_spark.events.online_rows import ended_ms, left_out, online_rows
 from alure_spark.events.ranking_fields import FIELD_TABLES
 from alure_spark.inference.ranking_rows import require_fields
-from alure_spark.inference.registered import learnt_until_ms, ranking_version, register_learnt
+from alure_spark.inference.registered import learnt_until_ms, publish_learnt, ranking_version
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.running import Context, Job, Report, guarded, run_job, run_stream, stream_parser
 from alure_spark.training import online_report
@@ -36,9 +36,7 @@ def learn(context: Context, run: JobRun) -> Report:
         learner.advance(log, until, left_out(run, config, moments, state.learnt_until_ms, until), path)
     said = learner.said()
     if learner.is_due():
-        verdict = online_report.verdict(state)
-        said += f"; {verdict.reason}"
-        said += register_learnt(config, context.tracker, learner.artifact(), verdict.reason) if verdict.passed else ""
+        said += publish_learnt(config, context.tracker, learner.artifact(), *online_report.verdict(state))
         learner.note_published(path)
     metrics, text = online_report.metrics_and_text(state, tasks, said)
     return Report(metrics, online_report.figures(state, tasks), {"learn_ranking/summary.txt": text})
@@ -54,8 +52,8 @@ JOB = Job("learn_ranking", "what the ranking model has learnt", READS, (), lambd
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = stream_parser(JOB, "ranking.online.every_minutes").parse_args(arguments)
-    guarded(lambda given: run_stream(given, JOB, "events", ended) if given.stream else run_job(given, JOB), options)
+    parser = stream_parser(JOB, "ranking.online.every_minutes")
+    guarded(lambda of: run_stream(of, JOB, "events", ended) if of.stream else run_job(of, JOB), parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

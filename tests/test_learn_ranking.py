@@ -12,7 +12,7 @@ import torch
 from alure_spark.clock import DAY_MS, HOUR_MS, format_time, parse_time
 from alure_spark.config import FieldConfig, load
 from alure_spark.errors import ConfigError, TrackingError
-from alure_spark.inference.registered import CHAMPION, ranking_version, register_learnt
+from alure_spark.inference.registered import CHAMPION, publish_learnt, ranking_version
 from alure_spark.lake import workspace
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import open_context, run_jobs
@@ -26,10 +26,10 @@ CONF = ROOT / "conf" / "test.yml"
 BEGIN_MS = parse_time("2025-01-12")
 END_MS = BEGIN_MS + 2 * DAY_MS
 SETTINGS = (
-    "source.options.users=80", "source.options.days=9", "ranking.exploration.features=0", "ranking.epochs=1", "ranking.learning_rate=0.0001",
+    "source.options.users=80", "source.options.days=9", "labels.conversion_window_hours=48", "lake.wait_minutes=2",
+    "ranking.exploration.features=0", "ranking.epochs=1", "ranking.learning_rate=0.0001",
     "ranking.online.every_minutes=120", "ranking.online.history_days=3", "ranking.online.waits_hours=[0.0,24.0]",
-    "labels.conversion_window_hours=48", "ranking.online.least_responses=5", "lake.wait_minutes=2",
-    "ranking.online.late_minutes=600", "ranking.online.report_hours=12",
+    "ranking.online.least_responses=5", "ranking.online.late_minutes=600", "ranking.online.report_hours=12",
 )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_learnt_through_the_day_is_gone_on_from_and_gives_way_to_on
     network.load_state_dict(weights)
     own = RankingArtifact.of(network, vocabulary, {**base.facts, "as_of_ms": END_MS, BEGAN_AS: state.base})
     with tracker.run("register", config):
-        said = register_learnt(config, tracker, own, "champion: by the test")
+        said = publish_learnt(config, tracker, own, True, "champion: by the test")
     _, champion = ranking_version(config, tracker)
     assert champion.model_id == own.model_id
     assert own.model_id in said

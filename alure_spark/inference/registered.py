@@ -118,11 +118,14 @@ def learnt_until_ms(config: Config, tracker: Tracker) -> int:
     return _as_of_ms(now[1])
 
 
-def register_learnt(config: Config, tracker: Tracker, artifact: RankingArtifact, reason: str) -> str:
-    """A new version of the ranking model that has learnt through the day, as champion; what to say of it. reason: the gate's."""
+def publish_learnt(config: Config, tracker: Tracker, artifact: RankingArtifact, passed: bool, reason: str) -> str:
+    """A ranking model that has learnt through the day becomes champion, as a new version, where it passed the gate; what to say of it."""
+    if not passed:
+        return f"; {reason}"
     tags = {"alure.model_id": artifact.model_id, AS_OF: format_time(artifact.as_of_ms), "alure.gate": reason}
     version = register_ranking(config, tracker, artifact, tags, f"{config.name}-ranking-online.model")
-    return f"; {config.ranking_name} version {version} ({artifact.model_id}){promote(config, tracker, version, config.ranking_name)}"
+    stays = promote(config, tracker, version, config.ranking_name)
+    return f"; {reason}; {config.ranking_name} version {version} ({artifact.model_id}){stays}"
 
 
 def ranking_champion(config: Config, tracker: Tracker) -> RankingArtifact:
