@@ -15,7 +15,7 @@ from alure_spark.events.moments import Moments, moments_of
 from alure_spark.events.online_rows import ended_ms, left_out, online_rows
 from alure_spark.events.ranking_fields import FIELD_TABLES
 from alure_spark.inference.ranking_rows import require_fields
-from alure_spark.inference.registered import learnt_until_ms, publish_learnt, ranking_version
+from alure_spark.inference.registered import publish_learnt, ranking_version
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.running import Context, Job, Report, guarded, run_job, run_stream, stream_parser
 from alure_spark.training import online_report
@@ -24,10 +24,11 @@ from alure_spark.training.online_log import LearningLog
 
 
 def learn(context: Context, run: JobRun) -> Report:
-    config, until, read = context.config, context.config.time.as_of_ms, partial(ranking_version, context.config, context.tracker)
+    config, read = context.config, partial(ranking_version, context.config, context.tracker)
     path = Path(workspace(config.lake)) / f"{config.name}-ranking.online"
     learner = OnlineLearner.at(path, read(), read, config)
     base, state, tasks = learner.base, learner.state, learner.tasks
+    until = ended_ms(run, config, state.learnt_until_ms)
     if learner.has_ended(until):
         moments = Moments.of(config.ranking.online, learner.history_from_ms)
         rows = online_rows(run, config, tasks, moments, learner.since_ms(until), until, base.facts.get("embedding_model_id", ""))
@@ -42,18 +43,13 @@ def learn(context: Context, run: JobRun) -> Report:
     return Report(metrics, online_report.figures(state, tasks), {"learn_ranking/summary.txt": text})
 
 
-def ended(context: Context, before_ms: int) -> int:
-    since_ms = before_ms or learnt_until_ms(context.config, context.tracker)
-    return ended_ms(context.lake.read("events"), context.config, since_ms)
-
-
 READS = ("events", "user_sequences", *FIELD_TABLES)
 JOB = Job("learn_ranking", "what the ranking model has learnt", READS, (), lambda config: as_of_scope(config.time.as_of_ms), learn)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = stream_parser(JOB, "ranking.online.every_minutes")
-    guarded(lambda of: run_stream(of, JOB, "events", ended) if of.stream else run_job(of, JOB), parser.parse_args(arguments))
+    guarded(lambda of: run_stream(of, JOB, "events") if of.stream else run_job(of, JOB), parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from alure_spark.clock import DAY_MS, HOUR_MS, format_time, parse_time
 from alure_spark.config import FieldConfig, load
 from alure_spark.errors import ConfigError, TrackingError
-from alure_spark.inference.registered import CHAMPION, publish_learnt, ranking_version
+from alure_spark.inference.registered import publish_learnt, ranking_version
 from alure_spark.lake import workspace
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import open_context, run_jobs
@@ -87,15 +87,15 @@ def replayed(beginning, tmp_path_factory):
 
 def test_a_replay_learns_every_window_and_registers_what_predicted_no_worse(replayed):
     state, _, _ = state_of(replayed)
-    assert state.learnt_until_ms == END_MS
-    assert state.counts["windows"] == 24
+    assert state.learnt_until_ms == END_MS - 2 * HOUR_MS, "the newest event is in the last window, which may go on"
+    assert state.counts["windows"] == 23
     assert state.counts["samples"] > 300
     sums = state.totals().sum(axis=0)
     assert (sums[:, 0] > 200).all()
     _, champion = ranking_version(replayed.config, replayed.tracker)
     better = (sums[:, 2] / sums[:, 0]).sum() <= (sums[:, 3] / sums[:, 0]).sum()
     assert (BEGAN_AS in champion.facts) == better
-    assert champion.as_of_ms == (END_MS if better else BEGIN_MS)
+    assert champion.as_of_ms == (state.learnt_until_ms if better else BEGIN_MS)
     assert replayed.tracker.metrics["learn_ranking.click.impressions"] == sums[0, 0]
 
 
@@ -112,7 +112,7 @@ def streamed(beginning, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     context = copied(beginning, folder)
     for moment_ms in (BEGIN_MS + DAY_MS, END_MS):
-        follow = Following(context, learn_ranking.JOB, "events", learn_ranking.ended)
+        follow = Following(context, learn_ranking.JOB, "events")
         follow.query.processAllAvailable()
         ingested(folder, moment_ms)
         follow.query.processAllAvailable()
@@ -122,9 +122,6 @@ def streamed(beginning, tmp_path_factory):
 
 
 def test_a_stream_gives_the_model_of_the_replay(replayed, streamed):
-    state, _, _ = state_of(streamed)
-    assert state.learnt_until_ms > END_MS - 3 * 2 * HOUR_MS, "the windows that the newest event has left behind"
-    learnt(streamed, END_MS)
     same(replayed, streamed)
 
 
@@ -154,31 +151,30 @@ def test_to_learn_again_changes_nothing(replayed):
     assert str(state_of(replayed)) == str(before)
 
 
-def test_what_cannot_be_learnt_from_is_one_sentence(replayed, tmp_path):
-    config = replayed.config
-    try:
-        with pytest.raises(ConfigError, match="ranking.exploration.features is 64; allowed: 0 for a model that learns through the day"):
-            exploring = replace(config.ranking, exploration=replace(config.ranking.exploration, features=64))
-            replayed.config = replace(config, ranking=exploring)
-            learnt(replayed, END_MS + DAY_MS)
-        with pytest.raises(ConfigError, match="reads the field 'hour', which ranking.fields lacks"):
-            fields = {name: one for name, one in config.ranking.fields.items() if name != "hour"}
-            replayed.config = replace(config, ranking=replace(config.ranking, fields=fields))
-            learnt(replayed, END_MS + DAY_MS)
-        with pytest.raises(ConfigError, match="reads the field 'hour' by the encoding numeral_systems"):
-            other = dict(config.ranking.fields) | {"hour": FieldConfig("context.hour", "standardized")}
-            replayed.config = replace(config, ranking=replace(config.ranking, fields=other))
-            learnt(replayed, END_MS + DAY_MS)
-    finally:
-        replayed.config = config
+def test_what_cannot_be_learnt_from_is_one_sentence(beginning, replayed, tmp_path):
+    shutil.copytree(replayed.lake.root, tmp_path / "lake")
+    context = context_at(tmp_path, END_MS)
+    with pytest.raises(TrackingError, match="has no champion of alure_user_model_test_ranking: run jobs/train_ranking.py first"):
+        learnt(context, END_MS)
+    shutil.copy(beginning / "mlflow.db", tmp_path)
+    context = context_at(tmp_path, END_MS)
+    ranking = context.config.ranking
+    fields = {name: one for name, one in ranking.fields.items() if name != "hour"}
+    for says, other in (
+        ("ranking.exploration.features is 64; allowed: 0 for a model that learns through the day",
+         replace(ranking, exploration=replace(ranking.exploration, features=64))),
+        ("reads the field 'hour', which ranking.fields lacks", replace(ranking, fields=fields)),
+        ("reads the field 'hour' by the encoding numeral_systems",
+         replace(ranking, fields=fields | {"hour": FieldConfig("context.hour", "standardized")})),
+    ):  # fmt: skip
+        context.config = replace(context.config, ranking=other)
+        with pytest.raises(ConfigError, match=says):
+            learnt(context, END_MS)
     with pytest.raises(ConfigError, match="ranking.online.account names the attribute of impressions 'advertiser'"):
         context_at(tmp_path, END_MS, "ranking.online.account=advertiser")
-    with pytest.raises(TrackingError, match="has no champion of alure_user_model_test_ranking: run jobs/train_ranking.py first"):
-        learnt(context_at(tmp_path, END_MS), END_MS)
-    assert replayed.tracker.alias_tags(config.ranking_name, CHAMPION)
 
 
-@pytest.mark.parametrize("every", ["0m", "-5m", "15", "15s", ""])
+@pytest.mark.parametrize("every", ["0m", "15", "15s", ""])
 def test_the_option_every_is_minutes_or_hours(capsys, every):
     with pytest.raises(SystemExit) as ended:
         learn_ranking.main(["--conf", str(CONF), "--every", every])

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..clock import DAY_MS
-from ..config import Config, LabelConfig
+from ..config import Config, LabelConfig, RankingConfig
 from ..config.rules import require, require_known
 from ..errors import ConfigError
 from ..lake import JobRun
@@ -32,9 +32,10 @@ def online_rows(
 
     Every impression weighs 1: labels.negative_rate, max_impressions and hold_back_immature are for training in one go. embeddings_of: as of
     `training_rows`. Reads the events since the sequences of moments.history_from_ms or since_ms, whichever is earlier, where there are any.
-    Raises ConfigError where the conf does not say when the tasks were answered, or asks for what cannot be learnt step by step.
+    Raises ConfigError on a task that the conf does not declare.
     """
-    _require_learnable(config, tasks)
+    for task in tasks:
+        require_known("the registered ranking model's tasks", task, config.labels.declared, "task")
     since, labels = min(since_ms, moments.history_from_ms) - config.labels.clock_skew_ms, _of_all(config.labels, since_ms, until_ms)
     start = previous_sequences(run.lake, since, config.sequence_digest()).since
     before = None if start is None else (run.read("user_sequences"), start)
@@ -44,8 +45,7 @@ def online_rows(
     return ranking_rows(examples, config.ranking, field_tables(run, embeddings_of), config.embedding.publish_lag_ms)
 
 
-def _require_learnable(config: Config, tasks: Sequence[str]) -> None:
-    ranking = config.ranking
+def _require_steps(ranking: RankingConfig) -> None:
     if ranking.ready_made:
         raise ConfigError(
             "ranking.fields read example.COLUMN: a ready-made table does not say when a response became known, so nothing can be learnt "
@@ -53,8 +53,6 @@ def _require_learnable(config: Config, tasks: Sequence[str]) -> None:
         )
     path, features = "ranking.exploration.features", ranking.exploration.features
     require(not features, path, features, "0 for a model that learns through the day: how unsure it is, is fitted by train_ranking alone")
-    for task in tasks:
-        require_known("the registered ranking model's tasks", task, config.labels.declared, "task")
 
 
 def _of_all(labels: LabelConfig, since_ms: int, until_ms: int) -> LabelConfig:
@@ -70,13 +68,15 @@ def left_out(run: JobRun, config: Config, moments: Moments, since_ms: int, until
     return {row["window"]: row["n"] for row in known.groupBy(window.alias("window")).agg(F.count("*").alias("n")).collect()}
 
 
-def ended_ms(events: DataFrame, config: Config, since_ms: int) -> int:
-    """The last border of windows that the newest event has left behind, epoch ms; since_ms where no event was known since then.
+def ended_ms(run: JobRun, config: Config, since_ms: int) -> int:
+    """Up to when windows can be learnt, epoch ms: to time.as_of, and to the last border that the newest event has left behind.
 
-    Events have to come in the order in which they became known, as the loads of ingest.batch_days do: what comes later than that for a
-    window is history and matches responses, but makes no sample.
+    since_ms where no event was known since then. Events have to come in the order in which they became known, as the loads of
+    ingest.batch_days do: what comes later than that for a window is history and matches responses, but makes no sample. Raises ConfigError
+    where the conf asks for what cannot be learnt step by step.
     """
+    _require_steps(config.ranking)
     every = config.ranking.online.every_ms
-    recent = events.where(F.col("known_date") >= F.to_date(F.timestamp_millis(F.lit(since_ms))))
+    recent = run.read("events").where(F.col("known_date") >= F.to_date(F.timestamp_millis(F.lit(since_ms))))
     known = recent.agg(F.max(F.unix_millis("known_at"))).collect()[0][0]
-    return since_ms if known is None else max(since_ms, known // every * every)
+    return since_ms if known is None else min(config.time.as_of_ms, max(since_ms, known // every * every))

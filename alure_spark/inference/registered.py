@@ -110,14 +110,6 @@ def register_ranking(config: Config, tracker: Tracker, artifact: RankingArtifact
         return tracker.log_model(config.ranking_name, written, ranking_pyfunc.__name__, artifact.digest, tags, columns)
 
 
-def learnt_until_ms(config: Config, tracker: Tracker) -> int:
-    """Up to when the ranking model that the alias names was trained, whatever time.as_of says. Raises TrackingError where there is none."""
-    now = tracker.alias_tags(config.ranking_name, CHAMPION)
-    if now is None:
-        raise TrackingError(f"MLflow at {tracker.place} has no champion of {config.ranking_name}: run jobs/train_ranking.py first")
-    return _as_of_ms(now[1])
-
-
 def publish_learnt(config: Config, tracker: Tracker, artifact: RankingArtifact, passed: bool, reason: str) -> str:
     """A ranking model that has learnt through the day becomes champion, as a new version, where it passed the gate; what to say of it."""
     if not passed:

@@ -1,13 +1,13 @@
 """A job that runs whenever a table of the lake has grown, until somebody stops it: Structured Streaming says when.
 
-Where the work stands is the job's own affair: it is run for the moment up to which the table is complete, as it would be by hand. So a
-stream that starts anew has nothing to remember, and begins with the table as it is.
+Where the work stands is the job's own affair: it is run as it would be by hand. So a stream that starts anew has nothing to remember, and
+begins with the table as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from .job import Job
-
-Ended = Callable[[Context, int], int]  # (context, the answer of before, at first 0) -> up to when the table is complete, epoch ms
 
 
 def stream_parser(job: Job, setting: str) -> argparse.ArgumentParser:
@@ -42,31 +40,26 @@ def stream_parser(job: Job, setting: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_stream(options: argparse.Namespace, job: Job, table: str, ended: Ended) -> None:
+def run_stream(options: argparse.Namespace, job: Job, table: str) -> None:
     """Run the job as its table grows, in one MLflow run, until somebody stops it."""
     context = open_context(load(options.conf, options.set))
     with context.tracker.run(job.name, context.config):
-        Following(context, job, table, ended).wait()
+        Following(context, job, table).wait()
 
 
 class Following:
-    """The stream of a table's commits, each of which runs the job for the moment up to which the table is complete then."""
+    """The stream of a table's commits, which run the job with time.as_of at the clock: once for the rows of now, then as they come."""
 
-    def __init__(self, context: Context, job: Job, table: str, ended: Ended) -> None:
-        self.context, self.job, self.ended = context, job, ended
-        self.until_ms, self.failure = 0, list[BaseException]()
+    def __init__(self, context: Context, job: Job, table: str) -> None:
+        self.context, self.job, self.failure = context, job, list[BaseException]()
         self.query = context.lake.stream(table).writeStream.foreachBatch(self._on_commits).start()
 
     def _on_commits(self, rows: DataFrame, number: int) -> None:
-        """rows: not read. They may not be published yet; the job waits for its turn, and reads what is."""
+        """rows: not read, for they may not be published yet; the job waits for its turn, and reads what is."""
+        now = replace(self.context.config.time, as_of=format_time(time.time_ns() // 1_000_000))
+        self.context.config = replace(self.context.config, time=now)
         try:
-            self.context.lake.refresh()
-            until_ms = self.ended(self.context, self.until_ms)
-            if until_ms > self.until_ms:
-                moment = replace(self.context.config.time, as_of=format_time(until_ms))
-                self.context.config = replace(self.context.config, time=moment)
-                self.job.execute(self.context)
-                self.until_ms = until_ms
+            self.job.execute(self.context)
         except BaseException as error:  # Spark would say where in the JVM it was noticed
             self.failure.append(error)
             raise

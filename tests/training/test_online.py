@@ -106,7 +106,7 @@ def test_every_window_is_made_of_the_samples_that_go_out_in_it(log, artifact):
             for event, row in made.items():
                 np.testing.assert_array_equal(row, expected.get(event, np.zeros((2, len(TASKS)))))
         windows += 1
-    assert windows == 96
+    assert windows == one.state.counts["windows"] == 96
 
 
 def test_in_the_end_each_impression_counts_once_as_what_it_was(log, artifact, replayed):
