@@ -172,11 +172,3 @@ def test_what_cannot_be_learnt_from_is_one_sentence(beginning, replayed, tmp_pat
             learnt(context, END_MS)
     with pytest.raises(ConfigError, match="ranking.online.account names the attribute of impressions 'advertiser'"):
         context_at(tmp_path, END_MS, "ranking.online.account=advertiser")
-
-
-@pytest.mark.parametrize("every", ["0m", "15", "15s", ""])
-def test_the_option_every_is_minutes_or_hours(capsys, every):
-    with pytest.raises(SystemExit) as ended:
-        learn_ranking.main(["--conf", str(CONF), "--every", every])
-    assert ended.value.code == 2
-    assert "allowed: minutes or hours above 0, e.g. 15m or 1h" in capsys.readouterr().err

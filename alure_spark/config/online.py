@@ -14,7 +14,7 @@ from .section import Section
 class OnlineConfig(Section, prefix="ranking.online."):
     """What jobs/learn_ranking.py does (Pan et al., section 6.3). It learns by cross entropy, whatever ranking.loss says."""
 
-    every_minutes: PositiveInt = 15  # of the log per step; a divisor of a day
+    every_minutes: PositiveInt = 15  # how much of the log a step learns; a day is a whole number of them
     learning_rate: PositiveFloat = 1e-3  # of Adam; rows of tables learn faster by ranking.table_learning_rate_share
     # Whose responses are looked at to tell how long they are waited for: account_id, ad_id, or a categorical attribute of impressions.
     account: str = "account_id"
