@@ -121,10 +121,12 @@ def streamed(beginning, tmp_path_factory):
     return context
 
 
+@pytest.mark.slow
 def test_a_stream_gives_the_model_of_the_replay(replayed, streamed):
     same(replayed, streamed)
 
 
+@pytest.mark.slow
 def test_a_model_that_learnt_through_the_day_is_gone_on_from_and_gives_way_to_one_that_is_trained_anew(streamed):
     config, tracker = streamed.config, streamed.tracker
     state, weights, _ = state_of(streamed)
