@@ -13,8 +13,9 @@ from its last state all give the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +45,8 @@ class Learnt:
     begin_ms: int
     end_ms: int
     event: np.ndarray  # (m,) int64
-    weight: np.ndarray  # (m, tasks) float64: 1 for a sample, -1 for one that is taken back
-    positive: np.ndarray  # (m, tasks) float64: the same, times the label
+    weight: np.ndarray  # (m, tasks) float64: 1 where it goes out, 0 where its sample is taken back and given anew
+    positive: np.ndarray  # (m, tasks) float64: samples with a response; 1 for such a correction, too
 
 
 class OnlineLearner:
@@ -144,8 +145,7 @@ class OnlineLearner:
             fed = fed or {task: self._samples(log, task) for task in self.tasks}
             self._predict(log, begin, end)
             learnt = self._step(log, {task: its.between(begin, end) for task, its in fed.items()}, begin, end)
-            window = begin // self.online.every_ms * self.online.every_ms
-            self.state.count(windows=1, left_out=(left_out or {}).get(window, 0))
+            self.state.count(windows=1, left_out=(left_out or {}).get(self._window(begin), 0))
             self.state.learnt_until_ms = end
             self.state.forget(end - self.horizon_ms)
             yield learnt
@@ -155,20 +155,22 @@ class OnlineLearner:
 
     def _end(self) -> int:
         """Windows end at multiples of their length, wherever the first one begins."""
-        return (self.state.learnt_until_ms // self.online.every_ms + 1) * self.online.every_ms
+        return int(self._window(self.state.learnt_until_ms)) + self.online.every_ms
+
+    def _window(self, moment_ms: Any) -> Any:
+        """How the window of a moment is called, epoch ms; works on arrays too."""
+        return moment_ms // self.online.every_ms * self.online.every_ms
 
     def _choose_waits(self, log: LearningLog, midnight: int) -> None:
+        """Those of the impressions shown from this midnight on, and at the first one how many impressions a window has."""
         before = log.between(midnight - self.lookback_ms, midnight)
         before = before[known_before(log.known_ms[before], midnight)]
         names, account = np.unique(log.account[before], return_inverse=True)
         found = {}
         for task in self.tasks:
-            shown = log.shown(task, before)
-            numbered = type(shown)(shown.time_ms, account, shown.known_ms, shown.logged_ms)
-            online = self.online
-            wait_ms = waits(
-                numbered, len(names), midnight, online.waits_ms, online.history_days, DAY_MS, online.most_unrest, online.least_responses
-            )
+            shown, online = replace(log.shown(task, before), account=account), self.online
+            settings = (online.waits_ms, online.history_days, DAY_MS, online.most_unrest, online.least_responses)
+            wait_ms = waits(shown, len(names), midnight, *settings)
             longer = wait_ms > online.waits_ms[0]
             found[task] = dict(zip(names[longer].tolist(), wait_ms[longer].tolist(), strict=True))
         self.state.waits[midnight] = found
@@ -191,8 +193,7 @@ class OnlineLearner:
         part = log.part(places, end)
         order = np.argsort(log.event[places], kind="stable")
         learning, frozen = (network.calibrated(network(part))[order] for network in (self.network.eval(), self.frozen.eval()))
-        window = begin // self.online.every_ms * self.online.every_ms
-        self.state.predicted[window] = (torch.from_numpy(log.event[places][order]), learning, frozen)
+        self.state.predicted[self._window(begin)] = (torch.from_numpy(log.event[places][order]), learning, frozen)
 
     def _step(self, log: LearningLog, fed: Mapping[str, Samples], begin: int, end: int) -> Learnt:
         """One step on the samples of the window, by task; without one nothing moves."""
@@ -205,13 +206,13 @@ class OnlineLearner:
             self.state.count(samples=its.weight.sum(), positives=(its.weight * its.label).sum(), taken_back=(its.weight < 0).sum())
         if len(places):
             losses = self._losses(log.part(places, end), torch.from_numpy(weight).float(), torch.from_numpy(positive).float(), begin)
-            self.optimizers.step(losses, f"the window from {begin} ms")
+            self.optimizers.step(losses, f"the window from {format_time(begin)}")
             self._judge(log, places, weight, positive)
         return Learnt(begin, end, log.event[places], weight, positive)
 
     def _losses(self, part: JaggedBatch, weight: Tensor, positive: Tensor, begin: int) -> dict[str, Tensor]:
         """Task -> () cross entropy of the samples (m, tasks), over the usual number of them. What dropout draws is of seed and window."""
-        own = np.random.SeedSequence([self.config.seed, begin]).generate_state(1)[0]
+        own = np.random.SeedSequence([self.config.seed, begin % 2**63]).generate_state(1)[0]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(own))
             logits = self.network.calibrated(self.network.train()(part))
@@ -220,17 +221,18 @@ class OnlineLearner:
 
     def _judge(self, log: LearningLog, places: np.ndarray, weight: np.ndarray, positive: np.ndarray) -> None:
         """Add the samples to what is known of both models' predictions, by the window in which their impressions were shown."""
-        windows = log.time_ms[places] // self.online.every_ms * self.online.every_ms
+        windows = self._window(log.time_ms[places])
         for window in np.unique(windows).tolist():
             if window not in self.state.predicted:  # shown before it began, or known too late to be predicted
                 continue
             event, *said = self.state.predicted[window]
             mine = np.flatnonzero(windows == window)
-            row = torch.searchsorted(event, torch.from_numpy(log.event[places[mine]]))
-            there = (event[row.clamp(max=len(event) - 1)] == torch.from_numpy(log.event[places[mine]])).numpy()
-            row, its, hers = row[there], torch.from_numpy(weight[mine[there]]), torch.from_numpy(positive[mine[there]])
-            nats = [cross_entropy(logits[row].double(), its, hers).sum(dim=0) for logits in said]
-            sums = torch.stack([its.sum(dim=0), hers.sum(dim=0), *nats], dim=1)
+            wanted = torch.from_numpy(log.event[places[mine]])
+            row = torch.searchsorted(event, wanted).clamp(max=len(event) - 1)
+            there = event[row] == wanted
+            count, answered = (torch.from_numpy(its[mine])[there] for its in (weight, positive))
+            nats = [cross_entropy(logits[row[there]].double(), count, answered).sum(dim=0) for logits in said]
+            sums = torch.stack([count.sum(dim=0), answered.sum(dim=0), *nats], dim=1)
             self.state.judged[window] = self.state.judged.get(window, torch.zeros_like(sums)) + sums
 
 
