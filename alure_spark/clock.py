@@ -17,6 +17,7 @@ HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 YEAR_MS = 365.2425 * DAY_MS
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what datetime and TIMESTAMP hold
+NEVER_MS = 2**63 - 1  # when something becomes known that never does
 EARLIEST_MS = -62_104_060_800_000  # 0002-01-01: where "so many days before as_of" would begin earlier, it begins here
 FIRST_AS_OF_MS, LAST_AS_OF_MS = -17_987_443_200_000, 190_288_396_800_000  # years 1400 to 8000
 LONGEST_DAYS = 500_000  # of a duration: from any as_of it reaches a time that a TIMESTAMP can hold
@@ -39,6 +40,14 @@ def parse_time(text: str, path: str = "time") -> int:
     if not FIRST_MS <= epoch_ms <= LAST_MS:  # the offset takes it out of the calendar
         raise ConfigError(f"{path} is {shown(text)}; allowed: a time in the years 1 to 9999 of UTC")
     return epoch_ms
+
+
+def parse_minutes(text: str, path: str) -> int:
+    """Minutes of a duration such as 15m or 1h. Raises ConfigError."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in ("m", "h") or not number.isdigit() or not int(number):
+        raise ConfigError(f"{path} is {shown(text)}; allowed: minutes or hours above 0, e.g. 15m or 1h")
+    return int(number) * (60 if unit == "h" else 1)
 
 
 def format_time(epoch_ms: int) -> str:

@@ -180,21 +180,21 @@ def batch(one: World, impressions: np.ndarray, label: np.ndarray, weight: np.nda
     return JaggedBatch("all", ("",), nobody, nobody, {}, shown)
 
 
-def learnt(one: World, feed: Feed, rate: float, seed: int) -> np.ndarray:
-    """(n,) float64: what the model says of each impression, before the hour in which it is shown."""
+def learnt(one: World, feed: Feed, rate: float, seed: int, window_ms: int = HOUR_MS) -> np.ndarray:
+    """(n,) float64: what the model says of each impression, before the window in which it is shown."""
     network: RankingNetwork = drawn_network(spec(), seed)
     network.start_at({"response": 0.1})
     optimizers = Optimizers(network.parameter_groups(), Plan(1, rate, seed, learning_rate_shares={"tables": 1.0}, clip_norm=10.0))
     said, nothing = np.zeros(len(one.truth)), np.zeros(0)
-    hours = np.arange(0, one.shown.time_ms[-1] + HOUR_MS, HOUR_MS)
-    places = np.searchsorted(one.shown.time_ms, [*hours, hours[-1] + HOUR_MS])
-    usual = len(one.truth) / len(hours)  # samples of an hour, to which the loss is a mean
-    for hour, first, last in zip(hours.tolist(), places[:-1], places[1:], strict=True):
+    windows = np.arange(0, one.shown.time_ms[-1] + window_ms, window_ms)
+    places = np.searchsorted(one.shown.time_ms, [*windows, windows[-1] + window_ms])
+    usual = len(one.truth) / len(windows)  # samples of a window, to which the loss is a mean
+    for begin, first, last in zip(windows.tolist(), places[:-1], places[1:], strict=True):
         now = np.arange(first, last)
         with torch.no_grad():
             blank = np.zeros(len(now))
             said[now] = torch.sigmoid(network(batch(one, now, blank, blank))).double().numpy()[:, 0] if len(now) else nothing
-        fed = feed.fed.between(hour, hour + HOUR_MS)
+        fed = feed.fed.between(begin, begin + window_ms)
         if len(fed.label):
             logits = network(batch(one, fed.impression, fed.label, fed.weight))[:, 0]
             loss = feed.loss(logits, torch.from_numpy(fed.label).float(), torch.from_numpy(fed.weight).float()) / usual

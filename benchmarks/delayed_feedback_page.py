@@ -32,3 +32,21 @@ def _beside(row: dict[str, Any], name: str, by: float) -> str:
         return f"**{text}**"
     more, low, high = (row[f"{name}_{part}"] * by for part in ("more", "low", "high"))
     return f"{text} ({more:+.3f}: {low:+.3f} to {high:+.3f})"
+
+
+def delayed_returns_text(result: dict[str, Any]) -> str:
+    """One row per way of feeding, on real returns and in their null twin."""
+    size = result["size"]
+    within = f"half of these within {size['delay_median_days']:.1f} days, nine in ten within {size['delay_90_days']:.0f}"
+    lines = [f"{size['purchases']:,} purchases, {size['returned']:,} of them returned: {within}.", ""]
+    for null, heading in ((False, "Returns as they came"), (True, "Null twin: delays drawn anew")):
+        lines += [
+            f"**{heading}**", "", "| fed | days waited, mean | normalized entropy | expected / observed returns | learning rate |",
+            "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in result["rows"]:
+            if row["null"] == null:
+                cells = [row["feed"], f"{row['wait_days']:.1f}", _beside(row, "ne", 1), f"{row['calibration']:.3f}", f"{row['rate']:g}"]
+                lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines[:-1])

@@ -24,7 +24,7 @@ from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
 from benchmarks import ranking_losses_page
 from benchmarks.contract import RESULTS, machine, versions
-from benchmarks.delayed_feedback_page import delayed_feedback_text
+from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
 from benchmarks.ranking_tasks_page import PICTURE, entanglement_picture, ranking_task_quality_text, ranking_tasks_text
 from benchmarks.ranking_values_page import ranking_value_quality_text, ranking_values_text
@@ -742,6 +742,7 @@ PLACES = (
     _place("parts", "parts", parts_text),
     _place("ranking_parts", "ranking_parts", ranking_parts_text),
     _place("delayed_feedback", "delayed_feedback", delayed_feedback_text),
+    _place("delayed_feedback", "delayed_returns", delayed_returns_text),
     _place("ranking_tasks", "ranking_tasks", ranking_tasks_text),
     _place("ranking_tasks", "ranking_task_quality", ranking_task_quality_text),
     _place("ranking_values", "ranking_values", ranking_values_text),

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..clock import known_before
+
 T = TypeVar("T")
 
 
@@ -63,6 +65,7 @@ class Impressions:
     words: Mapping[str, Tensor] = field(default_factory=dict)  # text of the impression -> (M, words) int64, as of SourceTokens
     vectors: Mapping[str, Tensor] = field(default_factory=dict)  # embedding of the impression -> (M, its dimension) float32, or NaN
     factors: Mapping[str, Tensor] = field(default_factory=dict)  # task -> (M,) float32 by which its loss multiplies the weight
+    integers: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (M,) int64 that no model reads: identities, moments
 
     def users(self) -> Tensor:
         """(M,) int64: to whom it was shown."""
@@ -101,6 +104,17 @@ class JaggedBatch:
     def tokens(self) -> int:
         """Tokens over all sources."""
         return sum(len(source.known_at_ms) for source in self.sources.values())
+
+
+def known_until(batch: JaggedBatch, moment_ms: int) -> JaggedBatch:
+    """The batch without the tokens that were not known before the moment."""
+
+    def cut(source: SourceTokens) -> SourceTokens:
+        kept = known_before(source.known_at_ms, moment_ms)
+        lengths = torch.bincount(source.users()[kept], minlength=len(source.offsets) - 1)
+        return replace(_map_tensors(source, lambda tensor: tensor[kept]), offsets=offsets_of(lengths))
+
+    return replace(batch, sources={name: cut(source) for name, source in batch.sources.items()})
 
 
 def select_users(batch: JaggedBatch, users: Tensor) -> JaggedBatch:

@@ -127,6 +127,7 @@ def _impressions(columns: Mapping[str, Jagged], layout: Layout, vocabulary: Voca
         validation=_tensor(split == "validation" if split.dtype == object else split, np.bool_),
         words=words,
         vectors=vectors,
+        integers={name: _tensor(part[name].values, np.int64) for name in layout.integers},
     )
 
 

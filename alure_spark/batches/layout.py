@@ -31,6 +31,7 @@ class Layout:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     spaces: Mapping[str, str] = field(default_factory=dict)  # categorical attribute -> the space of its ids, where that is called otherwise
     values: tuple[str, ...] = ()  # of the tasks: those whose label is a number
+    integers: tuple[str, ...] = ()  # further arrays of the impressions that no model reads, int64
 
     def under(self, policy: FeaturePolicy) -> Layout:
         """What the policy leaves of it."""
@@ -51,7 +52,8 @@ class Layout:
     def impression_columns(self) -> dict[str, str]:
         """Array columns of the impressions -> kind; a flag is 0 or 1, a weight a number that is never missing."""
         attributes = {f"impression__{name}": kind for name, kind in self._decoded(self.impression_attributes).items()}
-        return SHOWN | {task: "weight" if task in self.values else "flag" for task in self.tasks} | EXAMPLES | attributes
+        labels = {task: "weight" if task in self.values else "flag" for task in self.tasks}
+        return SHOWN | labels | EXAMPLES | attributes | dict.fromkeys(self.integers, "integer")
 
     def attributes(self, source: str) -> dict[str, str]:
         """The attributes of a source that are decoded -> kind."""

@@ -15,6 +15,7 @@ from .labels import DEFAULT_TASKS, LabelConfig, TaskConfig
 from .lake import LakeConfig
 from .model import ROTARY_PAIRS, ModelConfig
 from .names import one_spelling
+from .online import OnlineConfig
 from .policies import EVERYBODY, ExperimentConfig, FeaturePolicy
 from .ranking import DECAYED, KIND_OF, OF_SAME, TRANSFERRED, ExpertConfig, FieldConfig, RankingConfig, SequenceConfig
 from .ranking_loss import LossConfig, RepeatConfig
@@ -39,7 +40,7 @@ __all__ = [
     "ROTARY_PAIRS", "THOMPSON", "TRANSFERRED",
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
     "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
-    "LossConfig", "ModelConfig", "ObjectiveConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
+    "LossConfig", "ModelConfig", "ObjectiveConfig", "OnlineConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
     "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig",
     "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UsersConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",

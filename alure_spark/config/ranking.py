@@ -11,6 +11,7 @@ from ..errors import ConfigError, shown
 from ..tables import IMPRESSION_EXAMPLES
 from .exploration import ExplorationConfig
 from .labels import check_task
+from .online import OnlineConfig
 from .ranking_loss import LossConfig, RepeatConfig
 from .rules import (
     OFF_OR_MORE,
@@ -216,6 +217,7 @@ class RankingConfig(Section, prefix="ranking."):
     serving: Mapping[str, Option] = field(default_factory=dict)
     seed: PositiveInt = 7  # of the first weights, and of the order of users
     exploration: Annotated[ExplorationConfig, Since("2026-11-30")] = field(default_factory=ExplorationConfig)
+    online: Annotated[OnlineConfig, Since("2026-11-30")] = field(default_factory=OnlineConfig)
 
     @property
     def ready_made(self) -> bool:
@@ -299,6 +301,8 @@ class RankingConfig(Section, prefix="ranking."):
             require_known(f"{path}.category", sequence.category, _of_kind(attributes[sequence.source], "categorical"))
         for task in self.tasks:
             require_known("ranking.tasks", task, [*heads, *sums], "task")
+        accounts = ["account_id", "ad_id", *_of_kind(impression_attributes, "categorical")]
+        require_known("ranking.online.account", self.online.account, accounts, "attribute of impressions")
         for name in self.serving:
             require_known("ranking.serving", name, impression_attributes, "attribute of labels.impression_attributes")
         self._check_tasks(self.tasks or heads, [task for task in self.tasks if task in sums])

@@ -13,6 +13,7 @@ from ..attribution import answers, given, matched, number
 from ..clock import known_before
 from ..config import EVERYBODY, LabelConfig, StreamConfig, TaskConfig
 from .clean import id_hash
+from .moments import Moments, moments_of
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
@@ -32,6 +33,7 @@ def training_examples(
     segments: DataFrame | None = None,
     responses: DataFrame | None = None,
     known: bool = False,
+    moments: Moments | None = None,
 ) -> DataFrame:
     """One row per user with an event known before as_of, shaped as TRAINING_EXAMPLES; a user never shown an ad has no impressions.
 
@@ -53,6 +55,8 @@ def training_examples(
     With labels.clock_skew_seconds, a response that is known before the impression it belongs to is known from that impression on.
     `previous` then has to end so much before those days. `responses`: `matched_responses` of events and labels, where there already.
     known: with the array `shown_known_at_ms`, when each impression became known.
+
+    With `moments`, the rows have the arrays of `moments_of` too.
     """
     border = as_of_ms - labels.validation_ms
     first_ms = labels.first_ms(as_of_ms)
@@ -66,8 +70,8 @@ def training_examples(
     whole = histories(events, streams, as_of_ms, since, grouping)
     if previous:
         whole = continued(whole, previous[0], streams, previous[1])
-    impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms, responses)
-    further = [*(f"impression__{name}" for name in attributes), *([SHOWN_KNOWN] if known else [])]
+    impressions = labelled_impressions(events, labels, as_of_ms, attributes, first_ms, responses, moments, known)
+    further = [*(f"impression__{name}" for name in attributes), *(moments_of(labels.declared) if moments else ()), *([SHOWN_KNOWN] * known)]
     if first_ms is not None:
         newest = F.greatest(*(F.try_element_at(F.col(f"{name}__known_at_ms"), F.lit(-1)) for name in streams), F.lit(0))
         whole = whole.where(~known_before(newest, F.lit(first_ms)))
@@ -83,7 +87,7 @@ def training_examples(
     kind = per_user.schema["_shown"].dataType
     joined = joined.withColumn("_shown", F.coalesce("_shown", F.array().cast(kind)))
     joined = joined.withColumn("segment", F.lit(EVERYBODY)) if segments is None else _by_segment(joined, segments, as_of_ms)
-    first = F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
+    first = F.lit(moments.history_from_ms) if moments else F.coalesce(F.get("_shown", 0)["time_ms"], F.lit(as_of_ms))
     joined = joined.withColumns({f"_{name}": first_kept(name, stream, first - skew_ms) for name, stream in streams.items()})
     arrays = [(name, f"{name}__{field}") for name, stream in streams.items() for field in fields_of(stream)]
     cut = {column: F.slice(column, F.col(f"_{name}"), F.greatest(F.size(column), F.lit(1))) for name, column in arrays}
@@ -128,6 +132,8 @@ def labelled_impressions(
     attributes: Mapping[str, str] = {},
     first_ms: int | None = None,
     responses: DataFrame | None = None,
+    moments: Moments | None = None,
+    known: bool = False,
 ) -> DataFrame:
     """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id.
 
@@ -138,9 +144,12 @@ def labelled_impressions(
 
     A response belongs to at most one impression, see attribution.py. It counts when it happened within the window (both ends
     included) and was known before as_of. With labels.clock_skew_seconds, `early` lists the responses known before their impression:
-    source, known_at_ms, event_time_ms, item_id, and from_ms, the time of the impression.
+    source, known_at_ms, event_time_ms, item_id, and from_ms, the time of the impression. With `moments`, the arrays' values of
+    `moments_of`; what it leaves out is not there. With `known`, SHOWN_KNOWN.
     """
-    shown = shown_impressions(events, labels, as_of_ms, attributes, first_ms)
+    events = events.where(~moments.too_late(labels)) if moments else events
+    also = [*([moments.known()] if moments else []), *([F.unix_millis("known_at").alias(SHOWN_KNOWN)] if known else [])]
+    shown = shown_impressions(events, labels, as_of_ms, attributes, first_ms, also)
     if responses is None:
         responses = matched_responses(events, labels, as_of_ms, first_ms)
     skew_ms = labels.clock_skew_ms
@@ -151,8 +160,10 @@ def labelled_impressions(
             F.col("time_ms").alias("from_ms"),
         )  # fmt: skip
         answered.append(F.collect_list(F.when(F.col("known_at_ms") < F.col("time_ms"), early)).alias("early"))
+    answered += moments.answered(labels) if moments else []
     per_impression = responses.where("event_hash IS NOT NULL").groupBy("user_id", "event_hash").agg(*answered)
     joined = shown.join(per_impression, ["user_id", "event_hash"], "left")
+    joined = moments.completed(joined, labels) if moments else joined
     return joined.withColumns({name: F.coalesce(name, F.lit(0.0 if task.sum else 0)) for name, task in labels.declared.items()})
 
 
@@ -165,21 +176,25 @@ def _label(task: TaskConfig, counts: Column) -> Column:
 
 
 def shown_impressions(
-    events: DataFrame, labels: LabelConfig, as_of_ms: int, attributes: Mapping[str, str] = {}, first_ms: int | None = None
+    events: DataFrame,
+    labels: LabelConfig,
+    as_of_ms: int,
+    attributes: Mapping[str, str] = {},
+    first_ms: int | None = None,
+    also: Sequence[Column] = (),
 ) -> DataFrame:
     """One row per impression known before as_of: user_id, event_hash, impression_id, time_ms, ad_id, account_id.
 
-    And `impression__<name>` for each of `attributes` (name -> kind). impression_id is the event's id where the log has none. With
-    first_ms, impressions that happened before it are left out, and events known before it not read.
+    And `impression__<name>` for each of `attributes` (name -> kind), and the columns `also` of events. impression_id is the event's id
+    where the log has none. With first_ms, impressions that happened before it are left out, and events known before it not read.
     """
     known = known_events(events, as_of_ms, first_ms).where(F.col("source") == labels.impression_source)
     if first_ms is not None:
         known = known.where(F.unix_millis("event_time") >= first_ms)
     return known.select(
-        "user_id", "event_hash", F.unix_millis("known_at").alias(SHOWN_KNOWN),
-        F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
+        "user_id", "event_hash", F.coalesce(given("impression_id"), "event_id").alias("impression_id"),
         F.unix_millis("event_time").alias("time_ms"), F.col("item_hash").alias("ad_id"), id_hash(F.col("account_id")).alias("account_id"),
-        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()),
+        *(attribute(name, kind).alias(f"impression__{name}") for name, kind in attributes.items()), *also,
     )  # fmt: skip
 
 

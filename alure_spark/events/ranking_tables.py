@@ -32,7 +32,7 @@ def training_rows(run: JobRun, config: Config, embeddings_of: str = "") -> DataF
     if ranking.ready_made:
         return example_rows(run.read("impression_examples"), ranking, as_of, config.labels.validation_ms)
     examples = run.read("training_examples").where(as_of_scope(as_of))
-    return ranking_rows(examples, ranking, _tables(run, embeddings_of), config.embedding.publish_lag_ms)
+    return ranking_rows(examples, ranking, field_tables(run, embeddings_of), config.embedding.publish_lag_ms)
 
 
 def embedding_model(run: JobRun, config: Config) -> str:
@@ -56,7 +56,7 @@ def candidates_to_score(run: JobRun, config: Config, embeddings_of: str = "") ->
     """`candidate_rows` of as_of. Raises DataError where there are no embeddings of the model that the ranking model was trained on."""
     as_of = config.time.as_of_ms
     sequences = select_features(latest_rows(run.read("user_sequences"), as_of), config.policed_streams, as_of)
-    tables = _tables(run, embeddings_of)
+    tables = field_tables(run, embeddings_of)
     if _tables_of_models(config) and (now := embedding_model(run, config)) != embeddings_of:
         raise DataError(
             f"the ranking model was trained on embeddings of {embeddings_of or 'no model'}, but the newest are of {now or 'none'}: "
@@ -76,7 +76,8 @@ def _tables_of_models(config: Config) -> list[str]:
     return [name for name, reads in OF_MODELS.items() if read & set(reads)]
 
 
-def _tables(run: JobRun, embeddings_of: str) -> FieldTables:
+def field_tables(run: JobRun, embeddings_of: str) -> FieldTables:
+    """What fields read beside the rows; of user embeddings those of one model, `embedding_model`."""
     tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
     model_id, _, layer = embeddings_of.partition("/")
     mine: dict[str, DataFrame | None] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..clock import parse_time
+from ..clock import format_time, parse_time
 from ..config import Config
 from ..errors import TrackingError
 from ..lake import make_private, scratch_folder, workspace
@@ -116,12 +116,29 @@ def register_ranking(config: Config, tracker: Tracker, artifact: RankingArtifact
         return tracker.log_model(config.ranking_name, written, ranking_pyfunc.__name__, artifact.digest, tags, columns)
 
 
+def publish_learnt(config: Config, tracker: Tracker, artifact: RankingArtifact, passed: bool, reason: str) -> str:
+    """A ranking model that has learnt through the day becomes champion, as a new version, where it passed the gate; what to say of it."""
+    if not passed:
+        return f"; {reason}"
+    tags = {"alure.model_id": artifact.model_id, AS_OF: format_time(artifact.as_of_ms), "alure.gate": reason}
+    version = register_ranking(config, tracker, artifact, tags, f"{config.name}-ranking-online.model")
+    stays = promote(config, tracker, version, config.ranking_name)
+    return f"; {reason}; {config.ranking_name} version {version} ({artifact.model_id}){stays}"
+
+
 def ranking_champion(config: Config, tracker: Tracker) -> RankingArtifact:
     """The ranking model of time.as_of, its digest checked. Raises TrackingError where there is none."""
-    version = champion_at(config, tracker, config.ranking_name)
-    if version is None:
-        raise TrackingError(f"MLflow at {tracker.place} has no champion of {config.ranking_name}: run jobs/train_ranking.py first")
-    return RankingArtifact.read(version.folder, version.digest)
+    return ranking_version(config, tracker)[1]
+
+
+def ranking_version(config: Config, tracker: Tracker, version: str = "") -> tuple[str, RankingArtifact]:
+    """Number and ranking model of a version, by default of the champion of time.as_of. Raises TrackingError where there is none."""
+    name = config.ranking_name
+    found = tracker.find_model(name, version) if version else champion_at(config, tracker, name)
+    if found is None:
+        what = f"version {version}" if version else "champion"
+        raise TrackingError(f"MLflow at {tracker.place} has no {what} of {name}: run jobs/train_ranking.py first")
+    return found.version, RankingArtifact.read(found.folder, found.digest)
 
 
 def register_quantizer(config: Config, tracker: Tracker, attribute: str, model: semantic_ids.SemanticIds) -> tuple[str, str]:

@@ -107,6 +107,15 @@ class Lake(Store):
         with self.reading(name):
             return completed(self._load(name, version), table(name))
 
+    def stream(self, name: str) -> DataFrame:
+        """The table as a stream: its rows of now, then those of each commit, published or not; what replaces rows comes as new rows.
+
+        Whoever is woken by it reads what is published. Raises LakeError where the table is not published.
+        """
+        self.require_version(name)
+        reader = self.spark.readStream.format("delta").option("ignoreChanges", "true")
+        return reader.load(f"{self.root}/{name}") if self.is_folder else reader.table(self.location(name))
+
     def runs(self, *more: Column) -> DataFrame:
         """The `runs` table as it is now; more: what else of its rows is asked for."""
         self.is_ours(RUNS.name, again=False)

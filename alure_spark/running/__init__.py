@@ -13,9 +13,10 @@ from .context import Context, open_context, run_jobs
 from .job import Job
 from .notebook import parameter
 from .report import Report
+from .stream import run_stream, stream_parser
 from .terminal import guarded, say
 
 __all__ = [
     "Context", "Job", "Report", "argument_parser", "days_between", "guarded", "job_parser", "open_context", "parameter", "part_of",
-    "run_job", "run_jobs", "run_options", "say",
+    "run_job", "run_jobs", "run_options", "run_stream", "say", "stream_parser",
 ]  # fmt: skip

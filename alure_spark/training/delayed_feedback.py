@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEVER = np.iinfo(np.int64).max  # when the response of an impression without one becomes known
+from ..clock import NEVER_MS
+
+NEVER = NEVER_MS  # when the response of an impression without one becomes known
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,16 @@ class Shown:
     time_ms: np.ndarray  # (n,) int64 when it was shown
     account: np.ndarray  # (n,) int64 number of the account
     known_ms: np.ndarray  # (n,) int64 when its response became known, NEVER without one
+    logged_ms: np.ndarray | None = None  # (n,) int64 when the impression itself became known; None: when it was shown
 
     def __post_init__(self) -> None:
-        if (self.known_ms < self.time_ms).any():
-            raise ValueError("a response was known before its impression was shown")
+        if (self.known_ms < self.since_ms).any():
+            raise ValueError("a response was known before its impression was shown, or before that was known")
+
+    @property
+    def since_ms(self) -> np.ndarray:
+        """(n,) int64 from when on the impression is known."""
+        return self.time_ms if self.logged_ms is None else self.logged_ms
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,11 @@ class Samples:
 
 
 def samples(shown: Shown, wait_ms: np.ndarray) -> Samples:
-    """Of impressions that are waited for by wait_ms (n,) int64 milliseconds, at least 0 each.
+    """Of impressions that are waited for by wait_ms (n,) int64 milliseconds, at least 0 each, and until they are known themselves.
 
     A response that becomes known when the sample goes out is in it.
     """
-    out = shown.time_ms + wait_ms
+    out = np.maximum(shown.time_ms + wait_ms, shown.since_ms)
     answered = shown.known_ms <= out
     late = np.flatnonzero(~answered & (shown.known_ms != NEVER))
     impression = np.concatenate([np.arange(len(out)), late, late])

@@ -22,6 +22,7 @@ from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
 from . import ranking_growth, ranking_model, ranking_start
 from .gate import Verdict
+from .online import BEGAN_AS
 from .ranking_exploration import FittedPosterior, fitted_posteriors
 
 
@@ -78,6 +79,8 @@ def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanki
         return Verdict(True, "champion: there was none")
     if champion.as_of_ms > config.time.as_of_ms:
         return Verdict(False, f"not champion: {champion.model_id} was trained up to a later time")
+    if BEGAN_AS in champion.facts:
+        return Verdict(True, f"champion: {champion.model_id} has learnt from the impressions that validate, so it cannot be compared")
     ours = trained.network.spec.served()
     if set(champion.spec.tasks) != set(ours.tasks) or set(champion.spec.values) != set(ours.values):
         return Verdict(True, f"champion: {champion.model_id} predicts {', '.join(champion.spec.tasks)}, so it cannot be compared")

@@ -7,6 +7,7 @@ import sys
 import threading
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import FeaturePolicy, TrainingConfig
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.model.spec import ModelSpec
+from alure_spark.packed.in_memory import collected
 from alure_spark.packed.loader import WINDOW, Loader
 from alure_spark.packed.readers import open_reader
 from alure_spark.packed.rows import exported
@@ -218,6 +220,18 @@ def test_without_impressions_the_histories_are_the_same(kind, examples, folder):
     truth = expected(examples)
     same(histories, [{name: row[name] for name in histories[0]} for row in truth])
     assert not [name for name in histories[0] if "impression" in name or name == "click"]
+
+
+def test_rows_in_memory_are_one_batch_of_the_same_users_by_id(examples):
+    """Whatever the partitions; with integers that no model reads."""
+    layout = replace(LAYOUT, integers=("seen_ms",))
+    rows = examples.withColumn("seen_ms", F.transform("time_ms", lambda t: t + 1))
+    batch = collected(rows, layout, VOCABULARY)
+    same(as_rows([batch]), expected(examples))
+    assert list(batch.user_ids) == sorted(batch.user_ids, key=str.encode)
+    assert torch.equal(batch.impressions.integers["seen_ms"], batch.impressions.time_ms + 1)
+    equal(collected(rows.repartition(5, "country"), layout, VOCABULARY), batch)
+    assert collected(rows.where("false"), layout, VOCABULARY) is None
 
 
 def test_both_readers_give_identical_batches(folder):

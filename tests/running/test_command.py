@@ -10,8 +10,8 @@ import pytest
 
 from alure_spark.clock import format_time
 from alure_spark.errors import ConfigError
-from alure_spark.running import days_between, job_parser
-from jobs import ingest_events
+from alure_spark.running import days_between, job_parser, stream_parser
+from jobs import ingest_events, learn_ranking
 from tests.conftest import ROOT, overrides
 
 CONF = str(ROOT / "conf" / "test.yml")  # time.as_of is 2025-01-16T00:00:00Z
@@ -56,3 +56,20 @@ def test_settings_with_which_spark_does_not_start_end_in_one_sentence(tmp_path):
     assert said.startswith("error: Spark does not start with the settings of spark: (")
     assert "locale[2]" in said
     assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_the_option_every_sets_minutes_beside_other_settings():
+    parser = stream_parser(learn_ranking.JOB, "ranking.online.every_minutes")
+    options = parser.parse_args(["--conf", "x.yml", "--set", "a.b=c", "--every", "2h", "--stream"])
+    assert options.set == ["a.b=c", "ranking.online.every_minutes=120"]
+    assert options.stream
+    assert parser.parse_args(["--conf", "x.yml", "--every", "15m"]).set == ["ranking.online.every_minutes=15"]
+    assert parser.parse_args(["--conf", "x.yml"]).set == []
+
+
+@pytest.mark.parametrize("every", ["0m", "15", "15s", "1.5h", ""])
+def test_the_option_every_is_minutes_or_hours(capsys, every):
+    with pytest.raises(SystemExit) as ended:
+        learn_ranking.main(["--conf", "x.yml", "--every", every])
+    assert ended.value.code == 2
+    assert "allowed: minutes or hours above 0, e.g. 15m or 1h" in capsys.readouterr().err

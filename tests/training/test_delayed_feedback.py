@@ -101,3 +101,13 @@ def test_unrest_is_the_share_by_which_a_rate_strays():
 def test_a_response_before_its_impression_is_refused():
     with pytest.raises(ValueError, match="before its impression"):
         Shown(np.array([5]), np.array([0]), np.array([4]))
+
+
+def test_an_impression_goes_out_once_it_is_known_itself():
+    time_ms, logged_ms = np.array([0, 0, 0]), np.array([0, 5, 50])
+    shown = Shown(time_ms, np.zeros(3, np.int64), np.array([20, 20, NEVER]), logged_ms)
+    fed = samples(shown, np.array([10, 10, 10]))
+    rows = list(zip(fed.impression, fed.time_ms, fed.label, fed.weight, strict=True))
+    assert rows == [(0, 10, 0, 1), (1, 10, 0, 1), (0, 20, 0, -1), (0, 20, 1, 1), (1, 20, 0, -1), (1, 20, 1, 1), (2, 50, 0, 1)]
+    with pytest.raises(ValueError, match="before that was known"):
+        Shown(time_ms, time_ms, np.array([4, 4, NEVER]), logged_ms)
