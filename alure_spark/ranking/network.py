@@ -106,7 +106,10 @@ class RankingNetwork(nn.Module):
         return torch.minimum(together, self.most) if self.spec.values else together
 
     def with_hidden(self, batch: JaggedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward."""
+        """(what forward gives, task -> (M, width) what the last layer of its tower reads), in one pass. Raises as forward.
+
+        Of scenarios it is the tower of all.
+        """
         hidden: dict[str, Tensor] = {}
 
         def keeping(name: str) -> RemovableHandle:

@@ -271,6 +271,7 @@ OTHER_TABLES = {  # which the tests of ads, follows and mapped impressions compa
     "ad_id and active_from have other content already", "active_from is outside the years 1 to 2200",
     "known_at is in the future", "user_id and known_at have other content already",
     "the line is no JSON", "click is neither 0 nor 1", "split is none of train, validation, test", "weight is below 0 or not finite",
+    "spent is no number of at least 0",
 }  # fmt: skip
 
 
