@@ -37,7 +37,8 @@ SINGLE, LIGHTGBM = "single task", "LightGBM"
 SCHEMES = ("shared_bottom", "mmoe", "ple", "stem", "ame")
 NUMBERS = 12  # of a field's rows, all tables of a scheme together
 FLAT: dict[str, Any] = {"kind": "flat_dnn", "options": {"hidden": ()}}
-SMALL = {"learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 50, "feature_fraction": 0.5, "cat_smooth": 30}  # LightGBM's dials
+SMALL = {"learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 50, "feature_fraction": 0.5, "cat_smooth": 30}
+DIALS: Mapping[str, Mapping[str, float]] = {"census_income": SMALL, "completejourney": {}}  # of LightGBM; {}: its defaults
 
 
 def census(folder: Path) -> Rows:
@@ -110,8 +111,8 @@ def measured(name: str, rows: Rows, shape: Shape, options: Any) -> list[contract
         for task in each[0]:
             mean[model.removesuffix(f" {task}"), task] = np.mean([one[task] for one in each], axis=0)
         print(f"{name}: {model} is done", file=sys.stderr, flush=True)
-    if options.lightgbm and name == "census_income":
-        fit = lightgbm(options.lightgbm, shape.held_out, **SMALL)
+    if options.lightgbm:
+        fit = lightgbm(options.lightgbm, shape.held_out, **DIALS[name])
         for task, one in rows.items():
             plain = replace(one, numbers={key: its for key, its in one.numbers.items() if not key.endswith(STANDARD)})
             mean[LIGHTGBM, task] = np.mean([fit(plain, seed) for seed in options.seeds], axis=0)
