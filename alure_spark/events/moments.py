@@ -60,9 +60,9 @@ class Moments:
         return [F.min(F.when(answers(task, labels.clock_skew_ms), of_response)).alias(answered(name)) for name, task in tasks]
 
     def completed(self, impressions: DataFrame, labels: LabelConfig) -> DataFrame:
-        """Labelled impressions with all of `moments_of`: no response is known before its impression."""
+        """Labelled impressions with all of `moments_of`. No response answers before its impression is known: that is late_ms at most."""
         account = self.account if self.account in ("account_id", "ad_id") else f"impression__{self.account}"
         columns = {EVENT: F.col("event_hash"), ACCOUNT: F.coalesce(account, F.lit(0).cast("bigint"))}
         for name in map(answered, labels.declared):
-            columns[name] = F.when(F.col(name).isNull(), F.lit(NEVER_MS)).otherwise(F.greatest(name, KNOWN, "time_ms"))
+            columns[name] = F.coalesce(name, F.lit(NEVER_MS))
         return impressions.withColumns(columns)
