@@ -1,6 +1,6 @@
 """The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part.
 
-Where the conf has ranking.fields, the chain trains a ranking model before evaluation and ends in ranked candidates.
+Where the conf has ranking.fields, a ranking model is trained and candidates are ranked; where it has transfer.layer, representations made.
 
 --from-day DAY --to-day DAY run it for every day in turn, each as time.as_of and in an MLflow run of its own: with ingest.batch_days,
 labels.days and training.warm_start that is a model which goes on learning day after day. Where the conf has policies or experiments for
@@ -23,17 +23,18 @@ def job_of(name: str) -> Job:
     return found
 
 
+TRANSFERRED = ("extract_representations",)  # where the conf has transfer.layer
 RANKED = ("train_ranking", "score_impressions")  # where the conf has ranking.fields
-ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", "build_graph", "retrieve_ads", *RANKED, "evaluate")
+ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", *TRANSFERRED, "build_graph", "retrieve_ads", *RANKED, "evaluate")
 STAGES = {name: job_of(name) for name in ORDER}
 
 
-def stages(first: str = "", last: str = "", segmented: bool = False, ranked: bool = False) -> list[Job]:
+def stages(first: str = "", last: str = "", segmented: bool = False, ranked: bool = False, transferred: bool = False) -> list[Job]:
     """The jobs from the first to the last stage, both included; with segments, correlate_dwell before build_sequences.
 
-    ranked: with RANKED before evaluate. Raises ConfigError on an unknown or reversed pair.
+    ranked, transferred: with RANKED, with TRANSFERRED. Raises ConfigError on an unknown or reversed pair.
     """
-    names = part_of(tuple(name for name in ORDER if ranked or name not in RANKED), first, last)
+    names = part_of([name for name in ORDER if (ranked or name not in RANKED) and (transferred or name not in TRANSFERRED)], first, last)
     chosen = [STAGES[name] for name in names]
     if segmented and "build_sequences" in names:
         chosen.insert(names.index("build_sequences"), job_of("correlate_dwell"))
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def run(options: argparse.Namespace) -> None:
         config = load(options.conf, options.set)
-        jobs = stages(options.first, options.last, config.segmented, bool(config.ranking.fields))
+        jobs = stages(options.first, options.last, config.segmented, bool(config.ranking.fields), bool(config.transfer.layer))
         run_options(options, jobs, "pipeline", days_between(options, "from_day", "to_day"))
 
     guarded(run, parser.parse_args(arguments))

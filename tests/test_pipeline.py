@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alure_spark.errors import ConfigError
-from jobs.pipeline import ORDER, RANKED, STAGES, stages
+from jobs.pipeline import ORDER, RANKED, STAGES, TRANSFERRED, stages
 
 
 def names(*chosen, **more):
@@ -13,8 +13,9 @@ def names(*chosen, **more):
 
 
 def test_the_chain_is_run_from_its_first_to_its_last_stage_by_the_jobs_of_these_names():
-    assert names(ranked=True) == list(ORDER) == list(STAGES)
-    assert names() == [name for name in ORDER if name not in RANKED]
+    assert names(ranked=True, transferred=True) == list(ORDER) == list(STAGES)
+    assert names() == [name for name in ORDER if name not in (*RANKED, *TRANSFERRED)]
+    assert names(transferred=True) == [name for name in ORDER if name not in RANKED]
     assert names("embed_users", "retrieve_ads") == ["embed_users", "build_graph", "retrieve_ads"]
     assert names("", "build_sequences") == ["ingest_events", "build_sequences"]
 
