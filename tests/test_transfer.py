@@ -49,12 +49,14 @@ def copied(chain, folder):
 @pytest.fixture(scope="module")
 def days(chain, tmp_path_factory):
     """A lake with the representations of two days in turn, and one in which the second day is the first to be extracted."""
-    daily, whole = (copied(chain, tmp_path_factory.mktemp(name)) for name in ("daily", "whole"))
+    daily, whole = (tmp_path_factory.mktemp(name) for name in ("daily", "whole"))
+    copied(chain, daily)
     for day in (0, 1):
-        run_jobs(context_at(chain, daily, day), [build_sequences.JOB, extract_representations.JOB], "test")
-    last = context_at(chain, whole, 1)
-    run_jobs(last, [build_sequences.JOB, extract_representations.JOB], "test")
-    return context_at(chain, daily, 1), last
+        run_jobs(context_at(chain, daily, day), [build_sequences.JOB], "test")
+    shutil.copytree(daily, whole, dirs_exist_ok=True)
+    for folder, day in ((daily, 0), (daily, 1), (whole, 1)):
+        run_jobs(context_at(chain, folder, day), [extract_representations.JOB], "test")
+    return context_at(chain, daily, 1), context_at(chain, whole, 1)
 
 
 def rows(context, name, as_of_ms):
@@ -243,6 +245,7 @@ def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):
         run_jobs(context_at(chain, tmp_path, 0), [extract_representations.JOB], "test")
 
 
+@pytest.mark.slow
 def test_a_forgotten_user_is_in_no_representation_after_the_next_run(chain, days, monkeypatch):
     monkeypatch.setenv(identity.KEY_VARIABLE, "a key of the test that is long enough for it")
     _, context = days
