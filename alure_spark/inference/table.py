@@ -25,11 +25,13 @@ from ..lake import timestamp
 from ..model.artifact import Artifact
 from ..model.attention import CHUNK_TOKENS, QUERY_BLOCK
 from ..model.encodings import encoding_width
+from ..model.linear import ONEDNN
 from ..model.spec import ModelSpec
 from ..model.tokens import content_width
 from ..tables import USER_EMBEDDINGS
 from .export import Export, UserEmbedder, checked, exported
 
+PRODUCTS = 24 * 2**20  # bytes that oneDNN was seen to hold beside what it is given
 _HELD: dict[str, UserEmbedder] = {}  # of this worker process: the last export's embedder
 
 
@@ -150,6 +152,8 @@ def memory_parts(artifact: Artifact, config: InferenceConfig, longest: int, mean
         cells * size * 4,
         f"{spec.config.heads} heads x {QUERY_BLOCK} queries x {in_layer:,} keys x {size} bytes x 4",
     )
+    if ONEDNN:
+        parts["products"] = (PRODUCTS, "code and buffers of oneDNN, which multiplies here")
     return parts
 
 
