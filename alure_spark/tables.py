@@ -189,6 +189,8 @@ TRAINING_EXAMPLES = Table(
     users=("user_id",),
 )
 
+SHOWN_KNOWN = "shown_known_at_ms"  # array of training_examples where transfer.layer asks for it: when an impression became known
+
 RANKING_EXAMPLES = Table(
     name="ranking_examples",
     producer="log_embeddings",

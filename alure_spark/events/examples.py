@@ -12,13 +12,13 @@ from pyspark.sql import functions as F
 from ..attribution import answers, given, matched, number
 from ..clock import known_before
 from ..config import EVERYBODY, LabelConfig, StreamConfig, TaskConfig
+from ..tables import SHOWN_KNOWN
 from .clean import id_hash
 from .moments import Moments, moments_of
 from .segment_history import segment_at, segment_periods
 from .sequences import PLAIN, Grouping, as_of_column, attribute, continued, fields_of, first_kept, histories, known_events
 
 LARGEST = 1e25  # of a number that is summed: a larger one counts as this
-SHOWN_KNOWN = "shown_known_at_ms"  # array: when an impression became known
 MILLIONTHS = 1_000_000  # down-sampling draws by hash in millionths, and sums are of whole ones
 
 

@@ -22,11 +22,10 @@ from ..errors import DataError, nearest
 from ..lake import timestamp
 from ..model.artifact import Artifact
 from ..model.representations import cross_width
-from ..tables import CROSS_REPRESENTATIONS, CROSS_SUMS
+from ..tables import CROSS_REPRESENTATIONS, CROSS_SUMS, SHOWN_KNOWN
 from .representations import RepresentationReader, read_kinds, worker_reader
 
 MILLIONTHS = 1_000_000
-SHOWN_KNOWN = "shown_known_at_ms"
 
 
 def cross_sums(examples: DataFrame, artifact: Artifact, inference: InferenceConfig, layer: str, ends_ms: Sequence[int]) -> DataFrame:
@@ -101,13 +100,17 @@ def _end_of(known_ms: Column, end_ms: int) -> Column:
     return F.lit(end_ms) - F.floor((F.lit(end_ms - 1) - known_ms) / DAY_MS) * DAY_MS
 
 
+def window_ends(config: TransferConfig, as_of_ms: int) -> list[int]:
+    """When the days of the window end, exclusive, epoch ms, the newest first."""
+    return [as_of_ms - day * DAY_MS for day in range(config.window_days)]
+
+
 def decaying_means(sums: DataFrame, config: TransferConfig, as_of_ms: int) -> DataFrame:
     """Rows of CROSS_REPRESENTATIONS as of as_of_ms: of each user and each ad the mean over the window, an impression by its age in days.
 
     sums: CROSS_SUMS of one model and layer. Days are added from the oldest on, so that equal sums give equal means.
     """
-    ends = [as_of_ms - day * DAY_MS for day in range(config.window_days)]
-    mine = sums.where(F.unix_millis("as_of").isin(ends))
+    mine = sums.where(F.unix_millis("as_of").isin(window_ends(config, as_of_ms)))
     age = (F.lit(as_of_ms) - F.unix_millis("as_of")) / DAY_MS
     part = F.struct("as_of", F.pow(F.lit(0.5), age / config.half_life_days).alias("share"), "weight", "sums")
     whole = mine.groupBy("kind", "user_id", "ad_hash", "model_id", "layer").agg(F.sort_array(F.collect_list(part)).alias("_parts"))

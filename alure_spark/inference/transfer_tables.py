@@ -6,35 +6,37 @@ unless users were forgotten or older events came in since: then all days of the 
 
 from __future__ import annotations
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from ..clock import DAY_MS, format_time, parse_time
+from ..clock import format_time, parse_time
 from ..config import Config
 from ..errors import DataError
 from ..lake import JobRun, Lake, as_of_scope
 from ..model.artifact import Artifact
-from .cross_table import cross_sums, decaying_means
+from .cross_table import cross_sums, decaying_means, window_ends
 from .item_table import item_rows
-
-
-def window_ends(config: Config) -> list[int]:
-    """When the days of the window end, exclusive, epoch ms, the newest first."""
-    return [config.time.as_of_ms - day * DAY_MS for day in range(config.transfer.window_days)]
 
 
 def days_to_sum(run: JobRun, config: Config, artifact: Artifact) -> tuple[list[int], str]:
     """(ends of the days whose impressions have to be read, why so)."""
-    ends = window_ends(config)
+    ends = window_ends(config.transfer, config.time.as_of_ms)
     sums = run.read_if_published("cross_sums")
     if sums is None:
         return ends, "all days of the window: there are no sums yet"
-    mine = sums.where((F.col("model_id") == artifact.model_id) & (F.col("layer") == config.transfer.layer))
-    there = {row["end_ms"] for row in mine.select(F.unix_millis("as_of").alias("end_ms")).distinct().collect()} & set(ends)
+    there = {
+        row["end_ms"] for row in _of_model(sums, config, artifact).select(F.unix_millis("as_of").alias("end_ms")).distinct().collect()
+    } & set(ends)
     if not there:
         return ends, f"all days of the window: none was summed by {artifact.model_id}, layer {config.transfer.layer}"
     if why := changed(run.lake, max(there)):
         return ends, f"all days of the window: {why}"
     return [end for end in ends if end not in there], "the days that were not summed yet"
+
+
+def _of_model(sums: DataFrame, config: Config, artifact: Artifact) -> DataFrame:
+    """The sums that may be added: those of one model and layer."""
+    return sums.where((F.col("model_id") == artifact.model_id) & (F.col("layer") == config.transfer.layer))
 
 
 def changed(lake: Lake, newest_ms: int) -> str:
@@ -61,8 +63,8 @@ def write_representations(run: JobRun, config: Config, artifact: Artifact, ends_
     if ends_ms:
         metrics["sums"] = run.write("cross_sums", cross_sums(examples, artifact, config.inference, transfer.layer, ends_ms), scope)
     sums = run.written("cross_sums") if ends_ms else run.read("cross_sums")
-    mine = sums.where((F.col("model_id") == artifact.model_id) & (F.col("layer") == transfer.layer))
-    if not run.write("cross_representations", decaying_means(mine, transfer, as_of), as_of_scope(as_of)):
+    means = decaying_means(_of_model(sums, config, artifact), transfer, as_of)
+    if not run.write("cross_representations", means, as_of_scope(as_of)):
         raise DataError(
             f"no impression became known in the {transfer.window_days} days before {config.time.as_of}: there is nothing to extract"
         )
