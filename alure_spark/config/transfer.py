@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from .rules import Largest, OneOf, PositiveFloat, PositiveInt
-from .section import Section
+from .section import Section, Since
+from .standalone import StandaloneConfig
 
 CROSS_LAYERS = ("ad", "crosses", "hidden")  # of the user model's read-out (model/representations.py)
 
@@ -21,3 +22,4 @@ class TransferConfig(Section, prefix="transfer."):
     # Impressions of the last so many days are in the mean. Those of days that no run has seen by this model are looked for in
     # training_examples, so labels.days should not be fewer.
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
+    retrieval: Annotated[StandaloneConfig, Since("2026-11-30")] = field(default_factory=StandaloneConfig)
