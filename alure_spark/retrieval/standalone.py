@@ -63,7 +63,7 @@ def standalone_links(standalone: Standalone, ads: pa.Array, own: DataFrame) -> D
     ads: ids that may be shown, ascending; own: user_id, codes (places of the ads that the user does not get). Exact search. Collects the
     vectors of the ads and where they were shown; a worker holds 4 * d bytes per ad, and a batch of users its products.
     """
-    vectors, query, config = _ad_vectors(standalone, ads), standalone.query, standalone.config
+    vectors, query, config = ad_vectors(standalone, ads), standalone.query, standalone.config
 
     def search(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -74,7 +74,8 @@ def standalone_links(standalone: Standalone, ads: pa.Array, own: DataFrame) -> D
     return users.select("user_id", "country", "vector", "codes").mapInArrow(search, LINKS)
 
 
-def _ad_vectors(standalone: Standalone, ads: pa.Array) -> AdVectors:
+def ad_vectors(standalone: Standalone, ads: pa.Array) -> AdVectors:
+    """The vectors of those of `ads` (ids, ascending) that have one, and where each may be shown; collects both."""
     made, shown = standalone.ads.select("ad_id", "vector").toArrow(), standalone.shown.select("country", "ad_id").toArrow()
     place = pc.index_in(made.column("ad_id").combine_chunks().cast(pa.string()), value_set=ads)
     made = made.append_column("place", place).filter(pc.is_valid(place)).sort_by("place").combine_chunks()
