@@ -194,7 +194,7 @@ def recall(ranked: funnel.Lists, world: World, k: int) -> np.ndarray:
 
 def of_world(name: str, world: World, settings: StandaloneConfig, resamples: int) -> list[contract.Row]:
     """Rows 'alone', one per method, and 'added', one per base, source and size of the pool."""
-    by_seed: dict[str, list[dict[str, list[str]]]] = {}
+    by_seed: dict[str, list[funnel.Lists]] = {}
     for seed in SEEDS:
         for reads, said in READS.items():
             of = world.spaces[reads]
@@ -202,8 +202,7 @@ def of_world(name: str, world: World, settings: StandaloneConfig, resamples: int
                 head, _ = train_head(of.engagements, of.catalogue, replace(settings, head=kind, reads=reads, seed=seed))
                 by_seed.setdefault(f"{said}, {words}", []).append(head_lists(head, of, world))
                 by_seed.setdefault(f"{said}, {words}{STRANGER}", []).append(head_lists(head, of, world, seed))
-    tried: dict[str, list[funnel.Lists]] = {source: [ranked] for source, ranked in world.others.items()}
-    tried |= {method: list[funnel.Lists](ranked) for method, ranked in by_seed.items()}
+    tried = {**{source: [ranked] for source, ranked in world.others.items()}, **by_seed}
     users, popular = sorted(world.wanted), world.others["popularity"]
     size = {"set": name, "users": len(users)}
     rows: list[contract.Row] = []

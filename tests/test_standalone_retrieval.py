@@ -43,7 +43,7 @@ def published(context, name, day_ms, **equal):
 
 @pytest.mark.parametrize("reads", ["user.cross", "user.embedding"])
 def test_a_head_learns_from_what_was_published_before_the_impression(chain, days, reads):
-    """A plain walk over all impressions: those engaged with, later than the lag after FIRST, with the vectors of FIRST and no later ones."""
+    """A plain walk over all impressions: those engaged with, later than the lag after FIRST, with the vectors of FIRST."""
     context = searching(chain, days, replace(SETTINGS, reads=reads))
     run = opened(context)
     upstream = upstream_model(run, context.config)
