@@ -579,6 +579,15 @@ def speed_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", f"Users per core-second: {', '.join(ours)}."] if ours else [])])
 
 
+def representations_text(result: dict[str, Any]) -> str:
+    """One row per method, then the ratios."""
+    lines = ["| method | impressions | CPU s | impressions per core-second |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        rate = f"{row['impressions_per_core_second']:,.0f}"
+        lines.append(f"| {row['road']} | {row['impressions']:,} | {row['seconds_cpu']:.1f} | {rate} |")
+    return "\n".join([*lines, "", *ratio_lines(result, ".2f", "min to max")])
+
+
 def ranking_text(result: dict[str, Any]) -> str:
     """One row per method, then the ratios."""
     lines = ["| work, case and method | rows | CPU s | rows per core-second |", "|---|---|---|---|"]
@@ -758,6 +767,7 @@ PLACES = (
     _place("encoder", "encoder", speed_text),
     _place("ranking", "ranking", ranking_text),
     _place("embed_table", "embed_table", speed_text),
+    _place("embed_table", "representations", representations_text),
     _place("loader", "loader", speed_text),
     _place("sequences", "sequences", sequences_text),
     _place("pagerank", "pagerank", pagerank_text),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import functions as F
@@ -18,13 +25,14 @@ from alure_spark.clock import DAY_MS, parse_time
 from alure_spark.config import FieldConfig, TransferConfig, load
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
+from alure_spark.inference.cross_table import cross_sums
 from alure_spark.inference.registered import champion
 from alure_spark.inference.representations import RepresentationReader
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
 from jobs import build_sequences, extract_representations, forget_users, train_ranking
-from tests.conftest import ROOT, overrides
+from tests.conftest import ROOT, overrides, own_spark
 
 FIRST = parse_time("2025-01-16T00:00:00Z")
 HALF_LIFE, WINDOW = 3.0, 10
@@ -200,10 +208,10 @@ def test_a_field_reads_what_was_published_before_its_impression(chain, days):
     names = ["user_id", "time_ms", "ad_id", *(f"impression__{name}" for name in ("of_user", "of_ad", "tower"))]
     seen = dict.fromkeys(FIELDS, 0)
     for row in training_rows(run, config, model).select(*names).collect():
-        for place, (time, ad) in enumerate(zip(row["time_ms"], row["ad_id"], strict=True)):
+        for place, (at, ad) in enumerate(zip(row["time_ms"], row["ad_id"], strict=True)):
             for name, table, key in (("of_user", of_users, row["user_id"]), ("of_ad", of_ads, ad), ("tower", towers, ad)):
                 found = row[f"impression__{name}"][place]
-                if time > served_from and key in table.index:
+                if at > served_from and key in table.index:
                     np.testing.assert_array_equal(found, table[key])
                     seen[name] += 1
                 else:
@@ -243,6 +251,55 @@ def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):
         reading(chain, tmp_path, 0, transfer=TransferConfig())
     with pytest.raises(DataError, match="training_examples lacks the array 'shown_known_at_ms'.*run jobs/build_sequences.py again"):
         run_jobs(context_at(chain, tmp_path, 0), [extract_representations.JOB], "test")
+
+
+def test_what_was_read_before_a_failure_is_not_read_again(days, tmp_path):
+    """The sums of a batch of users, kept in the folder; without one user in them, as a mark by which they are known again."""
+    daily, _ = days
+    artifact, inference = champion(daily.config, daily.tracker), daily.config.inference
+    table = daily.lake.read("training_examples").where(as_of_scope(FIRST + DAY_MS)).coalesce(1)
+
+    def users():
+        sums = cross_sums(table, artifact, inference, "hidden", [FIRST + DAY_MS, FIRST], str(tmp_path))
+        return {row["user_id"] for row in sums.where("kind = 'user'").select("user_id").distinct().collect()}
+
+    whole, kept = users(), sorted(tmp_path.glob("sums-*.parquet"))
+    assert len(kept) > 1, "several batches"
+    marked, lost = pq.read_table(kept[0]), pq.read_table(kept[1])
+    user = marked["user_id"][0].as_py()
+    pq.write_table(marked.filter(pc.not_equal(pc.fill_null(marked["user_id"], ""), user)), kept[0])
+    kept[1].unlink()
+    assert users() == whole - {user}
+    assert pq.read_table(kept[1]).equals(lost), "what was not there was read again, and gives the same"
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_starts_again_with_what_was_read(chain, days, tmp_path):
+    copied(days[1], tmp_path)
+    context = context_at(chain, tmp_path, 2)
+    run_jobs(context, [build_sequences.JOB], "test")
+    settings = {"time.as_of": context.config.time.as_of, "transfer.layer": "hidden", "transfer.half_life_days": HALF_LIFE}
+    settings |= {"transfer.window_days": WINDOW, "labels.validation_days": 0.25}
+    values = overrides(tmp_path, *(f"{name}={value}" for name, value in settings.items()))
+    arguments = [part for value in values for part in ("--set", value)]
+    command = [sys.executable, "-m", "jobs.extract_representations", "--conf", "conf/test.yml", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=own_spark(), start_new_session=True)
+    units = "alure-*/representations-*/sums-*.parquet"
+    while not list((tmp_path / "scratch").glob(units)):
+        assert process.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = sorted((tmp_path / "scratch").glob(units))[0]
+    sums = pq.read_table(first)
+    pq.write_table(sums.slice(sums.num_rows), first)  # the mark: of these users nothing was summed
+    of_users = sums.filter(pc.equal(sums["kind"], "user"))["user_id"].unique().to_pylist()
+    run_jobs(context, [extract_representations.JOB], "test")
+    added = context.lake.read("cross_sums").where(as_of_scope(FIRST + 2 * DAY_MS)).where("kind = 'user'").select("user_id").toPandas()
+    assert of_users
+    assert not set(of_users) & set(added["user_id"])
+    assert len(added)
+    assert not list((tmp_path / "scratch").glob("alure-*/representations-*")), "nothing is left behind"
 
 
 @pytest.mark.slow
