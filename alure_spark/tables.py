@@ -312,6 +312,7 @@ CLUSTER_CENTROIDS = Table(
 )
 
 GRAPH_BITS = {"alure": 1, "bff": 2, "ppr": 4}  # a set of user graphs as one number
+ORIGIN_BITS = {**GRAPH_BITS, "standalone": 8}  # the same of what leads to a candidate: graphs, and the search of transfer.retrieval
 
 USER_EDGES = Table(
     name="user_edges",
@@ -336,17 +337,17 @@ USER_EDGES = Table(
 AD_CANDIDATES = Table(
     name="ad_candidates",
     producer="retrieve_ads",
-    doc="One row per user with a neighbor: candidate ads as parallel arrays, best first, at most the cap.",
+    doc="One row per user with a neighbor (or a vector, with transfer.retrieval): candidate ads as parallel arrays, best first.",
     columns=_columns("""
         user_id STRING ! : who
         country STRING ! : country of the user
         as_of TIMESTAMP ! : ads active at this time; history before it
         ad_id ARRAY<STRING> ! : raw ids, best first; ties by ad_id
         account_id ARRAY<STRING> ! : of the ad
-        score ARRAY<DOUBLE> ! : sum over neighbors of similarity x event weight x decay, rounded to 1e-6
-        graphs ARRAY<INT> ! : bit set of the graphs that led to it: 1 alure, 2 bff, 4 ppr
+        score ARRAY<DOUBLE> ! : sum over neighbors of similarity x event weight x decay, and of weight / rank (standalone), rounded to 1e-6
+        graphs ARRAY<INT> ! : bit set of what led to it: the graphs 1 alure, 2 bff, 4 ppr, and 8 standalone (transfer.retrieval)
         neighbours ARRAY<INT> : how many neighbors engaged with the ad, or with its account, whichever is more
-        reason ARRAY<STRING> ! : ad (a neighbor engaged with it), account (with its account) or ad+account
+        reason ARRAY<STRING> ! : ad (a neighbor engaged with it), account (with its account), standalone, or several of them with +
     """),
     version=2,  # 2: neighbours
     key=("user_id", "as_of"),

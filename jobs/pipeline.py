@@ -1,6 +1,7 @@
 """The whole chain in order, in one session and one MLflow run: --from STAGE --to STAGE choose a part.
 
-Where the conf has ranking.fields, a ranking model is trained and candidates are ranked; where it has transfer.layer, representations made.
+Where the conf has ranking.fields, a ranking model is trained and candidates are ranked; where it has transfer.layer, representations made,
+and with transfer.retrieval.head a head that finds ads by them.
 
 --from-day DAY --to-day DAY run it for every day in turn, each as time.as_of and in an MLflow run of its own: with ingest.batch_days,
 labels.days and training.warm_start that is a model which goes on learning day after day. Where the conf has policies or experiments for
@@ -23,18 +24,17 @@ def job_of(name: str) -> Job:
     return found
 
 
-TRANSFERRED = ("extract_representations",)  # where the conf has transfer.layer
-RANKED = ("train_ranking", "score_impressions")  # where the conf has ranking.fields
-ORDER = ("ingest_events", "build_sequences", "train_model", "embed_users", *TRANSFERRED, "build_graph", "retrieve_ads", *RANKED, "evaluate")
+# Stage -> the part of the chain (Config.parts) that it belongs to.
+OPTIONAL = {"extract_representations": "transferred", "train_retrieval": "standalone"}
+OPTIONAL |= dict.fromkeys(("train_ranking", "score_impressions"), "ranked")
+FIRST = ("ingest_events", "build_sequences", "train_model", "embed_users", "extract_representations", "train_retrieval")
+ORDER = (*FIRST, "build_graph", "retrieve_ads", "train_ranking", "score_impressions", "evaluate")
 STAGES = {name: job_of(name) for name in ORDER}
 
 
-def stages(first: str = "", last: str = "", segmented: bool = False, ranked: bool = False, transferred: bool = False) -> list[Job]:
-    """The jobs from the first to the last stage, both included; with segments, correlate_dwell before build_sequences.
-
-    ranked, transferred: with RANKED, with TRANSFERRED. Raises ConfigError on an unknown or reversed pair.
-    """
-    names = part_of([name for name in ORDER if (ranked or name not in RANKED) and (transferred or name not in TRANSFERRED)], first, last)
+def stages(first: str = "", last: str = "", segmented: bool = False, **wanted: bool) -> list[Job]:
+    """Jobs from the first to the last stage; wanted: parts of OPTIONAL. Raises ConfigError on an unknown or reversed pair."""
+    names = part_of([name for name in ORDER if wanted.get(OPTIONAL.get(name, ""), name not in OPTIONAL)], first, last)
     chosen = [STAGES[name] for name in names]
     if segmented and "build_sequences" in names:
         chosen.insert(names.index("build_sequences"), job_of("correlate_dwell"))
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def run(options: argparse.Namespace) -> None:
         config = load(options.conf, options.set)
-        jobs = stages(options.first, options.last, config.segmented, bool(config.ranking.fields), bool(config.transfer.layer))
+        jobs = stages(options.first, options.last, config.segmented, **config.parts)
         run_options(options, jobs, "pipeline", days_between(options, "from_day", "to_day"))
 
     guarded(run, parser.parse_args(arguments))

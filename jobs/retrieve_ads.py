@@ -1,4 +1,4 @@
-"""user_edges, events, ads -> ad_candidates: ads through similar users, at one as_of.
+"""user_edges, events, ads -> ad_candidates: ads through similar users, at one as_of; with transfer.retrieval.head by that head, too.
 
 --since TIME takes the graph of an earlier as_of and everything that its users did until time.as_of: so what happened in the last hours
 counts before there is a new graph (ALURE's user real-time activities).
@@ -10,19 +10,23 @@ import argparse
 from collections.abc import Sequence
 
 from alure_spark.clock import parse_time
+from alure_spark.events.standalone_rows import upstream_model, vectors_of_day
+from alure_spark.inference.registered import head_of
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.plots import histogram
-from alure_spark.retrieval.candidate_table import retrieved_edges, write_candidates
+from alure_spark.retrieval.candidate_table import retrieved_edges, searched, write_candidates
 from alure_spark.running import Context, Job, Report, guarded, job_parser, run_job
 
 
 def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Report:
-    edges = retrieved_edges(run.read("user_edges"), context.config, since_ms)
-    metrics, listed = write_candidates(run, context.config, edges)
-    if not len(listed):
-        return Report(metrics)
-    figure = histogram(listed["ads"].to_numpy(), listed["count"].to_numpy(), "ads retrieved per user", "users")
-    return Report(metrics, {"retrieve_ads/ads_per_user.png": figure})
+    edges, config, standalone, texts = retrieved_edges(run.read("user_edges"), context.config, since_ms), context.config, None, {}
+    if config.transfer.retrieval.head:
+        upstream = upstream_model(run, config)
+        head, texts["retrieve_ads/standalone.txt"] = head_of(config, context.tracker, upstream)
+        standalone = searched(run, config, *vectors_of_day(run, config, upstream), head.head().query) if head else None
+    metrics, listed = write_candidates(run, config, edges, standalone)
+    figure = histogram(listed["ads"].to_numpy(), listed["count"].to_numpy(), "ads retrieved per user", "users") if len(listed) else None
+    return Report(metrics, {"retrieve_ads/ads_per_user.png": figure} if figure else {}, texts)
 
 
 def job(since_ms: int | None = None) -> Job:

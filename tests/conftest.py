@@ -67,3 +67,11 @@ def chain(spark, tmp_path_factory):
     context = open_context(load(ROOT / "conf" / "test.yml", overrides(folder)))
     run_jobs(context, stages(ranked=True), "pipeline")
     return context
+
+
+@pytest.fixture(scope="session")
+def days(chain, tmp_path_factory):
+    """A lake with the representations of two days in turn, and one in which the second day is the first to be extracted."""
+    from tests.transfer_lake import extracted
+
+    return extracted(chain, tmp_path_factory)

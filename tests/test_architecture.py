@@ -22,6 +22,7 @@ LAYERS = {
 ROOMS_BELOW = {
     "model": ("batches",), "ranking": ("batches", "model"), "packed": ("batches",), "inference": ("batches", "model", "ranking"),
     "training": ("batches", "packed", "model", "ranking", "baselines"),
+    "retrieval": ("graph",),
     "analysis": ("batches", "packed", "events", "baselines", "model", "ranking", "training", "inference", "retrieval"),
 }  # fmt: skip
 BORDERS = {  # big dependency -> the places that may import it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alure_spark.errors import ConfigError
-from jobs.pipeline import ORDER, RANKED, STAGES, TRANSFERRED, stages
+from jobs.pipeline import OPTIONAL, ORDER, STAGES, stages
 
 
 def names(*chosen, **more):
@@ -13,9 +13,12 @@ def names(*chosen, **more):
 
 
 def test_the_chain_is_run_from_its_first_to_its_last_stage_by_the_jobs_of_these_names():
-    assert names(ranked=True, transferred=True) == list(ORDER) == list(STAGES)
-    assert names() == [name for name in ORDER if name not in (*RANKED, *TRANSFERRED)]
-    assert names(transferred=True) == [name for name in ORDER if name not in RANKED]
+    assert names(ranked=True, transferred=True, standalone=True) == list(ORDER) == list(STAGES)
+    assert names() == [name for name in ORDER if name not in OPTIONAL]
+    assert names(transferred=True) == [name for name in ORDER if OPTIONAL.get(name, "transferred") == "transferred"]
+    assert names("embed_users", "build_graph", transferred=True, standalone=True) == [
+        "embed_users", "extract_representations", "train_retrieval", "build_graph",
+    ]  # fmt: skip
     assert names("embed_users", "retrieve_ads") == ["embed_users", "build_graph", "retrieve_ads"]
     assert names("", "build_sequences") == ["ingest_events", "build_sequences"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
-from alure_spark.clock import DAY_MS, parse_time
+from alure_spark.clock import DAY_MS
 from alure_spark.config import FieldConfig, TransferConfig, load
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
@@ -30,41 +29,12 @@ from alure_spark.inference.registered import champion
 from alure_spark.inference.representations import RepresentationReader
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.privacy import identity
-from alure_spark.running import open_context, run_jobs
+from alure_spark.running import run_jobs
 from jobs import build_sequences, extract_representations, forget_users, train_ranking
 from tests.conftest import ROOT, overrides, own_spark
+from tests.transfer_lake import FIRST, HALF_LIFE, WINDOW, context_at, copied
 
-FIRST = parse_time("2025-01-16T00:00:00Z")
-HALF_LIFE, WINDOW = 3.0, 10
 SHOWN = ("impression_id", "time_ms", "ad_id", "account_id", "label_age_ms", "weight", "split", "shown_known_at_ms", "click", "conversion")
-
-
-def context_at(chain, folder, day, **more):
-    """The chain's conf and registry, a lake of its own, `day` days later, with representations of the hidden layer."""
-    config = load(ROOT / "conf" / "test.yml", overrides(folder))
-    transfer = TransferConfig("hidden", HALF_LIFE, WINDOW)
-    time = replace(config.time, as_of=f"2025-01-{16 + day}T00:00:00Z")
-    labels = replace(config.labels, validation_days=0.25)
-    return open_context(replace(config, **({"time": time, "transfer": transfer, "labels": labels} | more)))
-
-
-def copied(chain, folder):
-    shutil.copytree(chain.lake.root, folder / "lake")
-    shutil.copy(Path(chain.lake.root).parent / "mlflow.db", folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def days(chain, tmp_path_factory):
-    """A lake with the representations of two days in turn, and one in which the second day is the first to be extracted."""
-    daily, whole = (tmp_path_factory.mktemp(name) for name in ("daily", "whole"))
-    copied(chain, daily)
-    for day in (0, 1):
-        run_jobs(context_at(chain, daily, day), [build_sequences.JOB], "test")
-    shutil.copytree(daily, whole, dirs_exist_ok=True)
-    for folder, day in ((daily, 0), (daily, 1), (whole, 1)):
-        run_jobs(context_at(chain, folder, day), [extract_representations.JOB], "test")
-    return context_at(chain, daily, 1), context_at(chain, whole, 1)
 
 
 def rows(context, name, as_of_ms):

@@ -20,7 +20,7 @@ from ..clock import known_before
 from ..config import Config
 from ..metrics import paired_interval
 from ..retrieval.candidates import active_ads, engaged_ads
-from ..tables import GRAPH_BITS
+from ..tables import ORIGIN_BITS
 from .protocol import evaluate_neighbours
 
 
@@ -163,7 +163,9 @@ def evaluate_ads(ranked: Mapping[str, DataFrame], wanted: DataFrame, k: int) -> 
 
 
 def hits_by_graph(ad_candidates: DataFrame, wanted: DataFrame, k: int) -> dict[str, tuple[float, float]]:
-    """Graph -> (share of the first k candidates that it led to, share of the hits among them); several may lead to one. {} without any.
+    """Graph, or standalone -> (share of the first k candidates that it led to, share of the hits among them); {} without any.
+
+    Several may lead to one candidate.
 
     ad_candidates: user_id, ad_id, graphs (lists, best first); wanted: user_id, ads (list). One row per set of graphs is collected.
     """
@@ -173,7 +175,7 @@ def hits_by_graph(ad_candidates: DataFrame, wanted: DataFrame, k: int) -> dict[s
     counted = shown.groupBy("c.graphs").agg(F.count(F.lit(1)).alias("shown"), F.sum(hit).alias("hits")).collect()
     total, hits = sum(row["shown"] for row in counted), sum(row["hits"] for row in counted)
     found = {}
-    for graph, bit in GRAPH_BITS.items():
+    for graph, bit in ORIGIN_BITS.items():
         mine = [row for row in counted if row["graphs"] & bit]
         if mine:
             found[graph] = (sum(row["shown"] for row in mine) / total, sum(row["hits"] for row in mine) / hits if hits else 0.0)

@@ -27,6 +27,7 @@ from .semantic_ids import SemanticIdConfig
 from .similarity import SimilarityConfig
 from .source import SourceConfig
 from .spark import SparkConfig
+from .standalone import StandaloneConfig
 from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
@@ -41,7 +42,7 @@ __all__ = [
     "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
     "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
     "LossConfig", "ModelConfig", "ObjectiveConfig", "OnlineConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
-    "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StreamConfig", "TaskConfig",
-    "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UsersConfig", "VocabularyConfig",
+    "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StandaloneConfig", "StreamConfig",
+    "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UsersConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

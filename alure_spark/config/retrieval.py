@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from .graph import GraphName
-from .rules import ABOVE_ZERO, OFF_OR_MORE, Largest, NonNegativeInt, PositiveFloat
+from ..tables import ORIGIN_BITS
+from .rules import ABOVE_ZERO, OFF_OR_MORE, Largest, NonNegativeInt, OneOf, PositiveFloat
 from .section import Section
 
+OriginName = Annotated[str, OneOf(tuple(ORIGIN_BITS))]
 Weight = Annotated[float, Largest(1_000_000)]
 
 
@@ -23,8 +24,8 @@ class RetrievalConfig(Section, prefix="retrieval."):
     half_life_days: PositiveFloat = 30.0  # an engagement counts half after so many days
     # The strongest ads (and accounts) of a neighbour that are passed on.
     max_engagements_per_user: Annotated[int, ABOVE_ZERO, Largest(10_000_000)] = 200
-    # Graph -> most candidates of a user that no other graph leads to.
-    quota: Mapping[GraphName, NonNegativeInt] = field(default_factory=dict)
+    # Graph, or standalone (transfer.retrieval) -> most candidates of a user that nothing else leads to.
+    quota: Mapping[OriginName, NonNegativeInt] = field(default_factory=dict)
     excluded_by: tuple[str, ...] = ()  # streams besides event_weights' whose ads the same user does not get: seen, hidden
     excluded_ads: tuple[str, ...] = ()  # nobody gets them
     excluded_accounts: tuple[str, ...] = ()

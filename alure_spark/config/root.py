@@ -92,6 +92,7 @@ class Config(Section):
         for name, one in self.ranking.fields.items():
             if one.reads in TRANSFERRED and not self.transfer.layer:
                 raise ConfigError(f"ranking.fields.{name} reads {one.reads}, but transfer.layer is empty: set it, e.g. to hidden")
+        self._check_standalone()
         self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads, self.labels.sums)
 
     def _check_kinds(self) -> None:
@@ -144,6 +145,14 @@ class Config(Section):
         for name in self.training.objectives.tasks:
             require_known("training.objectives.tasks", name, self.labels.heads, "task")
 
+    def _check_standalone(self) -> None:
+        """A head is searched against vectors that are extracted, and learns from a label that is 0 or 1."""
+        if not self.transfer.retrieval.head:
+            return
+        if not self.transfer.layer:
+            raise ConfigError("transfer.retrieval.head is set, but transfer.layer is empty: set it, e.g. to hidden")
+        require_known("transfer.retrieval.task", self.transfer.retrieval.task, self.labels.heads, "task")
+
     @property
     def ranking_tasks(self) -> tuple[str, ...]:
         """What the ranking model predicts."""
@@ -159,6 +168,11 @@ class Config(Section):
     def ranking_name(self) -> str:
         """Under which name MLflow registers the ranking model."""
         return f"{self.model_name}_ranking"
+
+    @property
+    def retrieval_name(self) -> str:
+        """Under which name MLflow registers the head of transfer.retrieval."""
+        return f"{self.model_name}_retrieval"
 
     def _check_policies(self, policies: Mapping[str, FeaturePolicy], path: str) -> None:
         for segment, policy in policies.items():
@@ -179,6 +193,12 @@ class Config(Section):
     def segmented(self) -> bool:
         """Whether there are training rows per segment."""
         return bool(self.segment_policies or self.experiments)
+
+    @property
+    def parts(self) -> dict[str, bool]:
+        """Part of the chain that not everybody needs -> whether the conf asks for it (jobs/pipeline.py)."""
+        asked = {"transferred": self.transfer.layer, "standalone": self.transfer.retrieval.head, "ranked": self.ranking.fields}
+        return {name: bool(value) for name, value in asked.items()}
 
     @property
     def model_name(self) -> str:

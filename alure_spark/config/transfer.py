@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from .rules import Largest, OneOf, PositiveFloat, PositiveInt
-from .section import Section
+from .section import Section, Since
+from .standalone import StandaloneConfig
 
 CROSS_LAYERS = ("ad", "crosses", "hidden")  # of the user model's read-out (model/representations.py)
 
@@ -23,4 +24,5 @@ class TransferConfig(Section, prefix="transfer."):
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
     # Bits that a number of a representation is stored with: 32, or 8, which takes a third of the bytes. By 8 bits a number moves by
     # at most 1/127 of the largest one of its row.
-    bits: Annotated[int, OneOf((8, 32))] = 32
+    bits: Annotated[int, OneOf((8, 32)), Since("2026-11-30")] = 32
+    retrieval: Annotated[StandaloneConfig, Since("2026-11-30")] = field(default_factory=StandaloneConfig)

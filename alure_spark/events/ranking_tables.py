@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
@@ -40,16 +41,22 @@ def embedding_model(run: JobRun, config: Config) -> str:
 
     Where one reads cross representations, with /LAYER. Raises DataError where those of two models are the newest.
     """
-    newest = dict[str, str]()
-    for name in _tables_of_models(config):
-        if (rows := run.read_if_published(name)) is not None:
-            upto = rows.where(F.col("as_of") <= timestamp(config.time.as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
-            newest |= {name: str(upto["model_id"])} if upto else {}
+    newest = newest_models(run, _tables_of_models(config), config.time.as_of_ms)
     if len(set(newest.values())) > 1:
         said = ", ".join(f"{name} of {model}" for name, model in newest.items())
         raise DataError(f"fields of the ranking model would read two user models, {said}: run the jobs that are behind for this as_of")
     crossed = f"/{config.transfer.layer}" if "cross_representations" in newest else ""
     return "".join(list(newest.values())[:1]) + crossed
+
+
+def newest_models(run: JobRun, names: Iterable[str], as_of_ms: int) -> dict[str, str]:
+    """Table -> the user model of its newest rows at or before as_of; without a table that has none."""
+    newest = dict[str, str]()
+    for name in names:
+        if (rows := run.read_if_published(name)) is not None:
+            upto = rows.where(F.col("as_of") <= timestamp(as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
+            newest |= {name: str(upto["model_id"])} if upto else {}
+    return newest
 
 
 def candidates_to_score(run: JobRun, config: Config, embeddings_of: str = "") -> DataFrame:
@@ -76,9 +83,9 @@ def _tables_of_models(config: Config) -> list[str]:
     return [name for name, reads in OF_MODELS.items() if read & set(reads)]
 
 
-def field_tables(run: JobRun, embeddings_of: str) -> FieldTables:
-    """What fields read beside the rows; of user embeddings those of one model, `embedding_model`."""
-    tables = FieldTables(*(run.read_if_published(name) for name in FIELD_TABLES))
+def field_tables(run: JobRun, embeddings_of: str, names: Iterable[str] = FIELD_TABLES) -> FieldTables:
+    """What fields read beside the rows (of the tables with these names); of user embeddings those of one model, `embedding_model`."""
+    tables = FieldTables(**{name: run.read_if_published(name) for name in names})
     model_id, _, layer = embeddings_of.partition("/")
     mine: dict[str, DataFrame | None] = {}
     for name in OF_MODELS:

@@ -14,9 +14,10 @@ from ..errors import TrackingError
 from ..lake import make_private, scratch_folder, workspace
 from ..model import semantic_ids
 from ..model.artifact import VALIDATED, Artifact
+from ..model.retrieval_head import HeadArtifact
 from ..ranking.artifact import RankingArtifact
 from ..tracking import Columns, ModelVersion, Tracker
-from . import pyfunc, ranking_pyfunc, semantic_pyfunc
+from . import head_pyfunc, pyfunc, ranking_pyfunc, semantic_pyfunc
 
 CHAMPION, AS_OF = "champion", "alure.as_of"
 
@@ -152,3 +153,29 @@ def register_quantizer(config: Config, tracker: Tracker, attribute: str, model: 
         version = tracker.log_model(name, folder, semantic_pyfunc.__name__, digest, tags, columns)
     tracker.promote(name, version)
     return version, digest
+
+
+def register_head(config: Config, tracker: Tracker, artifact: HeadArtifact) -> str:
+    """A new version of the head of standalone retrieval, which becomes champion of its day; what to say of it."""
+    name, gate = config.retrieval_name, "champion: a head has no gate"
+    with scratch_folder(workspace(config.lake), f"{name}-{config.digest()}") as scratch:
+        folder = artifact.write(Path(scratch))
+        make_private(scratch)
+        tags = {"alure.model_id": artifact.model_id, AS_OF: config.time.as_of, "alure.gate": gate}
+        columns = Columns(head_pyfunc.REQUIRED, (), head_pyfunc.OUTPUTS)
+        version = tracker.log_model(name, folder, head_pyfunc.__name__, artifact.digest, tags, columns)
+    return f"{name} version {version} ({artifact.model_id}) of {artifact.upstream}{promote(config, tracker, version, name)}"
+
+
+def head_of(config: Config, tracker: Tracker, upstream: str) -> tuple[HeadArtifact | None, str]:
+    """(the head of time.as_of, or None where it does not read vectors of the user model `upstream`; what to say of it)."""
+    version = champion_at(config, tracker, config.retrieval_name)
+    artifact = HeadArtifact.read(version.folder, version.digest) if version else None
+    if artifact is None:
+        return None, f"standalone retrieval: no head of {upstream} is registered yet, so there are no candidates of it"
+    if artifact.upstream != upstream:
+        return None, (
+            f"standalone retrieval: head {artifact.model_id} was trained on vectors of {artifact.upstream}, but those of today are of "
+            f"{upstream}; it is refused, so there are no candidates of it until jobs/train_retrieval.py has trained another one"
+        )
+    return artifact, f"standalone retrieval: head {artifact.model_id} of {upstream}"

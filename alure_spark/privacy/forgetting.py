@@ -104,7 +104,8 @@ def _said_of_missing(missing: int, asked: int, before: int) -> list[str]:
 
 
 def _model_names(config: Config) -> list[str]:
-    return [config.model_name, *([config.ranking_name] if config.ranking.fields else [])]
+    ranking = [config.ranking_name] if config.ranking.fields else []
+    return [config.model_name, *ranking, *([config.retrieval_name] if config.transfer.retrieval.head else [])]
 
 
 def models(tracker: Tracker, name: str) -> str:

@@ -10,7 +10,9 @@ from ..clock import format_time
 from ..config import Config
 from ..errors import LakeError
 from ..lake import JobRun, as_of_scope, timestamp
+from ..tables import ORIGIN_BITS
 from .candidates import ad_candidates, serving_candidates
+from .standalone import Query, Standalone, shown_ads
 
 
 def retrieved_edges(user_edges: DataFrame, config: Config, since_ms: int | None = None) -> DataFrame:
@@ -25,14 +27,26 @@ def retrieved_edges(user_edges: DataFrame, config: Config, since_ms: int | None 
     return edges
 
 
-def write_candidates(run: JobRun, config: Config, edges: DataFrame) -> tuple[dict[str, float | None], pd.DataFrame]:
-    """(metrics, users per number of ads: ads, count). edges: `retrieved_edges`.
+def searched(run: JobRun, config: Config, users: DataFrame, ads: DataFrame, query: Query) -> Standalone:
+    """The standalone search of as_of. users: user_id, country, vector; ads: ad_id, vector.
+
+    An ad may be shown in a country where it was shown, or engaged with, before as_of; one that was shown nowhere yet, in all.
+    """
+    sources = sorted({config.labels.impression_source, *config.retrieval.event_weights})
+    shown = shown_ads(run.read("events"), sources, config.time.as_of_ms)
+    return Standalone(users, ads, shown, query, config.transfer.retrieval)
+
+
+def write_candidates(
+    run: JobRun, config: Config, edges: DataFrame, standalone: Standalone | None = None
+) -> tuple[dict[str, float | None], pd.DataFrame]:
+    """(metrics, users per number of ads: ads, count). edges: `retrieved_edges`; standalone: one more source of candidates.
 
     serving_candidates are written where retrieval.hand_off_hours asks for them, but not for an old day that is run again.
     """
     as_of = config.time.as_of_ms
     scope = as_of_scope(as_of)
-    candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, as_of)
+    candidates = ad_candidates(edges, run.read("events"), run.read("ads"), config.retrieval, as_of, standalone)
     users = run.write("ad_candidates", candidates, scope)
     written = run.written("ad_candidates").where(scope)
     later = run.written("ad_candidates").where(F.col("as_of") > timestamp(as_of))
@@ -47,4 +61,7 @@ def write_candidates(run: JobRun, config: Config, edges: DataFrame) -> tuple[dic
         "candidates": total,
         "candidates_per_user": total / users if users else None,
     }
+    if standalone is not None:
+        of_head = F.aggregate("graphs", F.lit(0), lambda total, one: total + one.bitwiseAND(ORIGIN_BITS["standalone"]))
+        metrics["standalone.candidates"] = float(written.agg(F.sum(of_head)).collect()[0][0] or 0) / ORIGIN_BITS["standalone"]
     return metrics, listed

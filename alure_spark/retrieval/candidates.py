@@ -21,8 +21,10 @@ from ..config import RetrievalConfig
 from ..lake import UNITS, in_units
 from ..tables import GRAPH_BITS
 from .scoring import ACCOUNT, AD, REASONS, AdIndex, score
+from .standalone import Standalone, standalone_links
 
 EDGES_PER_BLOCK = 50_000  # what a task holds at once: with some engagements per edge a few MB
+ENGAGEMENTS_PER_EDGE = 10  # about: what the block of a user is counted by who has candidates without an edge
 PROFILE = "user_id string, codes binary, strengths binary"
 RETRIEVED = (
     "user_id string, country string, as_of timestamp, ad_id array<string>, account_id array<string>, score array<double>, "
@@ -63,13 +65,16 @@ def active_ads(ads: DataFrame, as_of_ms: int) -> DataFrame:
     return ads.where(running).groupBy("ad_id").agg(F.max_by("account_id", F.struct("active_from", "account_id")).alias("account_id"))
 
 
-def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, config: RetrievalConfig, as_of_ms: int) -> DataFrame:
-    """One row per user with an edge, shaped as AD_CANDIDATES; arrays are empty where no neighbour leads to an ad.
+def ad_candidates(
+    edges: DataFrame, events: DataFrame, ads: DataFrame | None, config: RetrievalConfig, as_of_ms: int, standalone: Standalone | None = None
+) -> DataFrame:
+    """One row per user with an edge (or a vector of standalone), shaped as AD_CANDIDATES; arrays are empty where nothing leads to an ad.
 
     score = sum over neighbours of edge weight * engagement, over both kinds; edges of weight 0 or less lead nowhere. Left out: ads that
     the user met before as_of in a stream of event_weights or excluded_by, excluded_ads and excluded_accounts, and of those that one
-    graph alone leads to what is beyond its quota. Best first, ties by ad_id, at most config.cap. Collects the active ads, some 50 bytes
-    each, and counts the edges at once. Cost: a row per edge, with its neighbour's engagements as bytes, crosses the shuffle twice.
+    graph (or standalone) alone leads to what is beyond its quota. Best first, ties by ad_id, at most config.cap. Collects the active ads,
+    some 50 bytes each, and counts the edges at once. Cost: a row per edge, with its neighbour's engagements as bytes, crosses the shuffle
+    twice.
     """
     index = _ad_index(ads, config, as_of_ms, edges.sparkSession)
 
@@ -86,13 +91,16 @@ def ad_candidates(edges: DataFrame, events: DataFrame, ads: DataFrame | None, co
     own = met.groupBy("user_id").agg(F.collect_list(ad).alias("engaged")).mapInArrow(encode, PROFILE)
 
     # 2. every edge with its neighbour's engagements, in blocks of users
-    blocks = max(1, edges.count() // EDGES_PER_BLOCK)
+    pairs = edges.count()
     origins = F.coalesce("origins", F.lit(GRAPH_BITS["alure"])).alias("origins")  # rows of older versions do not say
     links = edges.select("src_user_id", F.col("dst_user_id").alias("user_id"), "country", "weight", origins)
     lent = links.join(profiles, "user_id", "left").select("src_user_id", "country", "weight", "origins", "codes", "strengths")
     nowhere = [F.lit(None).cast(kind).alias(name) for name, kind in (("country", "string"), ("weight", "double"), ("origins", "int"))]
     rows = lent.unionByName(own.select(F.col("user_id").alias("src_user_id"), *nowhere, "codes", "strengths"))
-    block = F.pmod(F.xxhash64("src_user_id"), F.lit(blocks)).alias("block")
+    if standalone is not None:
+        rows = rows.unionByName(standalone_links(standalone, index.ads, own))
+        pairs += standalone.users.count() * standalone.config.candidates // ENGAGEMENTS_PER_EDGE
+    block = F.pmod(F.xxhash64("src_user_id"), F.lit(max(1, pairs // EDGES_PER_BLOCK))).alias("block")
 
     # 3. every block: its users' candidates
     def retrieve(table: pa.Table) -> pa.Table:

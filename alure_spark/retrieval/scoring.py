@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 
 from ..config import RetrievalConfig
 from ..lake import UNITS
-from ..tables import GRAPH_BITS
+from ..tables import ORIGIN_BITS
 
-AD, ACCOUNT = 1, 2  # kinds of engagement; bits of a candidate's reason
-REASONS = pa.array([None, "ad", "account", "ad+account"])
+AD, ACCOUNT, STANDALONE = 1, 2, 4  # kinds of engagement, and what no neighbour led to; bits of a candidate's reason
+REASONS = pa.array(
+    [None, *("ad", "account", "ad+account"), *("standalone", "ad+standalone", "account+standalone", "ad+account+standalone")]
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Candidates:
     units: np.ndarray  # score in billionths
     graphs: np.ndarray
     neighbours: np.ndarray
-    kinds: np.ndarray  # AD, ACCOUNT or both
+    kinds: np.ndarray  # bits AD, ACCOUNT and STANDALONE
 
 
 def score(
@@ -70,6 +72,7 @@ def score(
     """The candidates of a block of users.
 
     One row per edge and engagement of its neighbour (M,): user, weight of the edge (above 0), origins, code of the target, engagement.
+    What the standalone search gives a user comes in the same way, with its own bit as origins: no neighbour is counted for it.
     own_user, own_ad: ads that a user does not get. Sums are of whole billionths: the same in any order.
     """
     ads = len(index.ads)
@@ -80,7 +83,7 @@ def score(
 
     # 1. every user and target: through how many neighbours, and how strongly
     order, starts = _groups(user.astype(np.int64) * targets + code)
-    neighbours = np.diff(np.r_[starts, len(order)])
+    neighbours = _reduce(np.add, (origins[order] != ORIGIN_BITS["standalone"]).astype(np.int64), starts)
     units, graphs = _reduce(np.add, units[order], starts), _reduce(np.bitwise_or, origins[order], starts)
     user, code = user[order][starts], code[order][starts].astype(np.int64)
 
@@ -97,16 +100,17 @@ def score(
     key = user[met].astype(np.int64) * ads + ad
     order, starts = _groups(key)
     met, key = met[order], key[order][starts]
-    kinds = _reduce(np.bitwise_or, np.where(led[order], ACCOUNT, AD), starts)
+    kinds = _reduce(np.bitwise_or, np.where(led[order], ACCOUNT, np.where(neighbours[met] > 0, AD, 0)), starts)
     units, graphs = _reduce(np.add, units[met], starts), _reduce(np.bitwise_or, graphs[met], starts)
     neighbours = _reduce(np.maximum, neighbours[met], starts)
+    kinds = kinds | np.where(graphs & ORIGIN_BITS["standalone"], STANDALONE, 0)
 
     # 3. without what the user has met, the best first
     fresh = ~np.isin(key, own_user.astype(np.int64) * ads + own_ad)
     user, ad = np.divmod(key, max(1, ads))
     best = np.flatnonzero(fresh)[np.lexsort((ad[fresh], -units[fresh], user[fresh]))]
-    for graph, most in config.quota.items():
-        alone = graphs[best] == GRAPH_BITS[graph]
+    for origin, most in config.quota.items():
+        alone = graphs[best] == ORIGIN_BITS[origin]
         beyond = np.flatnonzero(alone)[_places(user[best][alone]) >= most]
         best = np.delete(best, beyond)
     best = best[_places(user[best]) < config.cap]
