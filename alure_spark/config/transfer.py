@@ -21,3 +21,5 @@ class TransferConfig(Section, prefix="transfer."):
     # Impressions of the last so many days are in the mean. Those of days that no run has seen by this model are looked for in
     # training_examples, so labels.days should not be fewer.
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
+    # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it.
+    align: bool = False
