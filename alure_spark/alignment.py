@@ -1,15 +1,16 @@
-"""How the numbers of one trained model are turned into the space of another (orthogonal Procrustes; Schoenemann, 1966).
+"""How the numbers of one trained model are turned into the space of another.
 
 Why here: the job that makes representations fits, whoever reads them applies, and the benchmark of drift does both. Enters: vectors of the
 same users or ads by both models, row by row. Leaves: an `Alignment`, numbers that JSON or a table can hold.
 
-Two trainings of one model differ by more than the order of their numbers, but inner products and distances mean the same in both. A
-rotation (with or without a reflection) and a shift keep them, and nothing else is fitted: a free matrix could bend the vectors of few rows
-as it likes. What a rotation does not explain is the `residual`.
+rotation  with or without a reflection (orthogonal Procrustes; Schoenemann, 1966): inner products and distances keep their meaning. Two
+          trainings differ by nothing else where only these count in them, as in the user embedding.
+linear    any matrix (ridge regression): also for layers behind a non-linearity. It makes smaller what it cannot foretell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,27 +21,27 @@ from .errors import DataError
 
 @dataclass(frozen=True)
 class Alignment:
-    """turned = x @ rotation + shift."""
+    """turned = x @ matrix + shift."""
 
-    rotation: np.ndarray  # (d, d) float64, orthogonal
+    matrix: np.ndarray  # (d, d) float64
     shift: np.ndarray  # (d,) float64
     rows: int  # that it was fitted on
-    # Root of the squared errors over the squared deviations from the mean, of rows that the fit had not seen: 0 is a rotation and nothing
-    # else, 1 no better than the mean of the space for everybody.
+    # Root of the squared errors over the squared deviations from the mean, of rows that the fit had not seen: 0 where it explains all, 1
+    # where it is no better than the mean of the space for everybody.
     residual: float
 
     def turned(self, vectors: np.ndarray) -> np.ndarray:
         """(n, d) float32 of vectors (n, d) in the other space."""
-        result: np.ndarray = (np.asarray(vectors, np.float64) @ self.rotation + self.shift).astype(np.float32)
+        result: np.ndarray = (np.asarray(vectors, np.float64) @ self.matrix + self.shift).astype(np.float32)
         return result
 
 
-def fit_alignment(mine: np.ndarray, theirs: np.ndarray, what: str = "rows") -> Alignment:
-    """The rotation and shift that bring mine (n, d) nearest to theirs (n, d), row by row, in squares. O(n d^2 + d^3).
+def fit_alignment(mine: np.ndarray, theirs: np.ndarray, what: str = "rows", kind: str = "rotation") -> Alignment:
+    """The matrix and shift that bring mine (n, d) nearest to theirs (n, d), row by row, in squares. O(n d^2 + d^3).
 
-    The residual is of two fits, each on every other row and measured on the rest: give the rows in an order that says nothing. Raises
-    DataError, which names `what` the rows are, where both are not as wide, a number is not finite, or there are fewer rows than numbers:
-    a rotation of d directions is not decided by fewer.
+    kind: one of FITS. The residual is of two fits, each on every other row and measured on the rest: give the rows in an order that says
+    nothing. Raises DataError, which names `what` the rows are, where both are not as wide, a number is not finite, or there are fewer
+    rows than numbers: how d directions turn is not decided by fewer.
     """
     mine, theirs = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
     if mine.ndim != 2 or mine.shape != theirs.shape:
@@ -54,13 +55,29 @@ def fit_alignment(mine: np.ndarray, theirs: np.ndarray, what: str = "rows") -> A
     halves = slice(0, None, 2), slice(1, None, 2)
     missed = 0.0
     for learnt, rest in (halves, halves[::-1]):
-        rotation, shift = _motion(mine[learnt], theirs[learnt])
-        missed += ((mine[rest] @ rotation + shift - theirs[rest]) ** 2).sum()
-    return Alignment(*_motion(mine, theirs), rows, float(np.sqrt(missed) / spread) if spread > 0 else 0.0)
+        matrix, shift = _fitted(mine[learnt], theirs[learnt], kind)
+        missed += ((mine[rest] @ matrix + shift - theirs[rest]) ** 2).sum()
+    return Alignment(*_fitted(mine, theirs, kind), rows, float(np.sqrt(missed) / spread) if spread > 0 else 0.0)
 
 
-def _motion(mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rotation, shift): first about the means, then from mean to mean."""
+def _fitted(mine: np.ndarray, theirs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(matrix, shift): first about the means, then from mean to mean."""
     center, goal = mine.mean(axis=0), theirs.mean(axis=0)
-    rotation, _ = orthogonal_procrustes(mine - center, theirs - goal)
-    return rotation, goal - center @ rotation
+    matrix = FITS[kind](mine - center, theirs - goal)
+    return matrix, goal - center @ matrix
+
+
+def _rotation(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    rotation: np.ndarray = orthogonal_procrustes(mine, theirs)[0]
+    return rotation
+
+
+def _linear(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """As if d further rows, as long as these are on average, said that nothing can be foretold."""
+    numbers = mine.shape[1]
+    prior = np.eye(numbers) * (mine**2).mean() * numbers
+    matrix: np.ndarray = np.linalg.solve(mine.T @ mine + prior, mine.T @ theirs) if prior.any() else np.eye(numbers)
+    return matrix
+
+
+FITS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"rotation": _rotation, "linear": _linear}

@@ -529,10 +529,11 @@ ALIGNMENTS = Table(
         model_id STRING ! : the version, whose rows are turned from fitted_as_of on
         layer STRING : transfer.layer, of cross representations
         space STRING ! : the version whose space it is
-        fitted_as_of TIMESTAMP ! : the version's first day, on whose rows the rotation was fitted
+        fitted_as_of TIMESTAMP ! : the version's first day, on whose rows the matrix was fitted
+        kind STRING ! : transfer.align of that day
         rows BIGINT ! : users or ads that both had rows of
-        residual DOUBLE ! : what the rotation does not explain, of halves that it was not fitted on: 0 nothing, 1 all
-        rotation ARRAY<DOUBLE> ! : d * d numbers, row by row: turned = vector @ rotation + shift
+        residual DOUBLE ! : what the matrix does not explain, of halves that it was not fitted on: 0 nothing, 1 all
+        matrix ARRAY<DOUBLE> ! : d * d numbers, row by row: turned = vector @ matrix + shift
         shift ARRAY<DOUBLE> ! : d numbers
     """),
     key=("of", "as_of", "model_id"),

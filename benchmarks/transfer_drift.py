@@ -4,9 +4,10 @@
 
 A ranking model on a poor surface reads the representations of a user model (UR, IR, CR). It was trained on day 0 with those of the version
 of that time; on each of ten days there is a new version, from other first weights. Per day: NE of the downstream model with the new
-version's vectors as they are, turned into the old space (alure_spark/alignment.py), with the old version's last rows or the old version run
-every day, and where the downstream model, too, is trained every day. Three worlds; gains are 1 - NE / NE of the other, with an
-interval over the users of all of them. In the null twin the clicks follow nothing that a representation could know.
+version's vectors as they are, turned into the old space (alure_spark/alignment.py), with a version that went on from the old one, with
+the old version's last rows or the old version run every day, and where the downstream model, too, is trained every day. Three worlds; gains
+are 1 - NE / NE of the other, with an interval over the users of all of them. In the null twin the clicks follow nothing that a
+representation could know.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +37,14 @@ from benchmarks.ranking_parts import cross_entropies, equalized, gain
 from benchmarks.transfer_drift_versions import Representations
 
 SEEDS = (7, 8, 9)
-USERS, DAYS = 800, 10
+USERS, DAYS = 700, 10
 FIRST, SERVED = versions.HISTORY, 5  # the day whose morning the first version is trained in; days from which the downstream model learns
-NONE, RAW, TURNED, MAPPED = "no representations", "new version as it is", "new version, turned", "new version, any matrix"
+NONE, RAW, WARM = "no representations", "new version", "new version that goes on from the old"
+TURNED, LINEAR = "new version, rotated", "new version, by a matrix"
 KEPT, HELD = "old version, its last rows", "old version, run every day"
-TURNED_ANEW, HELD_ANEW = f"{TURNED}; downstream anew", f"{HELD}; downstream anew"
-ROADS = (NONE, RAW, TURNED, MAPPED, KEPT, HELD, TURNED_ANEW, HELD_ANEW)
+FROZEN = (NONE, RAW, WARM, TURNED, LINEAR, KEPT, HELD)
+ANEW = "; downstream anew"
+ROADS = (*FROZEN, f"{LINEAR}{ANEW}", f"{HELD}{ANEW}")
 ALL = ("user", "item", "cross")
 KINDS: Mapping[str, Sequence[str]] = {"UR, IR and CR": ALL, "UR alone": ALL[:1], "IR alone": ALL[1:2], "CR alone": ALL[2:]}
 CONFIG = RankingConfig(epochs=12, patience=2, learning_rate=4e-3, batch_users=64)
@@ -80,14 +84,22 @@ def lane(seed: int, users: int, days: int) -> Lane:
     old = versions.version(made.world, FIRST, 1000 * seed)
     made.reads[HELD] = {day: versions.representations(made.world, old, day) for day in range(FIRST, last + days + 1)}
     served = {day: made.reads[HELD][day] for day in range(FIRST, last + 1)}
-    turns = {RAW: versions.unturned, TURNED: fit_alignment, MAPPED: versions.mapped}
+    turns: dict[str, versions.Turn] = {
+        RAW: versions.unturned,
+        WARM: versions.unturned,
+        TURNED: fit_alignment,
+        LINEAR: partial(fit_alignment, kind="linear"),
+    }
     made.reads |= {road: dict(served) for road in (KEPT, *turns)}
+    warm = old
     for day in range(last + 1, last + days + 1):
         new = versions.representations(made.world, versions.version(made.world, day, 1000 * seed + day), day)
+        warm = versions.version(made.world, day, 1000 * seed, before=warm)
+        gone_on = versions.representations(made.world, warm, day)
         made.reads[KEPT][day] = served[last]
         for road, turn in turns.items():
             before = served[last] if road == RAW else made.reads[road][day - 1]  # yesterday's rows, as they were read
-            made.reads[road][day], missed = versions.in_space(new, before, turn)
+            made.reads[road][day], missed = versions.in_space(gone_on if road == WARM else new, before, turn)
             made.residuals.append({"road": road, "day": day - last, **missed})
         print(f"seed {seed}: version of day {day - last} of {days}", file=sys.stderr, flush=True)
     return made
@@ -96,7 +108,7 @@ def lane(seed: int, users: int, days: int) -> Lane:
 def vectors(lane: Lane, road: str, kinds: Sequence[str], days: range) -> dict[str, np.ndarray]:
     """Field -> (U * days * POOR, d): of each impression what was published in the morning of its day, of its user or its ad."""
     users = lane.world.users
-    ads = lane.world.poor[days.start : days.stop] - 1 - worlds.ITEMS  # (days, U, POOR)
+    ads = lane.world.poor[days.start : days.stop]  # (days, U, POOR)
     result: dict[str, list[np.ndarray]] = {}
     for place, day in enumerate(days):
         read, who = lane.reads[road][day], np.broadcast_to(np.arange(users)[:, None], ads[place].shape)
@@ -170,7 +182,7 @@ def measured(lanes: Sequence[Lane], name: str, null: bool, days: int, resamples:
     """One row per road: its NE by day, and its gain over other roads, paired over users."""
     kinds, courses = KINDS[name], dict[str, list[Course]]()
     models: list[dict[str, Downstream]] = [{} for _ in lanes]
-    for road in ROADS if name == next(iter(KINDS)) and not null else ROADS[:6]:
+    for road in ROADS if name == next(iter(KINDS)) and not null else FROZEN:
         courses[road] = [course(one, road, kinds, days, null, known) for one, known in zip(lanes, models, strict=True)]
         print(f"{name}, {road}: {np.mean([one.ne for one in courses[road]]):.4f}", file=sys.stderr, flush=True)
     groups = [np.arange(one.world.users) for one in lanes]
@@ -179,7 +191,7 @@ def measured(lanes: Sequence[Lane], name: str, null: bool, days: int, resamples:
         by_day = np.mean([one.ne for one in its], axis=0)
         row: contract.Row = {"set": "roads", "reads": name, "null": null, "road": road, "ne": float(by_day.mean())}
         row["ne_by_day"] = by_day.round(5).tolist()
-        for key, other in (("none", NONE), ("raw", RAW), ("turned", TURNED), ("kept", KEPT)):
+        for key, other in (("none", NONE), ("raw", RAW), ("rotated", TURNED), ("linear", LINEAR), ("kept", KEPT)):
             if other != road:
                 found = gain([one.losses for one in its], [one.losses for one in courses[other]], groups, resamples)
                 row |= {f"over_{key}": found["gain"], f"over_{key}_low": found["low"], f"over_{key}_high": found["high"]}
@@ -191,7 +203,7 @@ def residual_rows(lanes: Sequence[Lane]) -> list[contract.Row]:
     """One row per way of turning and representation: how far what was read lies from yesterday's, mean over days and worlds."""
     given = [one for lane in lanes for one in lane.residuals]
     rows: list[contract.Row] = []
-    for road in (RAW, TURNED, MAPPED):
+    for road in (RAW, WARM, TURNED, LINEAR):
         for kind in ALL:
             values = [float(one[kind]) for one in given if one["road"] == road]
             rows.append({"set": "residuals", "road": road, "kind": kind, "residual": float(np.mean(values)), "most": max(values)})

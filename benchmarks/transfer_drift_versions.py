@@ -23,7 +23,7 @@ from alure_spark.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from alure_spark.model.representations import cross_representations, item_representations
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from alure_spark.training import start, user_training
+from alure_spark.training import recurring, start, user_training
 from benchmarks import transfer_drift_world as worlds
 from benchmarks.transfer_drift_world import DriftWorld
 
@@ -34,14 +34,14 @@ WIDTHS = {"user": 16, "item": 32, "cross": 32}
 SPEC = ModelSpec(
     sources={"view": {}, "click": {}},
     item_sources=("view", "click"),
-    spaces={ITEM: 1 + worlds.ITEMS + worlds.ADS, ACCOUNT: 1},
+    spaces={ITEM: worlds.vocabulary_size(0), ACCOUNT: 1},
     item_dimension=WIDTHS["user"],
     tasks=("click",),
     config=ModelConfig(dimension=WIDTHS["cross"], heads=4, feed_forward=64, views=("svd",), max_events=128, window=64),
 )
 # A tenth of the users that a step of the product has: there are few users, and the model needs the steps.
 TRAINING = TrainingConfig(
-    epochs=6, patience=6, batch_users=32, learning_rate=4e-3, threads=1, objectives=ObjectiveConfig(neighbour=0.0, next_item=0.2)
+    epochs=5, patience=5, batch_users=32, learning_rate=4e-3, threads=1, objectives=ObjectiveConfig(neighbour=0.0, next_item=0.2)
 )
 
 
@@ -54,44 +54,59 @@ class Representations:
     cross: np.ndarray  # (U + ADS, d) CR: the means of users, then those of ads
 
 
-def version(world: DriftWorld, end: int, seed: int) -> UserModel:
-    """The user model that is trained in the morning of the day `end`; the day before is its validation split."""
-    batch = worlds.histories(world, end - HISTORY, end, end - SHOWN, end - 1)
+def version(world: DriftWorld, end: int, seed: int, before: UserModel | None = None) -> UserModel:
+    """The user model that is trained in the morning of the day `end`.
+
+    From the start: the day before is its validation split. Or as a version goes on from the one of the day before (training.warm_start):
+    with what became known since, and other users to validate each time.
+    """
+    size = worlds.vocabulary_size(end - 1)
+    batch = worlds.histories(world, end - HISTORY, end, end - SHOWN, end - 1, size)
+    model, loader = _new_model(batch, size, seed), MemoryLoader(batch, TRAINING.batch_users, seed)
+    border, until = (worlds.START_MS + day * DAY_MS for day in (end - 1, end))
+    when = user_training.calendar(loader, SPEC.item_sources, border, until)
+    config = replace(TRAINING, seed=seed)
+    if before is None:
+        return user_training.train(model, loader, when, config).model
+    new = recurring.NewImpressions(loader, border, config.holdout_users, until)
+    mine = recurring.SplitByUser(when.cuts_ms, until, until)
+    return user_training.train(recurring.grown(before, model), new, mine, config, warm=True).model
+
+
+def _new_model(batch: JaggedBatch, size: int, seed: int) -> UserModel:
+    """Before training, with item vectors of the histories."""
     tokens = batch.sources.values()
     user, row, known = (
         np.concatenate([part.numpy() for part in parts])
         for parts in ([its.users() for its in tokens], [its.rows[ITEM] for its in tokens], [its.known_at_ms for its in tokens])
     )
     views = item_views(ItemHistories.from_events(user, row, known), SPEC.config.views, SPEC.item_dimension, 4, seed)
-    rows = np.arange(1, SPEC.spaces[ITEM])
-    spec = replace(SPEC, config=replace(SPEC.config, seed=seed))
-    model = start.new_model(spec, Vocabulary({ITEM: (rows, rows)}), views.items, list(views.vectors), views.idf, views.users)
-    loader = MemoryLoader(batch, TRAINING.batch_users, seed)
-    border, until = (worlds.START_MS + day * DAY_MS for day in (end - 1, end))
-    when = user_training.calendar(loader, SPEC.item_sources, border, until)
-    return user_training.train(model, loader, when, replace(TRAINING, seed=seed)).model
+    rows = np.arange(1, size)
+    spec = replace(SPEC, spaces=dict(SPEC.spaces) | {ITEM: size}, config=replace(SPEC.config, seed=seed))
+    return start.new_model(spec, Vocabulary({ITEM: (rows, rows)}), views.items, list(views.vectors), views.idf, views.users)
 
 
 @torch.no_grad()
 def representations(world: DriftWorld, model: UserModel, end: int) -> Representations:
     """As of the morning of the day `end`, of what was known before it."""
-    batch = worlds.histories(world, end - HISTORY, end, end - SHOWN, end)
+    size = model.spec.spaces[ITEM]
+    batch = worlds.histories(world, end - HISTORY, end, end - SHOWN, end, size)
     parts = list(MemoryLoader(batch, 256, 0).in_order())
-    ads = torch.arange(1 + worlds.ITEMS, SPEC.spaces[ITEM])
+    ads = torch.from_numpy(worlds.rows_of("ads", np.arange(worlds.ADS), size))
     crosses = torch.cat([cross_representations(model, part, LAYER) for part in parts]).numpy()
     items = item_representations(model, ads, torch.zeros_like(ads)).numpy()
     items[worlds.active("ads", end).stop :] = np.nan
     user = torch.cat([model.encoder.embed(part) for part in parts]).numpy()
-    return Representations(user, items, _means(crosses, batch, end))
+    return Representations(user, items, _means(crosses, world, batch, end))
 
 
-def _means(crosses: np.ndarray, batch: JaggedBatch, end: int) -> np.ndarray:
+def _means(crosses: np.ndarray, world: DriftWorld, batch: JaggedBatch, end: int) -> np.ndarray:
     """The decaying means of crosses (M, d) per user and per ad."""
     shown = batch.impressions
     assert shown is not None
     age = (worlds.START_MS + end * DAY_MS - 1 - shown.time_ms.numpy()) // DAY_MS
     share = 0.5 ** (age / HALF_LIFE)
-    ad = shown.rows[ITEM].numpy() - 1 - worlds.ITEMS + len(batch)
+    ad = world.rich[end - SHOWN : end].transpose(1, 0, 2).ravel() + len(batch)  # its own, also where the model does not know it
     key, both = np.concatenate([shown.users().numpy(), ad]), np.tile(share, 2)
     sums = np.zeros((len(batch) + worlds.ADS, crosses.shape[1]))
     np.add.at(sums, key, both[:, None] * np.tile(crosses, (2, 1)))
@@ -100,24 +115,6 @@ def _means(crosses: np.ndarray, batch: JaggedBatch, end: int) -> np.ndarray:
 
 
 Turn = Callable[[np.ndarray, np.ndarray], Alignment]  # (vectors, those of the space) of the rows that both have
-
-
-def mapped(mine: np.ndarray, theirs: np.ndarray, strength: float = 1.0) -> Alignment:
-    """By any matrix and a shift (ridge regression), which may bend what a rotation only turns."""
-    halves = slice(0, None, 2), slice(1, None, 2)
-    missed = 0.0
-    for learnt, rest in (halves, halves[::-1]):
-        matrix, shift = _ridge(mine[learnt], theirs[learnt], strength)
-        missed += ((mine[rest] @ matrix + shift - theirs[rest]) ** 2).sum()
-    matrix, shift = _ridge(mine, theirs, strength)
-    return Alignment(matrix, shift, len(mine), float(np.sqrt(missed / ((theirs - theirs.mean(axis=0)) ** 2).sum())))
-
-
-def _ridge(mine: np.ndarray, theirs: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    center, goal = mine.mean(axis=0), theirs.mean(axis=0)
-    x, y = (mine - center).astype(np.float64), (theirs - goal).astype(np.float64)
-    matrix = np.linalg.solve(x.T @ x + strength * x.var() * x.shape[1] * np.eye(x.shape[1]), x.T @ y)
-    return matrix, goal - center @ matrix
 
 
 def unturned(mine: np.ndarray, theirs: np.ndarray) -> Alignment:

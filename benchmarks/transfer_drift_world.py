@@ -20,7 +20,7 @@ START_MS = 1_736_121_600_000  # 2025-01-06, midnight
 TASTES, MOST_DAYS = 6, 40
 # Of items and of ads: how many there are on one day, and how many of these are new and take the place of the oldest.
 ACTIVE, NEW = {"items": 300, "ads": 60}, {"items": 6, "ads": 2}
-ITEMS, ADS = (ACTIVE[kind] + NEW[kind] * MOST_DAYS for kind in ACTIVE)  # ever; rows 1.. of item_id are the items, then the ads
+ITEMS, ADS = (ACTIVE[kind] + NEW[kind] * MOST_DAYS for kind in ACTIVE)  # ever
 VIEWS, RICH, POOR = 5, 4, 4  # per user and day: items looked at, ads met on either surface
 KEPT = 0.97  # of a taste from day to day, as a correlation: after ten days .74
 POPULAR, PULL = 0.3, 1.5  # deviation of how popular an item is; by how much taste decides what is looked at
@@ -29,11 +29,11 @@ STRENGTH, QUALITY, RICH_RATE, POOR_RATE = 1.2, 0.5, -1.2, -2.0  # of taste, of t
 
 @dataclass(frozen=True)
 class DriftWorld:
-    """U users over D days. Times are ms after START_MS, ascending within a user and day."""
+    """U users over D days; items and ads are numbers from 0. Times are ms after START_MS, ascending within a user and day."""
 
-    viewed: np.ndarray  # (D, U, VIEWS) int64 rows of item_id
+    viewed: np.ndarray  # (D, U, VIEWS) int64 items
     viewed_at: np.ndarray  # (D, U, VIEWS) int64
-    rich: np.ndarray  # (D, U, RICH) int64 rows of item_id, as of all ads
+    rich: np.ndarray  # (D, U, RICH) int64 ads
     rich_at: np.ndarray  # (D, U, RICH) int64
     rich_clicks: np.ndarray  # (D, U, RICH) bool
     poor: np.ndarray  # (D, U, POOR) int64
@@ -59,14 +59,14 @@ def drawn(random: np.random.Generator, users: int, days: int) -> DriftWorld:
         there, shown = (active(kind, day) for kind in ACTIVE)
         score = (PULL * taste @ items.T + popular)[:, there]
         luck = -np.log(-np.log(random.random((users, VIEWS, score.shape[1]))))  # the largest of score + luck: a softmax of the score
-        parts["viewed"].append(1 + there.start + (score[:, None] + luck).argmax(axis=2))
+        parts["viewed"].append(there.start + (score[:, None] + luck).argmax(axis=2))
         parts["viewed_at"].append(_moments(random, day, (users, VIEWS)))
         parts["rich_at"].append(_moments(random, day, (users, RICH)))
         for surface, count, rate in (("rich", RICH, RICH_RATE), ("poor", POOR, POOR_RATE)):
             ad = random.integers(shown.start, shown.stop, (users, count))
             logit = rate + STRENGTH * np.einsum("ut,umt->um", taste, ads[ad]) * np.sqrt(TASTES) / 2 + quality[ad]
             truth = 1 / (1 + np.exp(-logit))
-            parts[surface].append(1 + ITEMS + ad)
+            parts[surface].append(ad)
             parts[f"{surface}_clicks"].append(random.random(ad.shape) < truth)
             if surface == "poor":
                 parts["poor_truth"].append(truth)
@@ -79,20 +79,35 @@ def active(kind: str, day: int) -> slice:
     return slice(day * NEW[kind], day * NEW[kind] + ACTIVE[kind])
 
 
+def vocabulary_size(day: int) -> int:
+    """Rows of item_id that are known once the day is over; row 0 is the unknown one."""
+    return 1 + sum(ACTIVE.values()) + day * sum(NEW.values())
+
+
+def rows_of(kind: str, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Rows of item_id: those of the first day, then what came new day by day, each time the items before the ads; 0 from size on."""
+    came = np.maximum(0, -(-(numbers - ACTIVE[kind] + 1) // NEW[kind]))  # the day
+    before = ACTIVE["items"] * (kind == "ads"), NEW["items"] * (kind == "ads")
+    first = 1 + before[0] + numbers
+    later = vocabulary_size(0) + (came - 1) * sum(NEW.values()) + before[1] + numbers - ACTIVE[kind] - (came - 1) * NEW[kind]
+    row = np.where(came == 0, first, later)
+    return np.where(row < size, row, 0)
+
+
 def _moments(random: np.random.Generator, day: int, shape: tuple[int, int]) -> np.ndarray:
     return np.sort(random.integers(0, DAY_MS, shape), axis=1) + day * DAY_MS
 
 
-def histories(world: DriftWorld, first: int, end: int, shown_from: int, validate_from: int) -> JaggedBatch:
+def histories(world: DriftWorld, first: int, end: int, shown_from: int, validate_from: int, size: int) -> JaggedBatch:
     """What was known of each user before the day `end` from the day `first` on: views, clicks, and the rich impressions from shown_from on.
 
-    Impressions from the day validate_from on are the validation split.
+    Impressions from the day validate_from on are the validation split. size: rows of item_id that the model has.
     """
     days = slice(first, end)
-    users, nothing = world.users, np.ones((end - first, world.users, VIEWS), bool)
+    users, everything = world.users, np.ones((end - first, world.users, VIEWS), bool)
     shown = slice(shown_from, end)
     count = (end - shown_from) * RICH
-    ads, at = _of_users(world.rich[shown]), _of_users(world.rich_at[shown]) + START_MS
+    ads, at = rows_of("ads", _of_users(world.rich[shown]), size), _of_users(world.rich_at[shown]) + START_MS
     impressions = Impressions(
         offsets=offsets_of(torch.full((users,), count)),
         time_ms=torch.from_numpy(at),
@@ -105,8 +120,10 @@ def histories(world: DriftWorld, first: int, end: int, shown_from: int, validate
     )
     clicked = world.rich_clicks[days]
     sources = {
-        "view": _tokens(world.viewed[days], world.viewed_at[days], nothing),
-        "click": _tokens(world.rich[days], world.rich_at[days] + 1, clicked),  # a click is known just after its impression
+        "view": _tokens(rows_of("items", world.viewed[days], size), world.viewed_at[days], everything),
+        "click": _tokens(
+            rows_of("ads", world.rich[days], size), world.rich_at[days] + 1, clicked
+        ),  # a click is known just after its impression
     }
     nobody = torch.zeros(users, dtype=torch.int64)
     return JaggedBatch("all", tuple(f"u{user}" for user in range(users)), nobody, nobody + START_MS + end * DAY_MS, sources, impressions)
@@ -133,15 +150,15 @@ def poor_impressions(
     known: the ads, as numbers from 0, that have an id of their own; others are the unknown one.
     """
     days, users = slice(first, end), world.users
-    ads = _of_users(world.poor[days]) - ITEMS
-    ads = np.where((ads > known.start) & (ads <= known.stop), ads, 0)
+    ads = _of_users(world.poor[days])
+    ids = np.where((ads >= known.start) & (ads < known.stop), 1 + ads, 0)
     clicks = (world.null_clicks if null else world.poor_clicks)[days]
     per_user = (end - first) * POOR
     at = START_MS + (np.repeat(np.arange(first, end), POOR) * DAY_MS + np.tile(np.arange(1, 1 + POOR), end - first))
     shown = Impressions(
         offsets=offsets_of(torch.full((users,), per_user)),
         time_ms=torch.from_numpy(np.tile(at, users)),
-        rows={"ad": torch.from_numpy(ads)},
+        rows={"ad": torch.from_numpy(ids)},
         numbers={},
         labels={"click": torch.from_numpy(_of_users(clicks)).float()},
         weight=torch.ones(len(ads)),

@@ -1,4 +1,4 @@
-"""The rotation between two spaces: exact where one was planted, the nearest where there is none, refused where it is not decided."""
+"""The matrix between two spaces: exact where one was planted, the nearest where there is none, refused where it is not decided."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def planted(seed, rows=200, numbers=8, noise=0.0, reflected=False):
 def test_a_planted_rotation_is_recovered_with_its_sign_and_shift(reflected):
     mine, theirs, rotation, shift = planted(1, reflected=reflected)
     fitted = fit_alignment(mine, theirs)
-    np.testing.assert_allclose(fitted.rotation, rotation, atol=1e-10)
+    np.testing.assert_allclose(fitted.matrix, rotation, atol=1e-10)
     np.testing.assert_allclose(fitted.shift, shift, atol=1e-9)
-    assert np.sign(np.linalg.det(fitted.rotation)) == (-1 if reflected else 1)
+    assert np.sign(np.linalg.det(fitted.matrix)) == (-1 if reflected else 1)
     assert fitted.residual == pytest.approx(0, abs=1e-12)
     assert fitted.rows == 200
     np.testing.assert_allclose(fitted.turned(mine), theirs, rtol=1e-5, atol=1e-5)
@@ -46,16 +46,16 @@ def test_no_rotation_tried_is_nearer():
     mine = random.normal(size=(60, 4))
     theirs = np.maximum(mine @ random.normal(size=(4, 4)), 0)
     fitted = fit_alignment(mine, theirs)
-    np.testing.assert_allclose(fitted.rotation @ fitted.rotation.T, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(fitted.matrix @ fitted.matrix.T, np.eye(4), atol=1e-12)
 
     def missed(rotation, shift):
         return ((mine @ rotation + shift - theirs) ** 2).sum()
 
-    best = missed(fitted.rotation, fitted.shift)
+    best = missed(fitted.matrix, fitted.shift)
     for seed in range(200):
         other = ortho_group.rvs(4, random_state=seed)
         skew = random.normal(size=(4, 4)) * 0.05
-        near = fitted.rotation @ np.linalg.qr(np.eye(4) + skew - skew.T)[0]
+        near = fitted.matrix @ np.linalg.qr(np.eye(4) + skew - skew.T)[0]
         for rotation in (other, near):
             assert best <= missed(rotation, (theirs - mine @ rotation).mean(axis=0)) + 1e-9
 
@@ -71,6 +71,17 @@ def test_unrelated_vectors_have_a_residual_above_1_however_few_they_are():
     """Measured on the rows of the fit, 12 rows of 8 numbers would look related."""
     random = np.random.default_rng(5)
     assert fit_alignment(random.normal(size=(12, 8)), random.normal(size=(12, 8))).residual > 1
+
+
+def test_any_matrix_is_recovered_from_many_rows_and_bends_no_few():
+    random = np.random.default_rng(6)
+    mine, matrix = random.normal(size=(20_000, 4)), random.normal(size=(4, 4))
+    fitted = fit_alignment(mine, mine @ matrix + 2, kind="linear")
+    np.testing.assert_allclose(fitted.matrix, matrix, atol=1e-3)
+    assert fitted.residual < 1e-3 < 0.1 < fit_alignment(mine, mine @ matrix + 2).residual
+    noise = fit_alignment(random.normal(size=(12, 8)), random.normal(size=(12, 8)), kind="linear")
+    assert np.square(noise.matrix).sum() < 0.5 * 8, "what cannot be foretold becomes smaller"
+    np.testing.assert_array_equal(fit_alignment(np.zeros((9, 3)), np.ones((9, 3)), kind="linear").turned(np.ones((1, 3))), [[2, 2, 2]])
 
 
 @pytest.mark.parametrize(

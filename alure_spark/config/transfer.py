@@ -8,6 +8,7 @@ from typing import Annotated
 from .rules import Largest, OneOf, PositiveFloat, PositiveInt
 from .section import Section
 
+ALIGNMENTS = ("rotation", "linear")  # alure_spark/alignment.py
 CROSS_LAYERS = ("ad", "crosses", "hidden")  # of the user model's read-out (model/representations.py)
 
 
@@ -21,5 +22,6 @@ class TransferConfig(Section, prefix="transfer."):
     # Impressions of the last so many days are in the mean. Those of days that no run has seen by this model are looked for in
     # training_examples, so labels.days should not be fewer.
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
-    # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it.
-    align: bool = False
+    # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it:
+    # rotation, or linear (any matrix); empty: each version is a space of its own.
+    align: Annotated[str, OneOf(("", *ALIGNMENTS))] = ""

@@ -28,6 +28,7 @@ class Turn:
     """How a version's vectors come into a space, and since when."""
 
     fitted_ms: int  # on rows as of this moment
+    kind: str  # transfer.align of that day
     alignment: Alignment
 
 
@@ -49,13 +50,13 @@ def turns_into(alignments: DataFrame | None, name: str, layer: str, space: str) 
     if alignments is None:
         return {}
     mine = alignments.where((F.col("of") == name) & (F.col("space") == space) & (F.coalesce("layer", F.lit(layer)) == layer))
-    what = ("fitted_as_of", "rows", "residual", "rotation", "shift")
+    what = ("fitted_as_of", "kind", "rows", "residual", "matrix", "shift")
     newest = mine.groupBy("model_id").agg(F.max_by(F.struct(*what), "as_of").alias("one")).select("model_id", "one.*")
     turns = {}
     for row in newest.withColumn("fitted_ms", F.unix_millis("fitted_as_of")).drop("fitted_as_of").toArrow().to_pylist():
         shift = np.array(row["shift"])
-        rotation = np.array(row["rotation"]).reshape(len(shift), len(shift))
-        turns[row["model_id"]] = Turn(row["fitted_ms"], Alignment(rotation, shift, row["rows"], row["residual"]))
+        matrix = np.array(row["matrix"]).reshape(len(shift), len(shift))
+        turns[row["model_id"]] = Turn(row["fitted_ms"], row["kind"], Alignment(matrix, shift, row["rows"], row["residual"]))
     return turns
 
 

@@ -1,7 +1,7 @@
 """Writes `alignments` of one as_of: how what the user model says on that day is turned into the space of an earlier version.
 
 Enters: the representations of as_of, which the run has just written, the user embeddings, and rows of both of earlier days. Leaves: a row
-per table. A version is fitted on the first day that it has rows of, and keeps its rotation: so its rows are of one space. The fit reads rows
+per table. A version is fitted on the first day that it has rows of, and keeps its matrix: its rows are of one space. The fit reads rows
 of that day and of days before it, and no row of `alignments` holds anything of a user.
 """
 
@@ -18,11 +18,11 @@ from ..config import Config
 from ..errors import DataError
 from ..lake import JobRun, as_of_scope, latest_rows, timestamp
 from ..tables import ALIGNMENTS
-from .aligned_rows import VECTORS, of_layer, rows_in_space, space_of, turns_into
+from .aligned_rows import VECTORS, Turn, of_layer, rows_in_space, space_of, turns_into
 
 KEYS = {"user_embeddings": ("user_id",), "cross_representations": ("kind", "user_id", "ad_hash"), "item_representations": ("ad_hash",)}
-WITHOUT = "set transfer.align to false for this as_of, so that the version begins a space of its own, and train the ranking model anew"
-FIT_ROWS = 20_000  # that a rotation is fitted on at most, those with the smallest hash of their key
+WITHOUT = "leave transfer.align empty for this as_of, so that the version begins a space of its own, and train the ranking model anew"
+FIT_ROWS = 20_000  # that a matrix is fitted on at most, those with the smallest hash of their key
 
 
 def write_alignments(run: JobRun, config: Config, model_id: str) -> dict[str, float | None]:
@@ -41,10 +41,11 @@ def write_alignments(run: JobRun, config: Config, model_id: str) -> dict[str, fl
         if fitted is None and mine.isEmpty():
             continue
         theirs = rows_in_space(of_layer(rows, layer).where(F.col("as_of") < timestamp(as_of)), name, space, earlier)
-        alignment = fitted.alignment if fitted else fitted_on(mine, theirs, name, f"{name} of {model_id} and of the space {space}")
-        since = fitted.fitted_ms if fitted else as_of
-        made.append(_row(name, layer, model_id, space, as_of, since, alignment))
-        metrics |= {f"alignment.{name}.residual": alignment.residual, f"alignment.{name}.rows": alignment.rows}
+        if fitted is None:
+            kind, what = config.transfer.align, f"{name} of {model_id} and of the space {space}"
+            fitted = Turn(as_of, kind, fitted_on(mine, theirs, name, kind, what))
+        made.append(_row(name, layer, model_id, space, as_of, fitted))
+        metrics |= {f"alignment.{name}.residual": fitted.alignment.residual, f"alignment.{name}.rows": fitted.alignment.rows}
     run.write(ALIGNMENTS.name, _frame(run, made), as_of_scope(as_of))
     return metrics
 
@@ -59,7 +60,7 @@ def space_before(alignments: DataFrame | None, crosses: DataFrame, layer: str, a
     return space_of(alignments, "cross_representations", str(newest["model_id"])) if newest else ""
 
 
-def fitted_on(mine: DataFrame, theirs: DataFrame, name: str, what: str) -> Alignment:
+def fitted_on(mine: DataFrame, theirs: DataFrame, name: str, kind: str, what: str) -> Alignment:
     """Of the users or ads that both have rows of, each by its newest row."""
     key, column = F.concat_ws("/", *KEYS[name]).alias("key"), VECTORS[name]
     first = mine.select(key, F.col(column).alias("mine"))
@@ -73,16 +74,17 @@ def fitted_on(mine: DataFrame, theirs: DataFrame, name: str, what: str) -> Align
         raise DataError(f"transfer.align: vectors of {widths[0][0]} and of {widths[1][0]} numbers in {what}: {WITHOUT}")
     left, right = (side.flatten().to_numpy(zero_copy_only=False).reshape(len(common), -1) for side in vectors)
     try:
-        return fit_alignment(left, right, what)
+        return fit_alignment(left, right, what, kind)
     except DataError as error:
         raise DataError(f"transfer.align: {error}; {WITHOUT}") from None
 
 
-def _row(name: str, layer: str, model_id: str, space: str, as_of_ms: int, fitted_ms: int, alignment: Alignment) -> dict[str, Any]:
+def _row(name: str, layer: str, model_id: str, space: str, as_of_ms: int, turn: Turn) -> dict[str, Any]:
+    of = turn.alignment
     return {
-        "of": name, "as_of": as_of_ms, "model_id": model_id, "layer": layer if name == "cross_representations" else None,
-        "space": space, "fitted_as_of": fitted_ms, "rows": alignment.rows, "residual": alignment.residual,
-        "rotation": alignment.rotation.ravel().tolist(), "shift": alignment.shift.tolist(),
+        "of": name, "as_of": as_of_ms, "model_id": model_id, "layer": layer if name == "cross_representations" else None, "space": space,
+        "fitted_as_of": turn.fitted_ms, "kind": turn.kind, "rows": of.rows, "residual": of.residual,
+        "matrix": of.matrix.ravel().tolist(), "shift": of.shift.tolist(),
     }  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def config_at(day, folder="out"):
     config = load(ROOT / "conf" / "test.yml", overrides(folder))
     time = replace(config.time, as_of=format_time(FIRST + day * DAY_MS).replace(" ", "T") + "Z")
     ranking = replace(config.ranking, fields=FIELDS, sequences={})
-    return replace(config, time=time, ranking=ranking, transfer=TransferConfig("hidden", align=True))
+    return replace(config, time=time, ranking=ranking, transfer=TransferConfig("hidden", align="rotation"))
 
 
 def placed(row):
@@ -131,7 +131,7 @@ def test_all_versions_are_read_as_one(days):
     assert embedding_model(run, config_at(4)) == "m0/hidden"
 
 
-def test_a_version_is_fitted_on_its_first_day_and_keeps_its_rotation(days):
+def test_a_version_is_fitted_on_its_first_day_and_keeps_its_matrix(days):
     run, metrics = days
     assert metrics[0] == {}, "the first version is the space itself"
     rows = [row for row in run.tables["alignments"].sort_by("as_of").to_pylist() if row["of"] == "user_embeddings"]
@@ -139,7 +139,7 @@ def test_a_version_is_fitted_on_its_first_day_and_keeps_its_rotation(days):
     assert {(row["space"], row["rows"]) for row in rows} == {("m0", USERS)}
     first, again, _ = rows
     assert again["fitted_as_of"] == first["as_of"] < again["as_of"]
-    assert again["rotation"] == first["rotation"]
+    assert again["matrix"] == first["matrix"]
 
 
 def test_a_day_that_is_run_again_gives_the_same_and_sees_no_later_day(days, spark):
@@ -186,18 +186,18 @@ def test_what_cannot_be_aligned_stops_the_job_with_what_to_do(spark, change, wha
     run = Run(spark, rows_of("m0", 0), rows_of("m1", 1, **change))
     with pytest.raises(DataError, match=f"transfer.align: {what}") as refused:
         write_alignments(run, config_at(1), "m1")
-    assert "set transfer.align to false for this as_of" in str(refused.value)
+    assert "leave transfer.align empty for this as_of" in str(refused.value)
 
 
 def test_a_batch_is_turned_model_by_model():
     rotation, shift = VERSIONS["m1"]
-    turn = Turn(FIRST, Alignment(rotation.T, -shift * np.ones(NUMBERS) @ rotation.T, 9, 0.0))
+    turn = Turn(FIRST, "rotation", Alignment(rotation.T, -shift * np.ones(NUMBERS) @ rotation.T, 9, 0.0))
     at = pa.array([FIRST * 1000, FIRST * 1000, FIRST * 1000 - 1], pa.timestamp("us", "UTC"))
     vectors = pa.array([said("m1", "user", [0])[0], said("m0", "user", [1])[0], said("m1", "user", [2])[0]], pa.list_(pa.float32()))
     rows = pa.RecordBatch.from_arrays([at, pa.array(["m1", "m0", "m1"]), vectors], names=["as_of", "model_id", "embedding"])
     given = pa.Table.from_batches(turned(rows, "embedding", "m0", {"m1": turn})).to_pylist()
     assert [row["model_id"] for row in given] == ["m0", "m0"], "the row of before the fit is left out"
     np.testing.assert_allclose([row["embedding"] for row in given], TRUTH["user"][:2], atol=1e-5)
-    wide = Turn(FIRST, Alignment(np.eye(5), np.zeros(5), 9, 0.0))
+    wide = Turn(FIRST, "rotation", Alignment(np.eye(5), np.zeros(5), 9, 0.0))
     with pytest.raises(DataError, match="a row of model m1 has 4 numbers, but its alignment turns 5"):
         list(turned(rows, "embedding", "m0", {"m1": wide}))
