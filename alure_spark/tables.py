@@ -533,8 +533,8 @@ ALIGNMENTS = Table(
         kind STRING ! : transfer.align of that day
         rows BIGINT ! : users or ads that both had rows of
         residual DOUBLE ! : what the matrix does not explain, of halves that it was not fitted on: 0 nothing, 1 all
-        matrix ARRAY<DOUBLE> ! : d * d numbers, row by row: turned = vector @ matrix + shift
-        shift ARRAY<DOUBLE> ! : d numbers
+        matrix ARRAY<DOUBLE> ! : d * d numbers, row by row: turned = vector @ matrix + shift; empty where the version is the space itself
+        shift ARRAY<DOUBLE> ! : d numbers, or empty
     """),
     key=("of", "as_of", "model_id"),
     partitions=("as_of",),

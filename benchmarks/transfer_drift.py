@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,19 +34,12 @@ from benchmarks import contract
 from benchmarks import transfer_drift_versions as versions
 from benchmarks import transfer_drift_world as worlds
 from benchmarks.ranking_parts import cross_entropies, equalized, gain
+from benchmarks.transfer_drift_roads import ALL, ANEW, FROZEN, HELD, KEPT, KINDS, LINEAR, NONE, RAW, ROADS, TURNED, WARM
 from benchmarks.transfer_drift_versions import Representations
 
 SEEDS = (7, 8, 9)
 USERS, DAYS = 700, 10
 FIRST, SERVED = versions.HISTORY, 5  # the day whose morning the first version is trained in; days from which the downstream model learns
-NONE, RAW, WARM = "no representations", "new version", "new version that goes on from the old"
-TURNED, LINEAR = "new version, rotated", "new version, by a matrix"
-KEPT, HELD = "old version, its last rows", "old version, run every day"
-FROZEN = (NONE, RAW, WARM, TURNED, LINEAR, KEPT, HELD)
-ANEW = "; downstream anew"
-ROADS = (*FROZEN, f"{LINEAR}{ANEW}", f"{HELD}{ANEW}")
-ALL = ("user", "item", "cross")
-KINDS: Mapping[str, Sequence[str]] = {"UR, IR and CR": ALL, "UR alone": ALL[:1], "IR alone": ALL[1:2], "CR alone": ALL[2:]}
 CONFIG = RankingConfig(epochs=12, patience=2, learning_rate=4e-3, batch_users=64)
 
 
@@ -84,12 +77,8 @@ def lane(seed: int, users: int, days: int) -> Lane:
     old = versions.version(made.world, FIRST, 1000 * seed)
     made.reads[HELD] = {day: versions.representations(made.world, old, day) for day in range(FIRST, last + days + 1)}
     served = {day: made.reads[HELD][day] for day in range(FIRST, last + 1)}
-    turns: dict[str, versions.Turn] = {
-        RAW: versions.unturned,
-        WARM: versions.unturned,
-        TURNED: fit_alignment,
-        LINEAR: partial(fit_alignment, kind="linear"),
-    }
+    turns: dict[str, versions.Turn] = {RAW: versions.unturned, WARM: versions.unturned, TURNED: fit_alignment}
+    turns[LINEAR] = partial(fit_alignment, kind="linear")
     made.reads |= {road: dict(served) for road in (KEPT, *turns)}
     warm = old
     for day in range(last + 1, last + days + 1):
@@ -163,7 +152,7 @@ class Course:
 def course(lane: Lane, road: str, kinds: Sequence[str], days: int, null: bool, models: dict[str, Downstream]) -> Course:
     """models: the downstream models of day 0 that other roads have trained, by what they read; this one's is added."""
     kinds, begin = (() if road == NONE else kinds), FIRST + SERVED
-    reads = road.partition(";")[0] if road != NONE else HELD
+    reads = road.removesuffix(ANEW) if road != NONE else HELD
     key, losses, ne = " ".join(kinds), np.zeros(lane.world.users), []
     for day in range(begin, begin + days):
         if reads != road and road != NONE:

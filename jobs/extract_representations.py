@@ -24,8 +24,7 @@ def extract(context: Context, run: JobRun) -> Report:
     context.tracker.set_tag("alure.model_id", artifact.model_id)
     ends, why = days_to_sum(run, config, artifact)
     metrics = write_representations(run, config, artifact, ends)
-    if config.transfer.align:
-        metrics |= write_alignments(run, config, artifact.model_id)
+    metrics |= write_alignments(run, config, artifact.model_id)
     how = f"{config.time.as_of}: {len(ends)} of {config.transfer.window_days} days read, {why}"
     return Report(metrics, texts={"extract_representations/how.txt": how})
 

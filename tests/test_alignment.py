@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
-from alure_spark.alignment import fit_alignment
+from alure_spark.alignment import FITS, fit_alignment
+from alure_spark.config.transfer import ALIGNMENT_KINDS
 from alure_spark.errors import DataError
 
 
@@ -71,6 +72,10 @@ def test_unrelated_vectors_have_a_residual_above_1_however_few_they_are():
     """Measured on the rows of the fit, 12 rows of 8 numbers would look related."""
     random = np.random.default_rng(5)
     assert fit_alignment(random.normal(size=(12, 8)), random.normal(size=(12, 8))).residual > 1
+
+
+def test_a_conf_may_name_every_kind():
+    assert tuple(FITS) == ALIGNMENT_KINDS
 
 
 def test_any_matrix_is_recovered_from_many_rows_and_bends_no_few():

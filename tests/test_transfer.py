@@ -288,7 +288,8 @@ def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
     run = JobRun(context.lake, "test", "", "true")
     assert embedding_model(run, config).endswith("/hidden")
     other = context.lake.read("user_embeddings").withColumn("model_id", F.lit("alure-other"))
-    run.read_if_published = lambda name: other if name == "user_embeddings" else context.lake.read(name)
+    published = run.read_if_published
+    run.read_if_published = lambda name: other if name == "user_embeddings" else published(name)
     with pytest.raises(DataError, match="fields of the ranking model would read two user models, user_embeddings of alure-other"):
         embedding_model(run, config)
 

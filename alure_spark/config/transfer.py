@@ -8,7 +8,7 @@ from typing import Annotated
 from .rules import Largest, OneOf, PositiveFloat, PositiveInt
 from .section import Section
 
-ALIGNMENTS = ("rotation", "linear")  # alure_spark/alignment.py
+ALIGNMENT_KINDS = ("rotation", "linear")  # alure_spark/alignment.py
 CROSS_LAYERS = ("ad", "crosses", "hidden")  # of the user model's read-out (model/representations.py)
 
 
@@ -24,4 +24,4 @@ class TransferConfig(Section, prefix="transfer."):
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
     # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it:
     # rotation, or linear (any matrix); empty: each version is a space of its own.
-    align: Annotated[str, OneOf(("", *ALIGNMENTS))] = ""
+    align: Annotated[str, OneOf(("", *ALIGNMENT_KINDS))] = ""

@@ -46,10 +46,11 @@ def space_of(alignments: DataFrame | None, name: str, model_id: str) -> str:
 
 
 def turns_into(alignments: DataFrame | None, name: str, layer: str, space: str) -> dict[str, Turn]:
-    """model_id -> how its rows of table `name` come into the space; of several alignments the newest."""
+    """model_id -> how its rows of table `name` come into the space, the version apart that it is called after; the newest of several."""
     if alignments is None:
         return {}
-    mine = alignments.where((F.col("of") == name) & (F.col("space") == space) & (F.coalesce("layer", F.lit(layer)) == layer))
+    here = (F.col("of") == name) & (F.col("space") == space) & (F.col("model_id") != space)
+    mine = alignments.where(here & (F.coalesce("layer", F.lit(layer)) == layer))
     what = ("fitted_as_of", "kind", "rows", "residual", "matrix", "shift")
     newest = mine.groupBy("model_id").agg(F.max_by(F.struct(*what), "as_of").alias("one")).select("model_id", "one.*")
     turns = {}

@@ -26,37 +26,50 @@ FIT_ROWS = 20_000  # that a matrix is fitted on at most, those with the smallest
 
 
 def write_alignments(run: JobRun, config: Config, model_id: str) -> dict[str, float | None]:
-    """Metrics: of each table the residual and the common rows. Raises DataError where a table has too few, or vectors of another width."""
-    as_of, layer = config.time.as_of_ms, config.transfer.layer
-    known = run.read_if_published(ALIGNMENTS.name)
+    """Metrics: of each table the residual and the common rows. Without transfer.align what an earlier run has written of as_of goes.
+
+    Raises DataError where a table has too few common rows, or vectors of another width.
+    """
+    as_of, layer, known = config.time.as_of_ms, config.transfer.layer, run.read_if_published(ALIGNMENTS.name)
+    if not config.transfer.align:
+        if known is not None and not known.where(as_of_scope(as_of)).isEmpty():
+            run.write(ALIGNMENTS.name, known.limit(0), as_of_scope(as_of))
+        return {}
     before = None if known is None else known.where(F.col("as_of") < timestamp(as_of))
-    tables = {name: rows for name in KEYS if (rows := _rows_of(run, name)) is not None}
-    space = space_before(before, tables["cross_representations"], layer, as_of) or model_id
-    metrics: dict[str, float | None] = {}
-    made = []
-    for name, rows in tables.items() if model_id != space else ():
-        mine = of_layer(rows, layer).where(as_of_scope(as_of)).where(F.col("model_id") == model_id)
-        earlier = turns_into(before, name, layer, space)
-        fitted = earlier.get(model_id)
-        if fitted is None and mine.isEmpty():
-            continue
-        theirs = rows_in_space(of_layer(rows, layer).where(F.col("as_of") < timestamp(as_of)), name, space, earlier)
-        if fitted is None:
-            kind, what = config.transfer.align, f"{name} of {model_id} and of the space {space}"
-            fitted = Turn(as_of, kind, fitted_on(mine, theirs, name, kind, what))
-        made.append(_row(name, layer, model_id, space, as_of, fitted))
-        metrics |= {f"alignment.{name}.residual": fitted.alignment.residual, f"alignment.{name}.rows": fitted.alignment.rows}
+    tables = {name: of_layer(rows, layer) for name in KEYS if (rows := _rows_of(run, name)) is not None}
+    space = space_before(before, tables["cross_representations"], as_of) or model_id
+    turns = {name: _turn(rows, name, before, config, model_id, space) for name, rows in tables.items()}
+    made = [_row(name, layer, model_id, space, as_of, turn) for name, turn in turns.items() if turn]
     run.write(ALIGNMENTS.name, _frame(run, made), as_of_scope(as_of))
+    metrics: dict[str, float | None] = {}
+    for name, turn in turns.items() if model_id != space else ():
+        if turn:
+            metrics |= {f"alignment.{name}.residual": turn.alignment.residual, f"alignment.{name}.rows": turn.alignment.rows}
     return metrics
+
+
+def _turn(rows: DataFrame, name: str, before: DataFrame | None, config: Config, model_id: str, space: str) -> Turn | None:
+    """Into the space, by the alignment that the version has or by a new one; None where it has no rows of as_of."""
+    as_of, kind = config.time.as_of_ms, config.transfer.align
+    if model_id == space:
+        return Turn(as_of, kind, Alignment(np.zeros((0, 0)), np.zeros(0), 0, 0.0))
+    earlier = turns_into(before, name, config.transfer.layer, space)
+    if model_id in earlier:
+        return earlier[model_id]
+    mine = rows.where(as_of_scope(as_of)).where(F.col("model_id") == model_id)
+    if mine.isEmpty():
+        return None
+    theirs = rows_in_space(rows.where(F.col("as_of") < timestamp(as_of)), name, space, earlier)
+    return Turn(as_of, kind, fitted_on(mine, theirs, name, kind, f"{name} of {model_id} and of the space {space}"))
 
 
 def _rows_of(run: JobRun, name: str) -> DataFrame | None:
     return run.written(name) if name in run.outputs else run.read_if_published(name)
 
 
-def space_before(alignments: DataFrame | None, crosses: DataFrame, layer: str, as_of_ms: int) -> str:
-    """The space of the newest cross representations before as_of; '' where there are none of the layer."""
-    newest = of_layer(crosses, layer).where(F.col("as_of") < timestamp(as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
+def space_before(alignments: DataFrame | None, crosses: DataFrame, as_of_ms: int) -> str:
+    """The space of the newest of these cross representations before as_of; '' where there are none."""
+    newest = crosses.where(F.col("as_of") < timestamp(as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
     return space_of(alignments, "cross_representations", str(newest["model_id"])) if newest else ""
 
 

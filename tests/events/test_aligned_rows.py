@@ -135,9 +135,10 @@ def test_a_version_is_fitted_on_its_first_day_and_keeps_its_matrix(days):
     run, metrics = days
     assert metrics[0] == {}, "the first version is the space itself"
     rows = [row for row in run.tables["alignments"].sort_by("as_of").to_pylist() if row["of"] == "user_embeddings"]
-    assert [row["model_id"] for row in rows] == ["m1", "m1", "m2"]
-    assert {(row["space"], row["rows"]) for row in rows} == {("m0", USERS)}
-    first, again, _ = rows
+    assert [row["model_id"] for row in rows] == ["m0", "m1", "m1", "m2"]
+    assert {(row["space"], row["rows"]) for row in rows[1:]} == {("m0", USERS)}
+    own, first, again, _ = rows
+    assert (own["space"], own["matrix"]) == ("m0", [])
     assert again["fitted_as_of"] == first["as_of"] < again["as_of"]
     assert again["matrix"] == first["matrix"]
 
@@ -172,6 +173,22 @@ def test_a_ranking_model_reads_its_own_version_for_as_long_as_it_is_kept(spark):
     with pytest.raises(DataError, match="of m0/hidden, but the newest are of m1/hidden, and item_representations has no row of the former"):
         representation_ages(run, config, "m0/hidden")
     assert field_tables(run, "m0/ad").cross_representations.isEmpty(), "another layer is another space"
+
+
+def test_another_layer_or_no_alignment_begins_a_space_of_its_own(days, spark):
+    run, _ = days
+    other = Run(spark)
+    other.tables = dict(run.tables)
+    crosses = rows_of("m2", 5)["cross_representations"]
+    place = crosses.column_names.index("layer")
+    other.add({"cross_representations": crosses.set_column(place, "layer", pa.array(["ad"] * len(crosses)))})
+    config = config_at(5)
+    write_alignments(other, replace(config, transfer=TransferConfig("ad", align="linear")), "m2")
+    assert embedding_model(other, replace(config, transfer=TransferConfig("ad"))) == "m2/ad", "of user_embeddings too"
+    again = Run(spark)
+    again.tables = dict(run.tables)
+    write_alignments(again, replace(config_at(4), transfer=TransferConfig("hidden")), "m2")
+    assert embedding_model(again, config_at(4)) == "m2/hidden", "what was written of that day is gone"
 
 
 @pytest.mark.parametrize(
