@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from pyspark.sql import functions as F
 from alure_spark.clock import DAY_MS
 from alure_spark.config import FieldConfig, TransferConfig, load
 from alure_spark.errors import ConfigError, DataError
-from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, training_rows
+from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, field_tables, representation_ages, training_rows
 from alure_spark.inference.cross_table import cross_sums
-from alure_spark.inference.registered import champion
+from alure_spark.inference.registered import champion, promote, register
 from alure_spark.inference.representations import RepresentationReader
 from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.model.artifact import Artifact
 from alure_spark.privacy import identity
 from alure_spark.running import run_jobs
 from jobs import build_sequences, extract_representations, forget_users, train_ranking
@@ -38,8 +40,11 @@ SHOWN = ("impression_id", "time_ms", "ad_id", "account_id", "label_age_ms", "wei
 
 
 def rows(context, name, as_of_ms):
-    table = context.lake.read(name).where(as_of_scope(as_of_ms)).toArrow().to_pylist()
-    found = pd.DataFrame(table, dtype=object)  # so that a hash stays whole beside a null
+    return in_order(context.lake.read(name).where(as_of_scope(as_of_ms)))
+
+
+def in_order(frame):
+    found = pd.DataFrame(frame.toArrow().to_pylist(), dtype=object)  # so that a hash stays whole beside a null
     keys = [one for one in ("kind", "user_id", "ad_hash") if one in found]
     return found.sort_values(keys, key=lambda column: column.astype(str)).reset_index(drop=True)
 
@@ -201,6 +206,60 @@ def test_a_ranking_model_learns_from_them_and_candidates_have_them(chain, days):
         candidates_to_score(run, now.config, "alure-old/hidden")
 
 
+def in_other_numbers(artifact):
+    """The same user model: what its ad tower says is rotated, the neurons of its last layer have changed places."""
+    model, vocabulary = artifact.model()
+    d, draw = model.spec.config.dimension, np.random.default_rng(3)
+    rotation = torch.from_numpy(np.linalg.qr(draw.normal(size=(d, d)))[0]).float()
+    places, readout = torch.from_numpy(draw.permutation(d)), model.readout
+    first, last = readout.deep[0], readout.deep[-1]
+    with torch.no_grad():
+        model.encoder.item_weight[0] += 1  # of no item: the version has another id, and embeds users as before
+        for layer in (readout.ad, *(readout.keys[source] for source in model.spec.sources)):
+            layer.weight.copy_(rotation.T @ layer.weight)
+            layer.bias.copy_(layer.bias @ rotation)
+        for table in (readout.account, *(readout.tables[name] for name in readout.tables)):
+            table.weight.copy_(table.weight @ rotation)
+        first.weight[:, :d] = first.weight[:, :d] @ rotation
+        first.weight.copy_(first.weight[places])
+        first.bias.copy_(first.bias[places])
+        last.weight.copy_(last.weight[:, places])
+    return Artifact.of(model, vocabulary, artifact.facts)
+
+
+def apart(mine, theirs):
+    """Root of the squared distances over that of the distances to the mean."""
+    return np.sqrt(((mine - theirs) ** 2).sum() / ((theirs - theirs.mean(axis=0)) ** 2).sum())
+
+
+def test_a_new_version_is_read_in_the_space_of_the_one_before(chain, days, tmp_path):
+    """By a ranking model that was trained on the old one, on the day on which the new one is the champion."""
+    shutil.copytree(folder_of(days[0]), tmp_path, dirs_exist_ok=True)
+    context = reading(chain, tmp_path, 1, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, align="rotation"))
+    old, as_of = champion(context.config, context.tracker), FIRST + DAY_MS
+    new = in_other_numbers(old)
+    tags = {"alure.model_id": new.model_id, "alure.as_of": context.config.time.as_of, "alure.gate": "champion: planted"}
+    promote(context.config, context.tracker, register(context.config, context.tracker, new, None, tags, "planted"))
+    names = ("cross_representations", "item_representations")
+    truth = {name: rows(context, name, as_of) for name in names}  # what the old version says on that day
+    run_jobs(context, [extract_representations.JOB], "test")
+    run, reads = JobRun(context.lake, "test", "", "true"), f"{old.model_id}/hidden"
+    assert embedding_model(run, context.config) == reads
+    assert representation_ages(run, context.config, reads) == dict.fromkeys(names, 0.0)
+    tables = field_tables(run, reads)
+    for name, most in zip(names, (0.25, 1e-3), strict=True):  # means of two days differ by a day; what the ad tower says of ads does not
+        raw, was = rows(context, name, as_of), np.stack(truth[name]["representation"])
+        assert set(raw["model_id"]) == {new.model_id}
+        given = in_order(getattr(tables, name).where(as_of_scope(as_of)))
+        assert set(given["model_id"]) == {old.model_id}
+        assert apart(np.stack(raw["representation"]), was) > 0.8
+        assert apart(np.stack(given["representation"]), was) < most
+    run.read_if_published = lambda name: None if name == "alignments" else context.lake.read(name)
+    assert representation_ages(run, context.config, reads) == dict.fromkeys(names, 1.0), (
+        "without alignments it reads the old version's last rows"
+    )
+
+
 def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
     context = reading(chain, folder_of(days[0]), 1)
     fields = FIELDS | {"taste": FieldConfig("user.embedding", "numbers")}
@@ -208,7 +267,8 @@ def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
     run = JobRun(context.lake, "test", "", "true")
     assert embedding_model(run, config).endswith("/hidden")
     other = context.lake.read("user_embeddings").withColumn("model_id", F.lit("alure-other"))
-    run.read_if_published = lambda name: other if name == "user_embeddings" else context.lake.read(name)
+    published = run.read_if_published
+    run.read_if_published = lambda name: other if name == "user_embeddings" else published(name)
     with pytest.raises(DataError, match="fields of the ranking model would read two user models, user_embeddings of alure-other"):
         embedding_model(run, config)
 

@@ -9,6 +9,7 @@ from .rules import Largest, OneOf, PositiveFloat, PositiveInt
 from .section import Section, Since
 from .standalone import StandaloneConfig
 
+ALIGNMENT_KINDS = ("rotation", "linear")  # alure_spark/alignment.py
 CROSS_LAYERS = ("ad", "crosses", "hidden")  # of the user model's read-out (model/representations.py)
 
 
@@ -25,4 +26,7 @@ class TransferConfig(Section, prefix="transfer."):
     # Bits that a number of a representation is stored with: 32, or 8, which takes a third of the bytes. By 8 bits a number moves by
     # at most 1/127 of the largest one of its row.
     bits: Annotated[int, OneOf((8, 32)), Since("2026-11-30")] = 32
+    # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it:
+    # rotation, or linear (any matrix); empty: each version is a space of its own.
+    align: Annotated[str, OneOf(("", *ALIGNMENT_KINDS)), Since("2026-11-30")] = ""
     retrieval: Annotated[StandaloneConfig, Since("2026-11-30")] = field(default_factory=StandaloneConfig)
