@@ -1,8 +1,7 @@
 """training_examples, vocabularies -> a user model in MLflow; the alias `champion` moves to it when it passes the gate.
 
-Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and the gate; with training.refit also one on
-everything for as many epochs, which is registered, the validated one beside it: a later gate compares models that have not seen the split.
-With training.warm_start it is one: from the champion, on what is new to it.
+Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and every gate; with training.refit also one
+on everything for as many epochs, which is what gets registered. With training.warm_start it is one: from the champion, on what is new.
 """
 
 from __future__ import annotations

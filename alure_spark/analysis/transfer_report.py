@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,8 +27,8 @@ def transfer_report(made: Comparison) -> tuple[dict[str, float | None], dict[str
         lines.append(f"{part.name}: {part.train.impressions:,} training rows; of them have {there}")
     for (downstream, task), its in by_task(made.results).items():
         lines.append(sentence(its))
-        if drawn := gains_of(its):
-            figures[f"{FILES}/{downstream}_{task}.png"] = drawn
+        if gains := gains_of(its):
+            figures[f"{FILES}/{downstream}_{task}.png"] = gain_bars(gains, f"{downstream}, {task}")
     return metrics, figures, "\n".join([*lines, "", table(made.results).to_string(index=False, float_format="%.4f", na_rep="-")])
 
 
@@ -45,13 +45,16 @@ def by_task(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
     return of
 
 
-def gains_of(results: Sequence[Result]) -> Figure | None:
-    """A bar with its interval per variant of one task; None where no gain is known."""
-    known = {one.variant: one for one in results if one.gain is not None}
-    heights = {name: one.gain or 0.0 for name, one in known.items()}
-    spread = {name: (one.low or 0.0, one.high or 0.0) for name, one in known.items()}
-    label = f"{results[0].downstream}, {results[0].task}: NE gain over {NONE}"
-    return bars(heights, spread, label, max(heights, key=heights.__getitem__)) if known else None
+def gains_of(results: Sequence[Result]) -> dict[str, tuple[float, float, float]]:
+    """variant -> (gain, low, high) of one task, of the variants whose gain is known."""
+    return {one.variant: (one.gain, one.low or 0.0, one.high or 0.0) for one in results if one.gain is not None}
+
+
+def gain_bars(gains: Mapping[str, tuple[float, float, float]], title: str) -> Figure:
+    """A bar with its interval per variant; the best in another colour."""
+    heights = {name: gain for name, (gain, _, _) in gains.items()}
+    spread = {name: (low, high) for name, (_, low, high) in gains.items()}
+    return bars(heights, spread, f"{title}: NE gain over {NONE}", max(heights, key=heights.__getitem__))
 
 
 def sentence(results: Sequence[Result]) -> str:

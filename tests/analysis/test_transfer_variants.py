@@ -164,5 +164,7 @@ def test_a_difference_is_said_where_its_interval_leaves_out_0_and_else_what_coul
     same = [result("none"), result("ur", 0.0, 0.0, 0.0), result("ur_ir")]
     assert transfer_report.sentence(same).endswith("reads the same: ur; nothing can be said of ur_ir, for too few users have a response")
     assert "have labels of one class only" in transfer_report.sentence([result("none", ne=None)])
-    assert transfer_report.gains_of(same[:1]) is None
-    assert [bar.get_width() for bar in transfer_report.gains_of(lines).axes[0].patches] == [-0.03, -0.004, 0.02]
+    gains = transfer_report.gains_of([*lines, result("gate")])
+    assert gains == {"ur": (0.02, 0.01, 0.03), "ur_ir": (-0.004, -0.02, 0.01), "raw": (-0.03, -0.04, -0.02)}
+    drawn = transfer_report.gain_bars(gains, "feed, click").axes[0].patches
+    assert [bar.get_width() for bar in drawn] == [-0.03, -0.004, 0.02]
