@@ -238,8 +238,7 @@ def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
         embedding_model(run, config)
 
 
-EARLY = f"time_ms % {DAY_MS} < {DAY_MS // 2}"
-DOWNSTREAM = {"early": DownstreamConfig(EARLY, ("click",)), "everything": DownstreamConfig()}
+DOWNSTREAM = {"first_places": DownstreamConfig("impression__position < 2", ("click",)), "everything": DownstreamConfig()}
 
 
 def comparing(chain, folder, *names, downstream=DOWNSTREAM):
@@ -266,13 +265,15 @@ def test_variants_are_compared_on_the_same_rows_and_nothing_is_published(chain, 
     assert set(children) == {f"{task} {one}" for task in DOWNSTREAM for one in ("none", "ur", "ur_ir_cr", "layer_ad")}
     (text,) = [client.download_artifacts(parent.info.run_id, f"compare_transfer/{name}") for name in ["table.csv"]]
     table = pd.read_csv(text).set_index(["downstream", "task", "variant"])
-    shown = [one for row in examples(context, FIRST + DAY_MS) for one in row.select(["split", "time_ms", "user_id"]).to_pylist()]
-    for downstream, tasks in (("early", ["click"]), ("everything", ["click", "conversion"])):
+    shown = [
+        one for row in examples(context, FIRST + DAY_MS) for one in row.select(["split", "impression__position", "user_id"]).to_pylist()
+    ]
+    for downstream, tasks in (("first_places", ["click"]), ("everything", ["click", "conversion"])):
         mine = [
             (row["user_id"], split)
             for row in shown
-            for split, time in zip(row["split"], row["time_ms"], strict=True)
-            if downstream == "everything" or time % DAY_MS < DAY_MS // 2
+            for split, position in zip(row["split"], row["impression__position"], strict=True)
+            if downstream == "everything" or position < 2
         ]
         validated = [user for user, split in mine if split == "validation"]
         its = table.loc[downstream]
@@ -312,6 +313,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(chain, da
             "transfer.downstream.bad: its condition holds for 0 impressions",
         ),
         (DownstreamConfig(f"time_ms < {FIRST}"), "none of them in the validation split"),
+        (DownstreamConfig("1 / (time_ms - time_ms) > 0"), "bad.where is .*, which fails on an impression: DIVIDE_BY_ZERO; use try_cast"),
     ):
         context = comparing(chain, folder_of(days[0]), "ur", downstream={"good": DownstreamConfig(), "bad": its})
         with pytest.raises((ConfigError, DataError), match=sentence):

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from ..config import Config
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..events.impressions_where import downstream_rows
 from ..events.ranking_fields import ranking_rows
 from ..events.ranking_tables import embedding_model, field_tables, training_rows
@@ -23,6 +23,7 @@ from ..inference.registered import champion
 from ..lake import JobRun, as_of_scope, make_private
 from ..model.representations import cross_width
 from ..packed.rows import for_spark
+from ..run_messages import condition_of
 from ..tracking import Tracker
 from ..training import ranking_start
 from .transfer_layers import layer_representations
@@ -62,11 +63,13 @@ def rows_of_all(run: JobRun, config: Config, tracker: Tracker, folder: str) -> l
         for one in full.values():
             ranking_start.draft_spec(one)
         labels = config.labels.declared
-        rows = {layer: _stored(folder, downstream_rows(all_, name, its, labels), f"{name}-{layer}") for layer, all_ in whole.items()}
+        rows = {layer: downstream_rows(of_all, name, its, labels) for layer, of_all in whole.items()}
+        if its.where:
+            rows = {layer: _where(folder, mine, f"{name}-{layer}", name, its.where) for layer, mine in rows.items()}
         splits = splits_of(rows[own], conf)
         require_learnable(name, conf, splits)
-        mine = {variant: variant_config(conf, variant, widths) for variant in variants}
-        made.append(DownstreamRows(name, mine, rows, full, splits["train"], splits["validation"]))
+        compared = {variant: variant_config(conf, variant, widths) for variant in variants}
+        made.append(DownstreamRows(name, compared, rows, full, splits["train"], splits["validation"]))
     return made
 
 
@@ -76,6 +79,19 @@ def _stored(folder: str, frame: DataFrame, name: str) -> DataFrame:
     frame.write.parquet(path)
     make_private(folder)
     return frame.sparkSession.read.schema(frame.schema).parquet(path)
+
+
+def _where(folder: str, rows: DataFrame, file: str, name: str, where: str) -> DataFrame:
+    """The rows of a downstream task, stored. Raises DataError where its condition fails on an impression."""
+    try:
+        return _stored(folder, rows, file)
+    except Exception as error:
+        if not (condition := condition_of(error)):
+            raise
+        raise DataError(
+            f"transfer.downstream.{name}.where is {shown(where)}, which fails on an impression: {condition}; use try_cast, try_divide or "
+            "get, which give null"
+        ) from error
 
 
 def _by_layer(
