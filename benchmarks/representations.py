@@ -183,7 +183,7 @@ def main() -> None:
         ends = [AS_OF_MS + DAY_MS - day * DAY_MS for day in range(3_650)]
         methods: dict[str, Callable[[], DataFrame]] = {
             "ours": lambda: read_by_ours(table, artifact, inference),
-            "ours_summed": lambda: cross_sums(table, artifact, inference, LAYER, ends, tempfile.mkdtemp(dir=folder)),
+            "ours_summed": lambda: cross_sums(table, artifact, inference, LAYER, ends),
             "user_per_row": lambda: read_by_ours(rows, artifact, inference),
             "mlflow_spark_udf": lambda: read_by_mlflow(rows, f"{folder}/mlflow", kinds),
         }

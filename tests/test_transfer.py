@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,18 +22,20 @@ import pytest
 import torch
 from pyspark.sql import functions as F
 
+from alure_spark.analysis.transfer_layers import layer_representations, published_days
 from alure_spark.clock import DAY_MS
-from alure_spark.config import FieldConfig, TransferConfig, load
+from alure_spark.config import DownstreamConfig, FieldConfig, TransferConfig, load
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.events.ranking_tables import candidates_to_score, embedding_model, field_tables, representation_ages, training_rows
 from alure_spark.inference.cross_table import cross_sums
 from alure_spark.inference.registered import champion, promote, register
 from alure_spark.inference.representations import RepresentationReader
-from alure_spark.lake import JobRun, as_of_scope
+from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import Artifact
 from alure_spark.privacy import identity
 from alure_spark.running import run_jobs
-from jobs import build_sequences, extract_representations, forget_users, train_ranking
+from alure_spark.training import ranking_challenger
+from jobs import build_sequences, compare_transfer, extract_representations, forget_users, train_ranking
 from tests.conftest import ROOT, overrides, own_spark
 from tests.transfer_lake import FIRST, HALF_LIFE, WINDOW, context_at, copied
 
@@ -271,6 +274,88 @@ def test_two_user_models_in_one_ranking_model_are_refused(chain, days):
     run.read_if_published = lambda name: other if name == "user_embeddings" else published(name)
     with pytest.raises(DataError, match="fields of the ranking model would read two user models, user_embeddings of alure-other"):
         embedding_model(run, config)
+
+
+DOWNSTREAM = {"first_places": DownstreamConfig("impression__position < 2", ("click",)), "everything": DownstreamConfig()}
+
+
+def comparing(chain, folder, *names, downstream=DOWNSTREAM):
+    """A context whose ranking model reads all kinds of representations, for a comparison with one seed."""
+    transfer = TransferConfig("hidden", HALF_LIFE, WINDOW, downstream=downstream, compare=names, compare_seeds=(7,))
+    context = reading(chain, folder, 1, transfer=transfer)
+    fields = {"taste": FieldConfig("user.embedding", "numbers")} | FIELDS
+    context.config = replace(context.config, ranking=replace(context.config.ranking, fields=fields, epochs=1))
+    return context
+
+
+def test_variants_are_compared_on_the_same_rows_and_nothing_is_published(chain, days):
+    context = comparing(chain, folder_of(days[0]), "ur", "ur_ir_cr", "layer_ad")
+    before, models = context.lake.published_versions(), context.tracker.model_versions(context.config.ranking_name)
+    run_jobs(context, [compare_transfer.JOB], "compare")
+    after = context.lake.published_versions()
+    assert {name for name in after if after[name] != before.get(name)} <= {"runs"}
+    assert context.tracker.model_versions(context.config.ranking_name) == models
+    assert not list(Path(workspace(context.config.lake)).glob("transfer-*"))
+    client = mlflow.MlflowClient(context.config.tracking.uri)
+    runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])
+    parent = next(one for one in runs if one.data.tags["alure.job"] == "compare")
+    children = {one.data.tags["alure.job"]: one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert set(children) == {f"{task} {one}" for task in DOWNSTREAM for one in ("none", "ur", "ur_ir_cr", "layer_ad")}
+    (text,) = [client.download_artifacts(parent.info.run_id, f"compare_transfer/{name}") for name in ["table.csv"]]
+    table = pd.read_csv(text).set_index(["downstream", "task", "variant"])
+    shown = [
+        one for row in examples(context, FIRST + DAY_MS) for one in row.select(["split", "impression__position", "user_id"]).to_pylist()
+    ]
+    for downstream, tasks in (("first_places", ["click"]), ("everything", ["click", "conversion"])):
+        mine = [
+            (row["user_id"], split)
+            for row in shown
+            for split, position in zip(row["split"], row["impression__position"], strict=True)
+            if downstream == "everything" or position < 2
+        ]
+        validated = [user for user, split in mine if split == "validation"]
+        its = table.loc[downstream]
+        assert sorted(its.index.unique("task")) == tasks
+        assert set(its["training_rows"]) == {len(mine) - len(validated)}
+        assert set(its["validation_rows"]) == {len(validated)}
+        assert set(its["validation_users"]) == {len(set(validated))}
+        parameters = its.loc["click"]["parameters"]
+        assert parameters["none"] < parameters["ur"] < parameters["ur_ir_cr"] == parameters["layer_ad"]
+        assert its.loc["click"]["ne"].nunique() == 4
+
+
+def test_another_layer_is_compared_as_of_the_same_days_and_of_the_same_impressions(chain, days):
+    """The published layer, extracted beside the lake, is the published table."""
+    context = context_at(chain, folder_of(days[0]), 1)
+    run, artifact = JobRun(context.lake, "test", "", "true"), champion(context.config, context.tracker)
+    made = layer_representations(run, context.config, artifact, "hidden", lambda frame, name: frame.localCheckpoint())
+    assert published_days(run, context.config, artifact) == [FIRST, FIRST + DAY_MS]
+    published = context.lake.read("cross_representations").where(as_of_scope(FIRST) + " OR " + as_of_scope(FIRST + DAY_MS))
+    assert published.exceptAll(made).isEmpty()
+    assert made.exceptAll(published).isEmpty()
+    other = layer_representations(run, context.config, artifact, "ad", lambda frame, name: frame.localCheckpoint())
+    keys = ["kind", "user_id", "ad_hash", "as_of", "weight"]
+    assert other.select(keys).exceptAll(published.select(keys)).isEmpty()
+    assert other.count() == published.count()
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(chain, days, monkeypatch):
+    def never(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(ranking_challenger, "trained_afresh", never)
+    for its, sentence in (
+        (DownstreamConfig("surface = 'feed'"), r"transfer.downstream.bad.where is .*cannot be read: \[UNRESOLVED_COLUMN"),
+        (
+            DownstreamConfig("account_id = 7"),
+            "transfer.downstream.bad: its condition holds for 0 impressions",
+        ),
+        (DownstreamConfig(f"time_ms < {FIRST}"), "none of them in the validation split"),
+        (DownstreamConfig("1 / (time_ms - time_ms) > 0"), "bad.where is .*, which fails on an impression: DIVIDE_BY_ZERO; use try_cast"),
+    ):
+        context = comparing(chain, folder_of(days[0]), "ur", downstream={"good": DownstreamConfig(), "bad": its})
+        with pytest.raises((ConfigError, DataError), match=sentence):
+            run_jobs(context, [compare_transfer.JOB], "compare")
 
 
 def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):

@@ -93,6 +93,9 @@ class Config(Section):
             if one.reads in TRANSFERRED and not self.transfer.layer:
                 raise ConfigError(f"ranking.fields.{name} reads {one.reads}, but transfer.layer is empty: set it, e.g. to hidden")
         self._check_standalone()
+        for name, its in self.transfer.downstream.items():
+            for task in its.tasks:
+                require_known(f"transfer.downstream.{name}.tasks", task, self.labels.declared, "task")
         self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads, self.labels.sums)
 
     def _check_kinds(self) -> None:

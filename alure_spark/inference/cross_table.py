@@ -32,12 +32,12 @@ MILLIONTHS = 1_000_000
 
 
 def cross_sums(
-    examples: DataFrame, artifact: Artifact, inference: InferenceConfig, layer: str, ends_ms: Sequence[int], folder: str
+    examples: DataFrame, artifact: Artifact, inference: InferenceConfig, layer: str, ends_ms: Sequence[int], folder: str = ""
 ) -> DataFrame:
     """Rows of CROSS_SUMS of the days that end at ends_ms, exclusive (a whole number of days apart), of one as_of of training_examples.
 
     One pass over the rows with such impressions, one shuffle of what is summed. folder: where the sums of each batch of users are kept
-    (lake.resumable_folder), so that the model does not read them again when a killed run starts anew. Raises DataError on rows without
+    (lake.resumable_folder), so that the model does not read them again when a killed run starts anew; empty: nowhere. Raises DataError on rows without
     SHOWN_KNOWN or an array that the model reads.
     """
     kinds: dict[str, str] = {}
@@ -62,7 +62,8 @@ def cross_sums(
 
         for batch in batches:
             users = hashlib.sha256(repr(batch.column("user_id").to_pylist()).encode()).hexdigest()
-            yield from made_once(folder, f"sums-{users}", partial(read, batch)).to_batches()
+            sums = made_once(folder, f"sums-{users}", partial(read, batch)) if folder else read(batch)
+            yield from sums.to_batches()
 
     parts = wanted.mapInArrow(rim, "kind STRING, user_id STRING, ad_hash BIGINT, end_ms BIGINT, weight BIGINT, sums ARRAY<BIGINT>")
     total = [F.sum(F.col("sums")[place]).alias(f"_{place}") for place in range(width)]

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from ..batches.epochs import Batches
 from ..batches.vocabulary import Vocabulary
-from ..config import Config
+from ..config import Config, TrainingConfig
 from ..lake import workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
@@ -51,23 +51,37 @@ def train(
     draft = ranking_start.draft_spec(config)
     shown = rows.where(F.size("time_ms") > 0)
     vocabulary = ranking_start.fitted_vocabulary(shown, config, earlier.vocabulary if earlier else None)
-    training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
+    training = training_of(config)
     if training.threads:
         torch.set_num_threads(training.threads)
     with segment_loaders(shown, draft.layout(), vocabulary, training, workspace(config.lake), name) as packed:
-        loader: Batches = packed.decoding(draft, vocabulary)
         if earlier is None:
-            spec = ranking_model.fitted_spec(draft, loader, vocabulary)
-            network = ranking_model.new_network(spec, loader, config.ranking.seed)
-            loader = packed.decoding(spec, vocabulary)
+            trained = trained_afresh(config, packed, vocabulary, checkpoint_of(config, name))
         else:
+            loader: Batches = packed.decoding(draft, vocabulary)
             spec = ranking_growth.grown_spec(earlier.artifact.spec, draft, vocabulary)
             network = ranking_growth.continued(earlier, spec, loader, config.ranking.seed)
             loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), earlier.learnt_until_ms)
-        trained = ranking_model.train(network, loader, config.ranking, checkpoint_of(config, name))
-        posteriors = fitted_posteriors(trained.network, packed.decoding(spec, vocabulary), config.ranking.exploration)
+            trained = ranking_model.train(network, loader, config.ranking, checkpoint_of(config, name))
+        posteriors = fitted_posteriors(trained.network, packed.decoding(trained.network.spec, vocabulary), config.ranking.exploration)
         verdict = decide(champion, trained, packed, config)
     return RankingChallenger(trained, vocabulary, verdict, posteriors)
+
+
+def trained_afresh(
+    config: Config, packed: Segments, vocabulary: Vocabulary, checkpoint: Path | None = None
+) -> ranking_model.TrainedRanking:
+    """The model of the conf by its ranking.seed, on packed rows that have its fields and may have others."""
+    draft = ranking_start.draft_spec(config)
+    loader = packed.decoding(draft, vocabulary, config.ranking.seed)
+    spec = ranking_model.fitted_spec(draft, loader, vocabulary)
+    network = ranking_model.new_network(spec, loader, config.ranking.seed)
+    return ranking_model.train(network, packed.decoding(spec, vocabulary, config.ranking.seed), config.ranking, checkpoint)
+
+
+def training_of(config: Config) -> TrainingConfig:
+    """How rows are packed and read for the ranking model."""
+    return replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
 
 
 def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanking, packed: Segments, config: Config) -> Verdict:
