@@ -37,8 +37,8 @@ def cross_sums(
     """Rows of CROSS_SUMS of the days that end at ends_ms, exclusive (a whole number of days apart), of one as_of of training_examples.
 
     One pass over the rows with such impressions, one shuffle of what is summed. folder: where the sums of each batch of users are kept
-    (lake.resumable_folder), so that the model does not read them again when a killed run starts anew; empty: nowhere. Raises DataError on rows without
-    SHOWN_KNOWN or an array that the model reads.
+    (lake.resumable_folder), so that the model does not read them again when a killed run starts anew; empty: nowhere. Raises DataError on
+    rows without SHOWN_KNOWN or an array that the model reads.
     """
     kinds: dict[str, str] = {}
     for segment in (EVERYBODY, *artifact.spec.policies):
