@@ -1,7 +1,7 @@
 """A ranking model trained for time.as_of, and whether it may take the champion's place.
 
-Enters: `ranking_rows`, the champion, with ranking.warm_start the earlier model to go on from. Leaves: the model, its vocabulary, the
-verdict of the gate.
+Enters: `ranking_rows`, the champion, with ranking.warm_start the earlier model to go on from, with ranking.upstream the one whose
+interactions it has too. Leaves: the model, its vocabulary, the verdict of the gate.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from . import ranking_growth, ranking_model, ranking_start
 from .gate import Verdict
 from .online import BEGAN_AS
 from .ranking_exploration import FittedPosterior, fitted_posteriors
+from .ranking_growth import Earlier
+from .ranking_upstream import Upstream
 
 
 @dataclass(frozen=True)
@@ -42,28 +44,37 @@ def checkpoint_of(config: Config, name: str) -> Path:
 
 
 def train(
-    config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str, earlier: ranking_growth.Earlier | None = None
+    config: Config,
+    rows: DataFrame,
+    champion: RankingArtifact | None,
+    name: str,
+    start: Earlier | Upstream | None = None,
 ) -> RankingChallenger:
-    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf, and of earlier, where it is given.
+    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf, and of start, where it is given.
 
-    Raises DataError where a split or a task has nothing to learn from, ConfigError where the conf does not fit, also not to earlier.
+    start: a model to go on from, or one whose interactions the new one has too. Raises DataError where a split or a task has nothing to
+    learn from, ConfigError where the conf does not fit, also not to start.
     """
-    draft = ranking_start.draft_spec(config)
+    draft = ranking_start.draft_spec(config, start.spec if isinstance(start, Upstream) else None)
+    if isinstance(start, Upstream):
+        start.require_fits(draft, config.ranking)
     shown = rows.where(F.size("time_ms") > 0)
-    vocabulary = ranking_start.fitted_vocabulary(shown, config, earlier.vocabulary if earlier else None)
+    vocabulary = ranking_start.fitted_vocabulary(shown, config, start.vocabulary if start else None)
     training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
     if training.threads:
         torch.set_num_threads(training.threads)
     with segment_loaders(shown, draft.layout(), vocabulary, training, workspace(config.lake), name) as packed:
         loader: Batches = packed.decoding(draft, vocabulary)
-        if earlier is None:
+        if not isinstance(start, Earlier):
             spec = ranking_model.fitted_spec(draft, loader, vocabulary)
             network = ranking_model.new_network(spec, loader, config.ranking.seed)
+            if start:
+                start.copy_into(network, vocabulary)
             loader = packed.decoding(spec, vocabulary)
         else:
-            spec = ranking_growth.grown_spec(earlier.artifact.spec, draft, vocabulary)
-            network = ranking_growth.continued(earlier, spec, loader, config.ranking.seed)
-            loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), earlier.learnt_until_ms)
+            spec = ranking_growth.grown_spec(start.artifact.spec, draft, vocabulary)
+            network = ranking_growth.continued(start, spec, loader, config.ranking.seed)
+            loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), start.learnt_until_ms)
         trained = ranking_model.train(network, loader, config.ranking, checkpoint_of(config, name))
         posteriors = fitted_posteriors(trained.network, packed.decoding(spec, vocabulary), config.ranking.exploration)
         verdict = decide(champion, trained, packed, config)
