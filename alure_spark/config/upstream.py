@@ -25,7 +25,5 @@ class UpstreamConfig(Section, prefix="ranking.upstream."):
     tables: Annotated[str, OneOf((COPIED, OWN))] = COPIED
 
     def check_together(self) -> None:
-        allowed = {"version": "", "train": FROZEN, "tables": COPIED} if not self.model else {}
-        for setting, default in allowed.items():
-            value = getattr(self, setting)
-            require(value == default, f"ranking.upstream.{setting}", value, f"{default or 'none'} without ranking.upstream.model")
+        for setting, value, default in (("train", self.train, FROZEN), ("tables", self.tables, COPIED)):
+            require(bool(self.model) or value == default, f"ranking.upstream.{setting}", value, f"{default} without ranking.upstream.model")
