@@ -191,9 +191,8 @@ def test_a_model_has_the_interactions_of_another_one_beside_its_own(ready):
     ranking = replace(context.config.ranking, upstream=upstream, epochs=1, exploration=ExplorationConfig())
     small = open_context(replace(context.config, name="small", ranking=ranking))
     run_jobs(small, [train_ranking.JOB], "small")
-    other, made = (
-        RankingArtifact.read(one.folder, one.digest) for one in map(small.tracker.find_model, (upstream.model, small.config.ranking_name))
-    )
+    versions = [small.tracker.find_model(name) for name in (upstream.model, small.config.ranking_name)]
+    other, made = (RankingArtifact.read(one.folder, one.digest) for one in versions)
     assert (made.facts["upstream"], made.spec.upstream.model_id, made.spec.upstream.train) == (other.model_id, other.model_id, "frozen")
     given, copied = other.network()[0].state_dict(), made.network()[0].upstream.state_dict()
     assert all(torch.equal(value, given[name]) for name, value in copied.items())
