@@ -132,7 +132,8 @@ def draft_of(rows: RankingRows, variant: Variant, other: Other) -> RankingSpec:
     if not variant.train:
         return plain
     upstream = upstream_spec("rich", other.network.spec, UpstreamConfig("rich", "", variant.train, variant.tables), 0.0)
-    return replace(plain, upstream=upstream, **({} if variant.own else {"tables": {}, "experts": {}}))
+    beside = replace(plain, upstream=upstream)
+    return beside if variant.own else replace(beside, tables={}, experts={})
 
 
 def results_of(world: worlds.TwoSurfaces, variants: Mapping[str, Variant], other: Other, seed: int) -> dict[str, Result]:
