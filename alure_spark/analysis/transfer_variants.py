@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..config import ADAPTERS, Config, DownstreamConfig, FieldConfig
+from ..config import ADAPTERS, Config, DownstreamConfig, FieldConfig, UpstreamConfig
 from ..config.towers import AUXILIARY_LEARNING
 from ..errors import ConfigError
 
@@ -78,7 +78,8 @@ def variant_config(config: Config, variant: str, widths: Mapping[str, int]) -> C
         fields = {name: _adapted(one, variant) for name, one in fields.items()}
     if layer != config.transfer.layer:
         fields = {name: _as_wide(one, widths[layer]) for name, one in fields.items()}
-    return replace(config, ranking=replace(config.ranking, fields=fields), transfer=replace(config.transfer, layer=layer))
+    ranking = replace(config.ranking, fields=fields, warm_start=False, upstream=UpstreamConfig())  # each is trained afresh
+    return replace(config, ranking=ranking, transfer=replace(config.transfer, layer=layer))
 
 
 def _adapted(one: FieldConfig, adapter: str) -> FieldConfig:
