@@ -44,9 +44,9 @@ from jobs import build_graph, build_sequences, embed_users, extract_representati
 
 FIRST, AS_OF = "2025-01-20T00:00:00Z", "2025-02-03T00:00:00Z"  # the user model is trained up to FIRST; heads from the clicks in between
 WORLD = [
-    "source.options.users=2500", "source.options.days=35", "source.options.events_per_user=90", "source.options.accounts_per_category=8",
-    "source.options.ads_per_account=8", "training.epochs=6", "inference.precision=float32", "graph.k2=15", "time.horizon_days=7",
-    "transfer.layer=hidden", "transfer.window_days=35", "transfer.retrieval.head=linear",
+    "source.options.users=1500", "source.options.days=35", "source.options.events_per_user=90", "source.options.accounts_per_category=8",
+    "source.options.ads_per_account=8", "training.epochs=4", "inference.precision=float32", "graph.graphs=[alure]", "graph.k2=15",
+    "time.horizon_days=7", "transfer.layer=hidden", "transfer.window_days=35", "transfer.retrieval.head=linear",
 ]  # fmt: skip
 WORLDS: dict[str, list[str]] = {"synthetic": [], "null": ["source.options.null=true"]}
 KS, POOLS, SEEDS = (50, 200, 500), (50, 200), (7, 8, 9)
