@@ -25,8 +25,8 @@ from alure_spark.inference.representations import RepresentationReader
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.privacy import identity
 from alure_spark.running import open_context, run_jobs
-from alure_spark.training import ranking_challenger
-from jobs import build_sequences, compare_transfer, extract_representations, forget_users, train_ranking
+from alure_spark.training import challenger, ranking_challenger
+from jobs import build_sequences, compare_transfer, extract_representations, forget_users, train_model, train_ranking
 from tests.conftest import ROOT, overrides
 
 FIRST = parse_time("2025-01-16T00:00:00Z")
@@ -330,6 +330,24 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(chain, da
     downstream = {"good": DownstreamConfig(), "bad": DownstreamConfig(where)}
     with pytest.raises((ConfigError, DataError), match=sentence):
         run_jobs(comparing(chain, folder_of(days[0]), "ur", downstream=downstream), [compare_transfer.JOB], "compare")
+
+
+def test_the_user_model_may_learn_from_others_than_the_downstream_tasks_alone(chain, days, monkeypatch):
+    downstream = {"first_places": DOWNSTREAM["first_places"]}
+    transfer = TransferConfig("hidden", HALF_LIFE, WINDOW, downstream=downstream, upstream="others")
+    context = context_at(chain, folder_of(days[0]), 1, transfer=transfer)
+
+    def caught(config, tracker, rows, *_):
+        positions = [place for row in rows.select("impression__position").collect() for place in row["impression__position"]]
+        raise ConfigError(f"{rows.count()} rows, positions {sorted(positions)}")
+
+    monkeypatch.setattr(challenger, "train", caught)
+    every = context.lake.read("training_examples").where(as_of_scope(FIRST + DAY_MS)).select("impression__position").collect()
+    others = sorted(place for row in every for place in row["impression__position"] if place >= 2)
+    assert 0 < len(others) < sum(len(row["impression__position"]) for row in every)
+    with pytest.raises(ConfigError) as error:
+        run_jobs(context, [train_model.JOB], "test")
+    assert str(error.value) == str(ConfigError(f"{len(every)} rows, positions {others}"))
 
 
 def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):
