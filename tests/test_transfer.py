@@ -34,8 +34,8 @@ from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.model.artifact import Artifact
 from alure_spark.privacy import identity
 from alure_spark.running import run_jobs
-from alure_spark.training import ranking_challenger
-from jobs import build_sequences, compare_transfer, extract_representations, forget_users, train_ranking
+from alure_spark.training import challenger, ranking_challenger
+from jobs import build_sequences, compare_transfer, extract_representations, forget_users, train_model, train_ranking
 from tests.conftest import ROOT, overrides, own_spark
 from tests.transfer_lake import FIRST, HALF_LIFE, WINDOW, context_at, copied
 
@@ -288,8 +288,16 @@ def comparing(chain, folder, *names, downstream=DOWNSTREAM):
     return context
 
 
-def test_variants_are_compared_on_the_same_rows_and_nothing_is_published(chain, days):
-    context = comparing(chain, folder_of(days[0]), "ur", "ur_ir_cr", "layer_ad")
+@pytest.mark.parametrize(
+    ("downstream", "names"),
+    [
+        (("first_places",), ("ur",)),
+        pytest.param(tuple(DOWNSTREAM), ("ur", "ur_ir_cr", "layer_ad"), marks=pytest.mark.slow),
+    ],
+    ids=["one task", "two tasks and another layer"],
+)
+def test_variants_are_compared_on_the_same_rows_and_nothing_is_published(chain, days, downstream, names):
+    context = comparing(chain, folder_of(days[0]), *names, downstream={name: DOWNSTREAM[name] for name in downstream})
     before, models = context.lake.published_versions(), context.tracker.model_versions(context.config.ranking_name)
     run_jobs(context, [compare_transfer.JOB], "compare")
     after = context.lake.published_versions()
@@ -298,30 +306,31 @@ def test_variants_are_compared_on_the_same_rows_and_nothing_is_published(chain, 
     assert not list(Path(workspace(context.config.lake)).glob("transfer-*"))
     client = mlflow.MlflowClient(context.config.tracking.uri)
     runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id])
-    parent = next(one for one in runs if one.data.tags["alure.job"] == "compare")
+    parent = next(one for one in runs if one.data.tags["alure.job"] == "compare")  # the newest
     children = {one.data.tags["alure.job"]: one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    assert set(children) == {f"{task} {one}" for task in DOWNSTREAM for one in ("none", "ur", "ur_ir_cr", "layer_ad")}
+    assert set(children) == {f"{task} {one}" for task in downstream for one in ("none", *names)}
     (text,) = [client.download_artifacts(parent.info.run_id, f"compare_transfer/{name}") for name in ["table.csv"]]
     table = pd.read_csv(text).set_index(["downstream", "task", "variant"])
     shown = [
         one for row in examples(context, FIRST + DAY_MS) for one in row.select(["split", "impression__position", "user_id"]).to_pylist()
     ]
-    for downstream, tasks in (("first_places", ["click"]), ("everything", ["click", "conversion"])):
+    for name in downstream:
         mine = [
             (row["user_id"], split)
             for row in shown
             for split, position in zip(row["split"], row["impression__position"], strict=True)
-            if downstream == "everything" or position < 2
+            if name == "everything" or position < 2
         ]
         validated = [user for user, split in mine if split == "validation"]
-        its = table.loc[downstream]
-        assert sorted(its.index.unique("task")) == tasks
+        its = table.loc[name]
+        assert sorted(its.index.unique("task")) == (["click"] if name == "first_places" else ["click", "conversion"])
         assert set(its["training_rows"]) == {len(mine) - len(validated)}
         assert set(its["validation_rows"]) == {len(validated)}
         assert set(its["validation_users"]) == {len(set(validated))}
-        parameters = its.loc["click"]["parameters"]
-        assert parameters["none"] < parameters["ur"] < parameters["ur_ir_cr"] == parameters["layer_ad"]
-        assert its.loc["click"]["ne"].nunique() == 4
+        parameters = [its.loc["click"]["parameters"][one] for one in ("none", *names)]
+        assert parameters[0] < parameters[1]
+        assert parameters[1:] == sorted(parameters[1:]), "ur_ir_cr and the same with another layer are equally large"
+        assert its.loc["click"]["ne"].nunique() == 1 + len(names)
 
 
 def test_another_layer_is_compared_as_of_the_same_days_and_of_the_same_impressions(chain, days):
@@ -339,23 +348,44 @@ def test_another_layer_is_compared_as_of_the_same_days_and_of_the_same_impressio
     assert other.count() == published.count()
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_trained(chain, days, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ("surface = 'feed'", r"transfer.downstream.bad.where is .*cannot be read: \[UNRESOLVED_COLUMN"),
+        pytest.param("account_id = 7", "transfer.downstream.bad: its condition holds for 0 impressions", marks=pytest.mark.slow),
+        pytest.param(
+            "1 / (time_ms - time_ms) > 0",
+            "bad.where is .*, which fails on an impression: DIVIDE_BY_ZERO; use try_cast",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(chain, days, monkeypatch, where, sentence):
     def never(*_):
         raise AssertionError("trained")
 
     monkeypatch.setattr(ranking_challenger, "trained_afresh", never)
-    for its, sentence in (
-        (DownstreamConfig("surface = 'feed'"), r"transfer.downstream.bad.where is .*cannot be read: \[UNRESOLVED_COLUMN"),
-        (
-            DownstreamConfig("account_id = 7"),
-            "transfer.downstream.bad: its condition holds for 0 impressions",
-        ),
-        (DownstreamConfig(f"time_ms < {FIRST}"), "none of them in the validation split"),
-        (DownstreamConfig("1 / (time_ms - time_ms) > 0"), "bad.where is .*, which fails on an impression: DIVIDE_BY_ZERO; use try_cast"),
-    ):
-        context = comparing(chain, folder_of(days[0]), "ur", downstream={"good": DownstreamConfig(), "bad": its})
-        with pytest.raises((ConfigError, DataError), match=sentence):
-            run_jobs(context, [compare_transfer.JOB], "compare")
+    downstream = {"good": DownstreamConfig(), "bad": DownstreamConfig(where)}
+    with pytest.raises((ConfigError, DataError), match=sentence):
+        run_jobs(comparing(chain, folder_of(days[0]), "ur", downstream=downstream), [compare_transfer.JOB], "compare")
+
+
+def test_the_user_model_may_learn_from_others_than_the_downstream_tasks_alone(chain, days, monkeypatch):
+    downstream = {"first_places": DOWNSTREAM["first_places"]}
+    transfer = TransferConfig("hidden", HALF_LIFE, WINDOW, downstream=downstream, upstream="others")
+    context = context_at(chain, folder_of(days[0]), 1, transfer=transfer)
+
+    def caught(config, tracker, rows, *_):
+        positions = [place for row in rows.select("impression__position").collect() for place in row["impression__position"]]
+        raise ConfigError(f"{rows.count()} rows, positions {sorted(positions)}")
+
+    monkeypatch.setattr(challenger, "train", caught)
+    every = context.lake.read("training_examples").where(as_of_scope(FIRST + DAY_MS)).select("impression__position").collect()
+    others = sorted(place for row in every for place in row["impression__position"] if place >= 2)
+    assert 0 < len(others) < sum(len(row["impression__position"]) for row in every)
+    with pytest.raises(ConfigError) as error:
+        run_jobs(context, [train_model.JOB], "test")
+    assert str(error.value) == str(ConfigError(f"{len(every)} rows, positions {others}"))
 
 
 def test_what_cannot_be_extracted_is_one_sentence(chain, tmp_path):

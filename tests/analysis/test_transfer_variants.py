@@ -11,6 +11,7 @@ from alure_spark.analysis import transfer_comparison, transfer_report
 from alure_spark.analysis import transfer_variants as variants
 from alure_spark.analysis.policies import Predictions
 from alure_spark.analysis.transfer_comparison import Result
+from alure_spark.analysis.transfer_rows import Split, require_learnable
 from alure_spark.config import DownstreamConfig, FieldConfig, TransferConfig, load
 from alure_spark.errors import ConfigError, DataError
 from alure_spark.metrics import cluster_bootstrap
@@ -103,6 +104,25 @@ def test_a_downstream_task_predicts_its_own_labels():
     assert fewer.ranking_tasks == ("conversion",)
     assert (fewer.ranking.score, fewer.ranking.towers) == ({"conversion": "value"}, {})
     assert variants.downstream_tasks(given) == {"all": DownstreamConfig()}
+
+
+def test_rows_that_nothing_can_be_learnt_from_are_refused_with_the_reason():
+    given = conf({"taste": FIELDS["taste"], "media_type": FIELDS["media_type"]}, tasks=("click",), score={})
+    good = Split(500, 40, {"click": 20.0}, {"taste": 0.4})
+    require_learnable("feed", given, {"train": good, "validation": good})
+    require_learnable("feed", given, {"train": good, "validation": good._replace(responses={"click": 0}, there={"taste": 0.0})})
+    for splits, sentence in (
+        ({"train": good}, "transfer.downstream.feed: its condition holds for 500 impressions, none of them in the validation split"),
+        (
+            {},
+            "its condition holds for 0 impressions, none of them in the training split; ids are hashed there, so compare",
+        ),
+        ({"train": good._replace(there={"taste": 0.0}), "validation": good}, "has what ranking.fields.taste reads, known before it"),
+        ({"train": good._replace(responses={"click": 0.0}), "validation": good}, "the task 'click' has no response in its training split"),
+        ({"train": good._replace(responses={"click": 500.0}), "validation": good}, "'click' has a response to every impression"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            require_learnable("feed", given, splits)
 
 
 def evaluated(noise, seed, users=150):
