@@ -38,7 +38,7 @@ from benchmarks.transfer_drift_roads import ALL, ANEW, FROZEN, HELD, KEPT, KINDS
 from benchmarks.transfer_drift_versions import Representations
 
 SEEDS = (7, 8, 9)
-USERS, DAYS = 700, 10
+USERS, DAYS = 500, 10
 FIRST, SERVED = versions.HISTORY, 5  # the day whose morning the first version is trained in; days from which the downstream model learns
 CONFIG = RankingConfig(epochs=12, patience=2, learning_rate=4e-3, batch_users=64)
 

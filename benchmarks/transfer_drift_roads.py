@@ -9,6 +9,6 @@ TURNED, LINEAR = "new version, rotated", "new version, by a matrix"
 KEPT, HELD = "old version, its last rows", "old version, run every day"
 FROZEN = (NONE, RAW, WARM, TURNED, LINEAR, KEPT, HELD)
 ANEW = "; downstream anew"
-ROADS = (*FROZEN, f"{LINEAR}{ANEW}", f"{HELD}{ANEW}")
+ROADS = (*FROZEN, f"{LINEAR}{ANEW}")
 ALL = ("user", "item", "cross")
 KINDS: Mapping[str, Sequence[str]] = {"UR, IR and CR": ALL, "UR alone": ALL[:1], "IR alone": ALL[1:2], "CR alone": ALL[2:]}

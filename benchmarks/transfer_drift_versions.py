@@ -27,7 +27,7 @@ from alure_spark.training import recurring, start, user_training
 from benchmarks import transfer_drift_world as worlds
 from benchmarks.transfer_drift_world import DriftWorld
 
-HISTORY, SHOWN = 21, 10  # days before a moment that a history holds, and whose impressions are learnt from and summed
+HISTORY, SHOWN = 14, 7  # days before a moment that a history holds, and whose impressions are learnt from and summed
 HALF_LIFE = 7.0  # days, as transfer.half_life_days
 LAYER = "hidden"
 WIDTHS = {"user": 16, "item": 32, "cross": 32}
@@ -41,8 +41,10 @@ SPEC = ModelSpec(
 )
 # A tenth of the users that a step of the product has: there are few users, and the model needs the steps.
 TRAINING = TrainingConfig(
-    epochs=5, patience=5, batch_users=32, learning_rate=4e-3, threads=1, objectives=ObjectiveConfig(neighbour=0.0, next_item=0.2)
+    epochs=5, patience=5, batch_users=24, learning_rate=4e-3, threads=1, objectives=ObjectiveConfig(neighbour=0.0, next_item=0.2)
 )
+
+GOING_ON = replace(TRAINING, epochs=2)  # of a version that goes on: it has one more day to learn from
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,11 @@ def version(world: DriftWorld, end: int, seed: int, before: UserModel | None = N
     model, loader = _new_model(batch, size, seed), MemoryLoader(batch, TRAINING.batch_users, seed)
     border, until = (worlds.START_MS + day * DAY_MS for day in (end - 1, end))
     when = user_training.calendar(loader, SPEC.item_sources, border, until)
-    config = replace(TRAINING, seed=seed)
     if before is None:
-        return user_training.train(model, loader, when, config).model
-    new = recurring.NewImpressions(loader, border, config.holdout_users, until)
+        return user_training.train(model, loader, when, replace(TRAINING, seed=seed)).model
+    new = recurring.NewImpressions(loader, border, TRAINING.holdout_users, until)
     mine = recurring.SplitByUser(when.cuts_ms, until, until)
-    return user_training.train(recurring.grown(before, model), new, mine, config, warm=True).model
+    return user_training.train(recurring.grown(before, model), new, mine, replace(GOING_ON, seed=seed), warm=True).model
 
 
 def _new_model(batch: JaggedBatch, size: int, seed: int) -> UserModel:

@@ -21,7 +21,7 @@ TASTES, MOST_DAYS = 6, 40
 # Of items and of ads: how many there are on one day, and how many of these are new and take the place of the oldest.
 ACTIVE, NEW = {"items": 300, "ads": 60}, {"items": 6, "ads": 2}
 ITEMS, ADS = (ACTIVE[kind] + NEW[kind] * MOST_DAYS for kind in ACTIVE)  # ever
-VIEWS, RICH, POOR = 5, 4, 4  # per user and day: items looked at, ads met on either surface
+VIEWS, RICH, POOR = 5, 4, 6  # per user and day: items looked at, ads met on either surface
 KEPT = 0.97  # of a taste from day to day, as a correlation: after ten days .74
 POPULAR, PULL = 0.3, 1.5  # deviation of how popular an item is; by how much taste decides what is looked at
 STRENGTH, QUALITY, RICH_RATE, POOR_RATE = 1.2, 0.5, -1.2, -2.0  # of taste, of the ad itself, and the logits at which clicks begin

@@ -98,8 +98,16 @@ def test_a_turned_version_is_the_old_one_and_what_is_missing_stays_missing():
     assert min(far.values()) > 1
 
 
-def test_better_and_worse_are_said_only_of_whole_intervals():
-    for low, high, what in ((0.01, 0.03, "better"), (-0.03, -0.01, "worse"), (-0.01, 0.01, "not clearly different")):
-        row = {"over_none": (low + high) / 2, "over_none_low": low, "over_none_high": high}
-        assert page._said(row, "none").startswith(f"{what} (")
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.03, "better (+2.0%, +1.0% to +3.0%)"),
+        (-0.03, -0.01, "worse (-2.0%, -3.0% to -1.0%)"),
+        (-0.01, 0.03, "not clearly different (+1.0%, -1.0% to +3.0%)"),
+        (-0.03, 0.01, "not clearly different (-1.0%, -3.0% to +1.0%)"),
+    ],
+)
+def test_better_and_worse_are_said_only_of_whole_intervals(low, high, said):
+    row = {"over_none": (low + high) / 2, "over_none_low": low, "over_none_high": high}
+    assert page._said(row, "none") == said
     assert page._gap(row, "raw") == ""
