@@ -14,7 +14,18 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.ranking.upstream import copy_interactions
 from alure_spark.training import ranking_model
 from benchmarks import interaction_transfer, interaction_transfer_page, transfer_worlds
-from benchmarks.interaction_transfer import BORDER_MS, NOTHING, VARIANTS, Ids, draft_of, joined, other_model, results_of, rich_rows
+from benchmarks.interaction_transfer import (
+    BORDER_MS,
+    NOTHING,
+    VARIANTS,
+    Ids,
+    draft_of,
+    joined,
+    other_model,
+    poor_rows,
+    results_of,
+    rich_rows,
+)
 from benchmarks.ranking_sets import batch_of
 
 
@@ -62,12 +73,13 @@ def test_a_variant_begins_with_the_weights_of_the_other_model_unless_they_are_dr
 
 
 def test_variants_with_experts_of_both_have_one_shape_and_what_is_copied_says_what_it_said(world, other):
-    ids = joined(other.ids, Ids.of_training(world.rows))
-    batch, _ = batch_of(world.rows, ids, ~world.rows.is_train)
+    rows = poor_rows(world)
+    ids = joined(other.ids, Ids.of_training(rows))
+    batch, _ = batch_of(rows, ids, ~rows.is_train)
     loader, sizes = MemoryLoader(batch, 32, 1), {}
     for name, variant in VARIANTS.items():
         if variant.train:
-            spec = ranking_model.fitted_spec(draft_of(world.rows, variant, other), loader, ids.vocabulary())
+            spec = ranking_model.fitted_spec(draft_of(rows, variant, other), loader, ids.vocabulary())
             network = ranking_model.drawn_network(spec, 1)
             sizes[name] = sum(one.numel() for one in network.parameters())
             if variant.copies and variant.tables == "copied":
