@@ -100,6 +100,12 @@ def rich_rows(log: JaggedBatch) -> RankingRows:
     return RankingRows("rich surface", user, time_ms, categories, {}, label, label, time_ms < BORDER_MS)
 
 
+def poor_rows(world: worlds.TwoSurfaces) -> RankingRows:
+    """The rows of the poor surface, with the user as an id, as the other model reads it."""
+    categories = {"user": world.rows.user.astype(str).astype(object)} | dict(world.rows.categories)
+    return replace(world.rows, categories=categories)
+
+
 def spec_of(rows: RankingRows) -> RankingSpec:
     """Before its encodings are fitted: an id per category of the rows."""
     sides = {"user": "user", "ad": "ad", "account": "ad"}
@@ -138,7 +144,7 @@ def draft_of(rows: RankingRows, variant: Variant, other: Other) -> RankingSpec:
 
 def results_of(world: worlds.TwoSurfaces, variants: Mapping[str, Variant], other: Other, seed: int) -> dict[str, Result]:
     """Every variant with its best learning rate."""
-    rows, results = world.rows, {}
+    rows, results = poor_rows(world), {}
     training, tested = rows.select(rows.is_train), rows.select(~rows.is_train)
     mine = Ids.of_training(training.select(training.time_ms < BORDER_MS))
     for name, variant in variants.items():

@@ -24,7 +24,7 @@ OPENS, CUT, END = 30, 44, 54  # days: the poor surface opens and the user model 
 FIRST_DAYS = 4  # of an advertiser on the poor surface, in which it is cold
 LATE_SHARE = 0.4  # of the advertisers: they come to the poor surface after the cut
 ACCOUNTS, ADS_PER_ACCOUNT, LATENT, PLACES = 50, 4, 4, 3
-RICH, POOR = 100, 8  # impressions of a user, mean
+RICH, POOR = 100, 12  # impressions of a user, mean
 CLICK, SHOWN = "ad_click", "ad_impression"  # streams of the rich surface
 
 
@@ -119,7 +119,7 @@ def _poor(draw: Random, latents: Latents) -> tuple[RankingRows, np.ndarray, np.n
     logit = -2.0 + 2.2 * np.tanh(1.8 * latents.match(user, ad)) + latents.level(user, ad) + 0.5 * place
     truth = _sigmoid(logit)
     label = (draw.random(len(user)) < truth).astype(np.float64)
-    categories = {"user": user, "ad": ad, "account": ad // ADS_PER_ACCOUNT, "place": place}
+    categories = {"ad": ad, "account": ad // ADS_PER_ACCOUNT, "place": place}
     rows = RankingRows(
         "two surfaces", user, time_ms, {name: ids.astype(str).astype(object) for name, ids in categories.items()}, {},
         label, label, time_ms < BEGIN_MS + CUT * DAY_MS,

@@ -77,14 +77,14 @@ def ranking_origin(config: Config, tracker: Tracker) -> RankingArtifact | None:
     if not upstream.model:
         return earlier_ranking_champion(config, tracker) if config.ranking.warm_start else None
     which = upstream.version
-    found = tracker.find_model(upstream.model, which) if which else champion_at(config, tracker, upstream.model)
-    if found is None:
+    version = tracker.find_model(upstream.model, which) if which else champion_at(config, tracker, upstream.model)
+    if version is None:
         what = f"no version {which}" if which else f"no champion trained up to time.as_of={config.time.as_of}"
         raise TrackingError(
             f"MLflow at {tracker.place} has {what} of {upstream.model}, which ranking.upstream.model names: run jobs/train_ranking.py with "
             "that model's conf first"
         )
-    return RankingArtifact.read(found.folder, found.digest)
+    return RankingArtifact.read(version.folder, version.digest)
 
 
 def promote(config: Config, tracker: Tracker, version: str, name: str = "") -> str:

@@ -56,7 +56,7 @@ def copy_interactions(network: RankingNetwork, other: RankingNetwork, known: Voc
 
 def rows_read(other: RankingNetwork, known: Vocabulary, vocabulary: Vocabulary) -> Tensor:
     """(rows of a table,) int64: for each row of the coded fields under the vocabulary, the row that the other model reads for the same."""
-    found = []
+    parts = []
     for name, begin, count in zip(other.spec.coded, other.lookup.begins, other.lookup.rows, strict=True):
         own, space = np.arange(count), other.spec.space_of(name)
         if other.spec.fields[name].encoding == "id":
@@ -64,5 +64,5 @@ def rows_read(other: RankingNetwork, known: Vocabulary, vocabulary: Vocabulary) 
             if space in vocabulary.entries:
                 hashes, rows = vocabulary.entries[space]
                 own[rows] = known.rows(space, hashes)
-        found.append(begin + own)
-    return torch.from_numpy(np.concatenate(found))
+        parts.append(begin + own)
+    return torch.from_numpy(np.concatenate(parts))

@@ -26,7 +26,7 @@ WIDTHS = ("numbers", "words")  # settings of an encoding that say how many value
 
 @dataclass(frozen=True)
 class Upstream:
-    """The other model, looked at and found fit."""
+    """The other model, which has learnt from nothing that came later."""
 
     artifact: RankingArtifact
     network: RankingNetwork

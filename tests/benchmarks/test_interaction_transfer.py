@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,7 +14,18 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.ranking.upstream import copy_interactions
 from alure_spark.training import ranking_model
 from benchmarks import interaction_transfer, interaction_transfer_page, transfer_worlds
-from benchmarks.interaction_transfer import BORDER_MS, NOTHING, VARIANTS, Ids, draft_of, joined, other_model, rich_rows
+from benchmarks.interaction_transfer import (
+    BORDER_MS,
+    NOTHING,
+    VARIANTS,
+    Ids,
+    draft_of,
+    joined,
+    other_model,
+    poor_rows,
+    results_of,
+    rich_rows,
+)
 from benchmarks.ranking_sets import batch_of
 
 
@@ -47,23 +59,27 @@ def test_the_other_model_has_seen_nothing_after_the_border(world, other):
         assert torch.equal(again.network.state_dict()[name], value), name
 
 
-def test_ids_that_are_known_keep_their_rows(world, other):
-    mine = Ids.of_training(world.rows)
-    both = joined(other.ids, mine)
-    for name, its in mine.of.items():
-        assert set(its) <= set(both.of[name])
-        before = list(other.ids.of.get(name, []))
-        assert list(both.of[name][: len(before)]) == before
-        assert both.of[name].is_unique
+def test_ids_that_are_known_keep_their_rows_and_others_come_behind():
+    known, new = Ids({"user": pd.Index(["5", "7"])}), Ids({"user": pd.Index(["1", "7", "9"]), "place": pd.Index(["0"])})
+    both = joined(known, new)
+    assert {name: list(its) for name, its in both.of.items()} == {"user": ["5", "7", "1", "9"], "place": ["0"]}
+
+
+def test_a_variant_begins_with_the_weights_of_the_other_model_unless_they_are_drawn(world, other):
+    frozen = VARIANTS["frozen"]
+    results = results_of(world, {"copied": frozen, "drawn": replace(frozen, copies=False), "again": frozen}, other, 1)
+    np.testing.assert_array_equal(results["copied"].probabilities, results["again"].probabilities)
+    assert np.abs(results["copied"].probabilities - results["drawn"].probabilities).max() > 1e-6
 
 
 def test_variants_with_experts_of_both_have_one_shape_and_what_is_copied_says_what_it_said(world, other):
-    ids = joined(other.ids, Ids.of_training(world.rows))
-    batch, _ = batch_of(world.rows, ids, ~world.rows.is_train)
+    rows = poor_rows(world)
+    ids = joined(other.ids, Ids.of_training(rows))
+    batch, _ = batch_of(rows, ids, ~rows.is_train)
     loader, sizes = MemoryLoader(batch, 32, 1), {}
     for name, variant in VARIANTS.items():
         if variant.train:
-            spec = ranking_model.fitted_spec(draft_of(world.rows, variant, other), loader, ids.vocabulary())
+            spec = ranking_model.fitted_spec(draft_of(rows, variant, other), loader, ids.vocabulary())
             network = ranking_model.drawn_network(spec, 1)
             sizes[name] = sum(one.numel() for one in network.parameters())
             if variant.copies and variant.tables == "copied":
@@ -84,6 +100,11 @@ def test_every_variant_and_comparison_has_its_row(tmp_path):
     assert len(variants) == 2 * 2 * len(VARIANTS)
     assert all(row["gain"] == 0 for row in variants if row["variant"] == NOTHING)
     assert all(row["learning"][0] < row["weights"][0] for row in variants if row["variant"].startswith("frozen"))
+    ne = {(row["rows"], row["null"], row["variant"]): row["ne"] for row in variants}
+    for row in result["rows"]:
+        without = row.get("without", NOTHING)
+        ratio = ne[row["rows"], row["null"], row["variant"]] / ne[row["rows"], row["null"], without]
+        assert row["gain"] == pytest.approx(1 - ratio, abs=1e-9)
     lines = interaction_transfer_page.text(result).splitlines()
     for name in VARIANTS:
         assert sum(line.startswith(f"| {name} | ") for line in lines) >= 2
