@@ -22,7 +22,7 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
-from benchmarks import ranking_losses_page
+from benchmarks import ranking_losses_page, transfer_page
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
@@ -750,6 +750,7 @@ PLACES = (
     _place("exploration", "exploration", exploration_text),
     _place("exploration", "off_policy", off_policy_text),
     _place("ranking_losses", "ranking_losses", ranking_losses_page.text),
+    _place("transfer", "transfer", transfer_page.text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),

@@ -1,4 +1,4 @@
-"""What does a small ranking model gain from the representations of a user model that has learnt on a richer surface? (LFM4Ads, feature level)
+"""What does a small ranking model gain from representations of a user model that has learnt on a richer surface? (LFM4Ads, feature level)
 
     python -m benchmarks.transfer
 
@@ -162,7 +162,7 @@ def results_of(task: Task, variants: Mapping[str, Variant], seed: int, rates: Se
     results = {}
     for name, spec in equalized(fitted).items():
         tried = {rate: _trained(spec, loader, rate, seed) for rate in rates}
-        rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])  # noqa: B023
+        rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
         network = tried[rate].network
         probabilities = np.empty(len(order))
         evaluation = ranking_model.evaluate(network, MemoryLoader(tested, 4096, seed))
@@ -181,6 +181,8 @@ def rows_of(tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resa
     rows: list[contract.Row] = []
     for which in ("all", "cold"):
         kept = [task.cold[task.tested] if which == "cold" else np.ones(int(task.tested.sum()), bool) for task in tasks]
+        if not sum(map(np.sum, kept)):
+            continue
         labels = [task.rows.label[task.tested][its] for task, its in zip(tasks, kept, strict=True)]
         groups = [task.rows.user[task.tested][its] for task, its in zip(tasks, kept, strict=True)]
         every = [_losses(task, one) for task, one in zip(tasks, results, strict=True)]
@@ -226,7 +228,7 @@ def chosen_layer(seeds: Sequence[int], users: int) -> tuple[str, list[contract.R
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--choosing", nargs="+", type=int, default=list(CHOOSING), help="seeds of the worlds that choose the layer of the CR")
+    parser.add_argument("--choosing", nargs="+", type=int, default=list(CHOOSING), help="seeds that choose the layer of the CR")
     parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=contract.RESULTS)

@@ -1,8 +1,8 @@
 """The upstream side of benchmarks/transfer.py: a user model of the rich surface, and what it hands to others as of each day.
 
-As jobs/train_model.py, embed_users.py and extract_representations.py do it, by arrays instead of tables: the model is trained once, on what
-was known before a moment. From then on, every midnight, the user embedding (UR) is of the events before it, and a cross representation (CR) of
-a user or an ad is the decaying mean over the impressions before it. The representation of an ad (IR) stays.
+As jobs/train_model.py, embed_users.py and extract_representations.py do it, by arrays instead of tables: the model is trained once, on
+what was known before a moment. From then on, every midnight, the user embedding (UR) is of the events before it, and a cross representation
+(CR) of a user or an ad is the decaying mean over the impressions before it. The representation of an ad (IR) stays.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def decaying_means(seen: Seen, owner: np.ndarray, time_ms: np.ndarray, config: T
     """
     midnight = last_midnight(time_ms)
     count, width = int(max(seen.owner.max(initial=-1), owner.max(initial=-1))) + 1, seen.values.shape[1]
-    ends = last_midnight(seen.known_at_ms) + DAY_MS  # of the day of each impression, exclusive: what is known at midnight is of the next day
+    ends = last_midnight(seen.known_at_ms) + DAY_MS  # of each one's day, exclusive: what is known at midnight is of the next day
     found = np.full((len(owner), width), np.nan, np.float32)
     for moment in np.unique(midnight):
         age = (moment - ends) // DAY_MS

@@ -1,8 +1,8 @@
 """Two surfaces that show the same ads to the same users: a rich one, on which a user model learns, and a poor one, which opens later.
 
 Enters: a generator of random numbers and how many users. Leaves: the log of the rich surface as users with events and impressions, and
-the rows of the poor one with their true probability of a response. Users and ads have latent numbers. On the rich surface the logit is linear
-in their product; on the poor one it saturates, and the place of the ad counts as well.
+the rows of the poor one with their true probability of a response. Users and ads have latent numbers. On the rich surface the logit is
+linear in their product; on the poor one it saturates, and the place of the ad counts as well.
 In the null twin the poor surface has the tastes of other users and the makings of other ads: as many of each kind, all of them elsewhere.
 """
 

@@ -19,7 +19,6 @@ from ..model.linear import Linear
 from ..model.named import Modules
 from .spec import RankingSpec
 
-
 START = 0.01  # of the usual weights: what the layer that is not linear adds before training
 
 
@@ -36,7 +35,7 @@ class Nonlinear(nn.Module):
         self.rest = nn.Sequential(Linear(numbers, between), nn.ReLU(), Linear(between, dimension))
         with torch.no_grad():
             for parameter in self.rest[-1].parameters():
-                parameter *= START
+                parameter.mul_(START)
 
     def forward(self, numbers: Tensor) -> Tensor:
         """(M, dimension) of (M, numbers)."""

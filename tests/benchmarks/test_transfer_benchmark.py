@@ -1,4 +1,4 @@
-"""The two surfaces hold what they say, representations know nothing of later, variants are of one size, and a gain is where it is planted."""
+"""The two surfaces hold what they say, representations know nothing of later, variants have one size, gains are where they are planted."""
 
 from __future__ import annotations
 
