@@ -22,7 +22,7 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
-from benchmarks import interaction_transfer_page, ranking_losses_page, standalone_retrieval_page, transfer_drift_page, transfer_page
+from benchmarks import interaction_transfer_page, ranking_losses_page, transfer_drift_page, transfer_page
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
@@ -743,7 +743,6 @@ PLACES = (
     _place("user_graph", "user_graph", user_graph_text),
     _place("user_graph", "user_graph_curves", curves_text),
     _place("funnel", "funnel", funnel_text),
-    _place("standalone_retrieval", "standalone_retrieval", standalone_retrieval_page.text),
     _place("daily_graph", "daily_graph", daily_graph_text),
     _place("redemption", "redemption", redemption_text),
     _place("ranking_gain", "ranking_gain", ranking_gain_text),
