@@ -21,7 +21,7 @@ config = load(parameter("conf", "conf/test.yml", dbutils), [f"lake.root={root}",
 
 # COMMAND ----------
 
-# MAGIC %md **The downstream tasks**: clicks of the first half of a day, and clicks in the first two places. Each gets models of its own. Fields
+# MAGIC %md **The downstream tasks**: clicks in the first two places, and clicks further down. Each gets models of its own. Fields
 # MAGIC that read representations stand beside the other fields of the ranking model.
 
 # COMMAND ----------
@@ -29,8 +29,8 @@ config = load(parameter("conf", "conf/test.yml", dbutils), [f"lake.root={root}",
 transfer = TransferConfig(
     layer="hidden",
     downstream={
-        "mornings": DownstreamConfig(where=f"time_ms % {DAY_MS} < {DAY_MS // 2}", tasks=("click",)),
         "first_places": DownstreamConfig(where="impression__position < 2", tasks=("click",)),
+        "later_places": DownstreamConfig(where="impression__position >= 2", tasks=("click",)),
     },
     compare=("ur", "ur_ir", "ur_ir_cr", "nonlinear"),
     compare_seeds=(7,),
