@@ -194,7 +194,8 @@ def rows_of(tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resa
         for name in losses:
             chosen = {"rates": [one[name].rate for one in results], "parameters": [one[name].parameters for one in results]}
             against = gain(losses[name], losses[NOTHING], groups, resamples)
-            rows.append(common | {"kind": "variant", "variant": name, "ne": ne[name]} | chosen | against)
+            row = {"kind": "variant", "level": VARIANTS[name].level, "variant": name, "ne": ne[name]}
+            rows.append(common | row | chosen | against)
         for name, other in COMPARED:
             if name in losses and other in losses:
                 its = gain(losses[name], losses[other], groups, resamples)
