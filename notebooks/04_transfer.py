@@ -68,7 +68,7 @@ run_jobs(context, [train_ranking.JOB], "notebook-transferred")
 # COMMAND ----------
 
 # MAGIC %md **Compare.** Each variant is trained on the same impressions as the model without representations; table and pictures are in the MLflow
-# MAGIC run. So few users show no difference, and the job says how large one would have to be.
+# MAGIC run. So few users and one seed say little, and the job says how large a difference would have to be.
 
 # COMMAND ----------
 
