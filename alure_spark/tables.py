@@ -520,6 +520,27 @@ CROSS_REPRESENTATIONS = Table(
     users=("user_id",),
 )
 
+ALIGNMENTS = Table(
+    name="alignments",
+    producer="extract_representations",
+    doc="One row per table of representations and as_of (transfer.align): how a version's vectors are turned into another space.",
+    columns=_columns("""
+        of STRING ! : user_embeddings, cross_representations or item_representations
+        as_of TIMESTAMP ! : the version's day
+        model_id STRING ! : the version, whose rows are turned from fitted_as_of on
+        layer STRING : transfer.layer, of cross representations
+        space STRING ! : the version whose space it is
+        fitted_as_of TIMESTAMP ! : the version's first day, on whose rows the matrix was fitted
+        kind STRING ! : transfer.align of that day
+        rows BIGINT ! : users or ads that both had rows of
+        residual DOUBLE ! : what the matrix does not explain, of halves that it was not fitted on: 0 nothing, 1 all
+        matrix ARRAY<DOUBLE> ! : d * d numbers, row by row: turned = vector @ matrix + shift; empty where the version is the space itself
+        shift ARRAY<DOUBLE> ! : d numbers, or empty
+    """),
+    key=("of", "as_of", "model_id"),
+    partitions=("as_of",),
+)
+
 EVALUATION_USERS = Table(
     name="evaluation_users",
     producer="evaluate",
@@ -600,7 +621,7 @@ TABLES: dict[str, Table] = {
         EVENTS, ADS, FOLLOWS, USERS, USER_SEQUENCES, TRAINING_EXAMPLES, RANKING_EXAMPLES, IMPRESSION_EXAMPLES, IMPRESSION_SCORES,
         VOCABULARIES, USER_EMBEDDINGS, USER_CLUSTERS, CLUSTER_CENTROIDS, USER_EDGES, AD_CANDIDATES, RANKING_SCORES, SERVING_CANDIDATES,
         DWELL_STATISTICS, DWELL_CORRELATIONS, USER_SEGMENTS, SIMILARITY_EMBEDDINGS, ITEM_REPRESENTATIONS, CROSS_SUMS, CROSS_REPRESENTATIONS,
-        EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
+        ALIGNMENTS, EVALUATION_USERS, QUARANTINE, TOMBSTONES, RUNS,
     )
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ from benchmarks.padded import PaddedEncoder
 
 AS_OF_MS, LONGEST, ITEMS, CATEGORIES, GROUP = 1_700_000_000_000, 512, 20_000, 200, 64
 ATTRIBUTES = {"category_id": "categorical", "account_id": "categorical", "value": "numeric"}
-SOURCE = "impression"
+SOURCE = "view"
 LAYOUT = Layout({SOURCE: ATTRIBUTES}, {})
 COLUMNS = LAYOUT.columns()
 VECTOR = T.ArrayType(T.FloatType())

@@ -22,7 +22,13 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
-from benchmarks import ranking_losses_page, standalone_retrieval_page
+from benchmarks import (
+    interaction_transfer_page,
+    ranking_losses_page,
+    standalone_retrieval_page,
+    transfer_drift_page,
+    transfer_page,
+)
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
@@ -579,6 +585,15 @@ def speed_text(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", f"Users per core-second: {', '.join(ours)}."] if ours else [])])
 
 
+def representations_text(result: dict[str, Any]) -> str:
+    """One row per method, then the ratios."""
+    lines = ["| method | impressions | CPU s | impressions per core-second |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        rate = f"{row['impressions_per_core_second']:,.0f}"
+        lines.append(f"| {row['road']} | {row['impressions']:,} | {row['seconds_cpu']:.1f} | {rate} |")
+    return "\n".join([*lines, "", *ratio_lines(result, ".2f", "min to max")])
+
+
 def ranking_text(result: dict[str, Any]) -> str:
     """One row per method, then the ratios."""
     lines = ["| work, case and method | rows | CPU s | rows per core-second |", "|---|---|---|---|"]
@@ -751,6 +766,9 @@ PLACES = (
     _place("exploration", "exploration", exploration_text),
     _place("exploration", "off_policy", off_policy_text),
     _place("ranking_losses", "ranking_losses", ranking_losses_page.text),
+    _place("transfer_drift", "transfer_drift", transfer_drift_page.drift_text),
+    _place("interaction_transfer", "interaction_transfer", interaction_transfer_page.text),
+    _place("transfer", "transfer", transfer_page.text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
@@ -759,6 +777,7 @@ PLACES = (
     _place("encoder", "encoder", speed_text),
     _place("ranking", "ranking", ranking_text),
     _place("embed_table", "embed_table", speed_text),
+    _place("embed_table", "representations", representations_text),
     _place("loader", "loader", speed_text),
     _place("sequences", "sequences", sequences_text),
     _place("pagerank", "pagerank", pagerank_text),
@@ -808,6 +827,8 @@ def main() -> None:
     draw_funnel(results("funnel"))
     entanglement_picture(results("ranking_tasks")).savefig(ROOT / PAGES / PICTURE)
     regret_figure(results("exploration")).savefig(ROOT / PAGES / "exploration_regret.png")
+    drift = transfer_drift_page.drift_figure(results("transfer_drift"))
+    drift.savefig(ROOT / PAGES / transfer_drift_page.PICTURE)
 
 
 if __name__ == "__main__":

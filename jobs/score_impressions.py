@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyspark.sql import functions as F
 
 from alure_spark.events.ranking_fields import FIELD_TABLES
-from alure_spark.events.ranking_tables import candidates_to_score, examples_to_score
+from alure_spark.events.ranking_tables import candidates_to_score, examples_to_score, representation_ages
 from alure_spark.inference import candidate_scores, example_scores
 from alure_spark.inference.registered import ranking_champion
 from alure_spark.lake import JobRun, as_of_scope
@@ -26,12 +26,14 @@ def score(context: Context, run: JobRun) -> Report:
         scored = example_scores.scored_examples(examples_to_score(run, config), artifact, config.ranking)
         return Report({"rows": run.write("impression_scores", scored, scope)})
     context.spark.conf.set(ROWS, str(candidate_scores.USERS_AT_ONCE))
-    rows = candidates_to_score(run, config, str(artifact.facts.get("embedding_model_id", "")))
+    embeddings_of = str(artifact.facts.get("embedding_model_id", ""))
+    ages = {f"age_days.{name}": days for name, days in representation_ages(run, config, embeddings_of).items()}
+    rows = candidates_to_score(run, config, embeddings_of)
     ranked = candidate_scores.scored_candidates(rows, artifact, config.ranking)
     users = run.write("ranking_scores", ranked, scope)
     scores = run.written("ranking_scores").where(scope).select(F.explode("score").alias("score"))
     count, mean = scores.agg(F.count("*"), F.avg("score")).collect()[0]
-    return Report({"users": users, "candidates": count, "mean_score": mean})
+    return Report({"users": users, "candidates": count, "mean_score": mean} | ages)
 
 
 JOB = Job(

@@ -1,14 +1,14 @@
 """training_examples, vocabularies -> a user model in MLflow; the alias `champion` moves to it when it passes the gate.
 
-Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and the gate; and, with
-training.refit, one on everything for as many epochs, which is what gets registered. The validated one lies beside it, so that a
-later gate compares models that have not seen the split. With training.warm_start it is one: from the champion, on what is new to it.
+Two trainings: one that holds the last labels.validation_days back, for the epoch, the metrics and every gate; with training.refit also one
+on everything for as many epochs, which is what gets registered. With training.warm_start it is one: from the champion, on what is new.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+from alure_spark.events.impressions_where import upstream_rows
 from alure_spark.inference.registered import champion_at, earlier_champion, promote, register
 from alure_spark.lake import JobRun, as_of_scope
 from alure_spark.running import Context, Job, Report
@@ -20,7 +20,7 @@ def train(context: Context, run: JobRun) -> Report:
     config, tracker, as_of = context.config, context.tracker, context.config.time.as_of_ms
     if config.embedding.method != "alure":
         return Report(texts={"train_model/skipped.txt": f"embedding.method is {config.embedding.method}: there is no model to train"})
-    examples = run.read("training_examples").where(as_of_scope(as_of))
+    examples = upstream_rows(run.read("training_examples").where(as_of_scope(as_of)), config)
     vocabulary = start.known_vocabulary(run.read("vocabularies"), config)
     origin = earlier_champion(config, tracker) if config.training.warm_start else None
     name = f"{config.name}-v{run.inputs['training_examples']}-{config.digest()}"

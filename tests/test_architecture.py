@@ -15,7 +15,7 @@ PACKAGE = ROOT / "alure_spark"
 LAYERS = {
     "__init__": 0, "errors": 0, "clock": 1, "arrow": 1, "tables": 1, "paths": 1, "masking": 1, "processes": 1, "canonical": 2,
     "config": 3, "run_messages": 3, "attribution": 4, "session": 4, "tracking": 4, "plots": 4, "metrics": 4,
-    "value_metrics": 5, "lake": 5, "privacy": 6, "running": 6,
+    "value_metrics": 5, "alignment": 4, "lake": 5, "privacy": 6, "running": 6,
 }  # fmt: skip
 # Rooms that stand on other rooms: the model and packed rows on batches, training and inference on the model, and a training starts from
 # the item vectors of classic methods. analysis asks what the results of the others are worth.

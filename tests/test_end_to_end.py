@@ -193,7 +193,7 @@ def test_every_attribute_that_the_model_reads_is_evaluated_by_what_it_is_worth(c
 
 
 MEDIA = (
-    "streams.organic_impression={attributes: {media_embedding: embedding}, max_events: 64}",
+    "streams.organic_impression={attributes: {category_id: categorical, media_embedding: embedding}, max_events: 64}",
     "model.embedding_dimensions={media_embedding: 16}",
     "model.semantic_ids=[media_embedding]",
     "semantic_ids.codes=16",

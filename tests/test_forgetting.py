@@ -190,6 +190,7 @@ def test_users_are_forgotten_while_mlflow_is_down_and_what_is_left_to_do_is_said
     named = re.findall(r"warning: which model versions of (alure_user_model_\w+) may have been trained with them", said)
     assert named == [named[0], f"{named[0]}_ranking"]
     assert "lives on in models that go on from them (training.warm_start, ranking.warm_start)" in said
+    assert "or have their interactions (ranking.upstream)" in said
     assert "left to do: once MLflow answers" in said
     assert "u0001" not in users_of(loaded)
     assert loaded.lake.read("tombstones").count() == 1

@@ -14,8 +14,8 @@ import sqlalchemy
 import yaml
 
 from alure_spark.config import Config, LakeConfig, StreamConfig, TrackingConfig, build, load
-from alure_spark.graph.units import keep, kept
 from alure_spark.lake import Lake
+from alure_spark.lake.work_units import keep, kept
 from alure_spark.packed.readers import open_reader
 from alure_spark.packed.rows import file_column
 from alure_spark.paths import is_url, located, sqlite_uri

@@ -15,7 +15,7 @@ from alure_spark.events.ranking_tables import candidates_to_score, embedding_mod
 from alure_spark.inference.registered import ranking_champion
 from alure_spark.lake import JobRun, as_of_scope, workspace
 from alure_spark.packed.segments import segment_loaders
-from alure_spark.ranking.network import value_of
+from alure_spark.ranking.interactions import value_of
 from alure_spark.training import ranking_challenger
 from alure_spark.training.ranking_start import draft_spec, fitted_vocabulary
 

@@ -10,12 +10,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pyspark.sql import functions as F
 
 from alure_spark.clock import parse_time
-from alure_spark.config import Config, build
-from alure_spark.errors import ConfigError, DataError
+from alure_spark.config import Config, ExplorationConfig, UpstreamConfig, build
+from alure_spark.errors import ConfigError, DataError, TrackingError
 from alure_spark.events.mapped_impressions import example_rows
+from alure_spark.inference.registered import ranking_origin
 from alure_spark.metrics import auc, calibration
 from alure_spark.ranking.artifact import RankingArtifact
 from alure_spark.running import open_context, run_jobs
@@ -180,6 +182,28 @@ def days_of(context, day, **ranking):
     return open_context(
         replace(config, time=replace(config.time, as_of=f"2025-{day}T00:00:00Z"), ranking=replace(config.ranking, **ranking))
     )
+
+
+def test_a_model_has_the_interactions_of_another_one_beside_its_own(ready):
+    """Of the model that the other jobs here trained, which stays in them to the bit; MLflow says whose they are."""
+    context, _ = ready
+    upstream = UpstreamConfig(context.config.ranking_name)
+    ranking = replace(context.config.ranking, upstream=upstream, epochs=1, exploration=ExplorationConfig())
+    small = open_context(replace(context.config, name="small", ranking=ranking))
+    run_jobs(small, [train_ranking.JOB], "small")
+    versions = [small.tracker.find_model(name) for name in (upstream.model, small.config.ranking_name)]
+    other, made = (RankingArtifact.read(one.folder, one.digest) for one in versions)
+    assert (made.facts["upstream"], made.spec.upstream.model_id, made.spec.upstream.train) == (other.model_id, other.model_id, "frozen")
+    given, copied = other.network()[0].state_dict(), made.network()[0].upstream.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in copied.items())
+    client = mlflow.MlflowClient(small.config.tracking.uri)
+    runs = client.search_runs([client.get_experiment_by_name("alure_spark").experiment_id], "params.`ranking.upstream.train` = 'frozen'")
+    assert other.model_id in {run.data.params.get("train_ranking.upstream") for run in runs}
+    with pytest.raises(TrackingError, match="has no champion trained up to time.as_of=.* of nobody, which ranking.upstream.model names"):
+        ranking_origin(replace(small.config, ranking=replace(ranking, upstream=UpstreamConfig("nobody"))), small.tracker)
+    late = replace(small.config, labels=replace(small.config.labels, validation_days=7))
+    with pytest.raises(ConfigError, match="has learnt from impressions up to 2025-01-26"):
+        run_jobs(open_context(late), [train_ranking.JOB], "late")
 
 
 @pytest.mark.slow

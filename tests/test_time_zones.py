@@ -22,11 +22,8 @@ from tests.lake.small_lake import CONFIG, edges, publish, say_started
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 ZONES = ("Asia/Tokyo", "America/Los_Angeles")
-# What the subprocesses run: leases, retention, batches by the day, sequences, refused rows that come back, the golden lake.
-TELLING = (
-    "tests/events/test_increments.py", "tests/lake/test_publishing.py", "tests/lake/test_erasure.py",
-    "tests/lake/test_writers.py", "tests/test_daily.py",
-)  # fmt: skip
+# What the subprocesses run: leases, retention, batches by the day, refused rows that come back, the golden lake.
+TELLING = ("tests/lake/test_publishing.py", "tests/lake/test_erasure.py", "tests/lake/test_writers.py", "tests/test_daily.py")
 
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..plots import paired_bars, spectra
 from ..ranking.network import RankingNetwork
 from .embedding_spectrum import information_abundance, singular_values
+from .own_tables import require_own_tables
 
 MOST_LINES = 20  # of a panel; more cannot be told apart
 
@@ -18,8 +19,9 @@ MOST_LINES = 20  # of a panel; more cannot be told apart
 def embedding_report(trained: RankingNetwork, drawn: RankingNetwork) -> tuple[dict[str, float | None], dict[str, Figure], str]:
     """(metrics, figures by file name, the table). drawn: the network before training, of the same spec.
 
-    Holds the rows of one field as float64. Costs n K^2 per field of n rows.
+    Holds the rows of one field as float64. Costs n K^2 per field of n rows. Raises as require_own_tables.
     """
+    require_own_tables(trained.spec)
     rows, panels = [], dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]()
     before = drawn.field_rows()
     for table, fields in trained.field_rows().items():

@@ -21,6 +21,7 @@ from ..ranking.encodings.behaviours import Behaviours
 from ..ranking.encodings.temporal_interest import INTERVALS_MS
 from ..ranking.network import RankingNetwork
 from .mutual_information import Information, information_of_counts
+from .own_tables import require_own_tables
 
 TARGETS, BEHAVIOURS, POSITIONS = 4, 6, 20  # of a picture, each the most frequent or the newest ones
 EVERY, OWN = -1, -1  # instead of a row: all targets together; the behaviour has the category of its target
@@ -71,8 +72,12 @@ class Cells:
 
 @torch.no_grad()
 def feature_information(network: RankingNetwork, loader: Batches, name: str) -> Cells:
-    """Of the sequence of that name. Reads the batches twice and holds counts. Raises DataError where there is no impression."""
+    """Of the sequence of that name. Reads the batches twice and holds counts.
+
+    Raises DataError where there is no impression, and as require_own_tables.
+    """
     spec = network.eval().spec
+    require_own_tables(spec)
     sequence, tasks, tables = spec.sequences[name], spec.tasks, tuple(spec.plan().tables)
     targets, behaviours = _frequent(network, loader, name)
     positions = min(sequence.events, POSITIONS)

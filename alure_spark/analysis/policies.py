@@ -27,7 +27,7 @@ from ..metrics import cluster_bootstrap, normalized_entropy
 from ..model.spec import ModelSpec
 from ..model.user_model import UserModel
 from ..packed.segments import Segments
-from ..training import user_evaluation, user_training
+from ..training import ranking_model, user_evaluation, user_training
 from ..training.optimizers import Optimizers
 
 TOTAL = "total"
@@ -79,6 +79,17 @@ class Predictions:
         probabilities = user_evaluation.probabilities(trained.model, found)
         return cls(found.tasks, found.labels, probabilities, found.weights, found.users, found.segments)
 
+    @classmethod
+    def of_ranking(cls, trained: ranking_model.TrainedRanking) -> Predictions:
+        """Of the tasks whose label is 0 or 1."""
+        its = trained.validation
+        return cls(its.tasks, its.labels, ranking_model.probabilities(trained.network, its), its.weights, its.users, its.segments)
+
+    def of_task(self, column: int) -> Predictions:
+        """Those of the task of that column."""
+        one = slice(column, column + 1)
+        return replace(self, tasks=self.tasks[one], labels=self.labels[:, one], probabilities=self.probabilities[:, one])
+
     def of_rows(self, kept: np.ndarray) -> Predictions:
         """Those of kept (M,) bool."""
         rows = (self.labels, self.probabilities, self.weights, self.users, self.segments)
@@ -95,15 +106,17 @@ def reads_alike(spec: ModelSpec, one: Policies, other: Policies, segments: Itera
     return all(whole.under(one.get(name, FeaturePolicy())) == whole.under(other.get(name, FeaturePolicy())) for name in segments)
 
 
-def ne_gains(evaluated: Mapping[str, Sequence[Predictions]], against: Mapping[str, str], resamples: int = 200) -> list[Gain]:
-    """Of every experiment with something to compare with, in total and per segment, for each task with both labels there.
+def ne_gains(
+    evaluated: Mapping[str, Sequence[Predictions]], against: Mapping[str, str], resamples: int = 200, by_segment: bool = True
+) -> list[Gain]:
+    """Of every experiment with something to compare with, in total and by segment, for each task with both labels there.
 
     evaluated: experiment -> a model per seed, on the same impressions in the same order.
     """
     found = []
     for name, other in against.items():
         segments = evaluated[name][0].segments
-        for segment in (TOTAL, *np.unique(segments)):
+        for segment in (TOTAL, *(np.unique(segments) if by_segment else ())):
             kept = np.ones(len(segments), bool) if segment == TOTAL else segments == segment
             mine, theirs = ([one.of_rows(kept) for one in evaluated[which]] for which in (name, other))
             for column, task in enumerate(mine[0].tasks):

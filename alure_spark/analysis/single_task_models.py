@@ -15,6 +15,7 @@ from ..packed.segments import Segments
 from ..ranking.spec import RankingSpec
 from ..training import ranking_model
 from .entanglement import Entanglement, entanglement
+from .own_tables import require_own_tables
 from .ranking_batches import RankingBatches
 
 MOST_TASKS = 5  # that are trained by themselves: the first ones
@@ -22,17 +23,18 @@ MOST_PAIRS = 50_000  # impressions of the validation split that are compared: th
 
 
 def single_task_spec(spec: RankingSpec, task: str) -> RankingSpec:
-    """The same fields, tables and experts for one task alone."""
+    """The same fields, and tables and experts of its own, for one task alone."""
     values = tuple(name for name in spec.values if name == task)
-    return replace(spec, tasks=(task,), scheme="ame", main_task="", towers={}, auxiliary=(), values=values)
+    return replace(spec, tasks=(task,), scheme="ame", main_task="", towers={}, auxiliary=(), values=values, upstream=None)
 
 
 def registered_entanglement(given: RankingBatches, config: RankingConfig) -> list[Entanglement]:
     """Trains a model of each of the first MOST_TASKS tasks by `config`, so it takes as many trainings.
 
-    Raises DataError where the model has one task, as with a main task (STEM-AL).
+    Raises DataError where the model has one task, as with a main task (STEM-AL), and as require_own_tables.
     """
     spec, single = given.network.spec, {}
+    require_own_tables(spec)
     if len(spec.tasks) < 2:
         raise DataError(f"the registered ranking model predicts '{spec.tasks[0]}' alone: entanglement is between tasks, so it needs two")
     for task in spec.tasks[:MOST_TASKS]:

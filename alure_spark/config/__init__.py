@@ -32,17 +32,19 @@ from .streams import StreamConfig
 from .time import TimeConfig
 from .tracking import TrackingConfig
 from .training import ObjectiveConfig, TrainingConfig
-from .transfer import CROSS_LAYERS, TransferConfig
+from .transfer import ADAPTERS, CROSS_LAYERS, DownstreamConfig, TransferConfig
+from .upstream import ALTERNATING, COPIED, FINE_TUNED, FROZEN, OWN, UpstreamConfig
 from .users import OF_JOBS, UsersConfig
 from .vocabulary import VocabularyConfig
 
 __all__ = [
-    "ACTIVE", "ALL_SURFACES", "CROSS_LAYERS", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "GRAPHS", "KIND_OF", "OF_JOBS", "OF_SAME", "PASSIVE",
-    "ROTARY_PAIRS", "THOMPSON", "TRANSFERRED",
-    "Config", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig", "ExplorationConfig",
-    "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig", "LakeConfig",
-    "LossConfig", "ModelConfig", "ObjectiveConfig", "OnlineConfig", "PageRankConfig", "RankingConfig", "RepeatConfig", "RetrievalConfig",
-    "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig", "StandaloneConfig", "StreamConfig",
-    "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UsersConfig", "VocabularyConfig",
+    "ACTIVE", "ADAPTERS", "ALL_SURFACES", "ALTERNATING", "COPIED", "CROSS_LAYERS", "DECAYED", "DEFAULT_TASKS", "EVERYBODY", "FINE_TUNED",
+    "FROZEN", "GRAPHS", "KIND_OF", "OF_JOBS", "OF_SAME", "OWN", "PASSIVE", "ROTARY_PAIRS", "THOMPSON", "TRANSFERRED",
+    "Config", "DownstreamConfig", "DynamixConfig", "EmbeddingConfig", "EvaluateConfig", "ExperimentConfig", "ExpertConfig",
+    "ExplorationConfig", "FeaturePolicy", "FieldConfig", "FollowConfig", "GraphConfig", "InferenceConfig", "IngestConfig", "LabelConfig",
+    "LakeConfig", "LossConfig", "ModelConfig", "ObjectiveConfig", "OnlineConfig", "PageRankConfig", "RankingConfig", "RepeatConfig",
+    "RetrievalConfig", "SemanticIdConfig", "SequenceConfig", "SimilarityConfig", "Since", "SourceConfig", "SparkConfig",
+    "StandaloneConfig", "StreamConfig", "TaskConfig", "TimeConfig", "TrackingConfig", "TrainingConfig", "TransferConfig", "UpstreamConfig",
+    "UsersConfig", "VocabularyConfig",
     "as_dict", "build", "load", "one_spelling",
 ]  # fmt: skip

@@ -29,6 +29,7 @@ from .rules import (
 from .section import Section, Since
 from .streams import StreamConfig
 from .towers import AUXILIARY_LEARNING, check_scenario, check_scheme, check_score, check_towers, check_values, served_tasks
+from .upstream import ALTERNATING, UpstreamConfig
 from .users import OF_JOBS
 
 # Kind of a value (as in streams.NAME.attributes) -> the encodings that read it.
@@ -208,6 +209,7 @@ class RankingConfig(Section, prefix="ranking."):
     repeats: Annotated[RepeatConfig, Since("2026-11-30")] = field(default_factory=RepeatConfig)
     # Go on from the newest earlier model that passed its gate, with the impressions that are new to it; tables grow by the rows of new ids.
     warm_start: Annotated[bool, Since("2026-11-30")] = False
+    upstream: Annotated[UpstreamConfig, Since("2026-11-30")] = field(default_factory=UpstreamConfig)
     gate: NonNegativeFloat = 0.01  # the champion moves unless the new validation loss is worse by more than this share
     # Task -> what one such response is worth in the score: bid or value of the ad (0 where it has none), or a number, by which the
     # expected value of a value task is multiplied; empty: the first task's probability, or expected value, is the score.
@@ -236,6 +238,7 @@ class RankingConfig(Section, prefix="ranking."):
             raise ConfigError(
                 f"ranking.exploration is on beside ranking.scenario='{self.scenario}', whose towers have no posterior: leave one out"
             )
+        self._check_upstream()
         for setting, of_repeats in (("count", self.repeats.count), ("days_since", self.repeats.days_since)):
             if of_repeats:
                 require_known(f"ranking.repeats.{setting}", of_repeats, self.fields, "field")
@@ -246,6 +249,11 @@ class RankingConfig(Section, prefix="ranking."):
                 path = f"ranking.fields.{name}.reads"
                 require_known(path, of[0], self.fields, "field")
                 require(self.fields[of[0]].encoding == "id", path, one.reads, "the name of a field with the encoding id")
+
+    def _check_upstream(self) -> None:
+        require(not (self.upstream.model and self.warm_start), "ranking.warm_start", self.warm_start, "false beside ranking.upstream.model")
+        if self.upstream.train == ALTERNATING:
+            require(self.epochs > 1, "ranking.epochs", self.epochs, "at least 2 where ranking.upstream.train is alternating")
 
     def _check_ready_made(self) -> None:
         for name, one in self.fields.items():

@@ -89,10 +89,15 @@ class Config(Section):
         usable = [name for name, kind in of_impressions.items() if kind in ("categorical", "numeric")]
         for name in self.labels.impression_attributes:
             require_known("labels.impression_attributes", name, usable)
+        if self.ranking.upstream.model == self.ranking_name:
+            raise ConfigError(f"ranking.upstream.model is '{self.ranking_name}', which is this conf's own; allowed: another ranking model")
         for name, one in self.ranking.fields.items():
             if one.reads in TRANSFERRED and not self.transfer.layer:
                 raise ConfigError(f"ranking.fields.{name} reads {one.reads}, but transfer.layer is empty: set it, e.g. to hidden")
         self._check_standalone()
+        for name, its in self.transfer.downstream.items():
+            for task in its.tasks:
+                require_known(f"transfer.downstream.{name}.tasks", task, self.labels.declared, "task")
         self.ranking.check_declared(self.streams, self.impression_attributes, self.users.attributes, self.labels.heads, self.labels.sums)
 
     def _check_kinds(self) -> None:

@@ -34,6 +34,7 @@ class FieldTables:
     users: DataFrame | None = None
     cross_representations: DataFrame | None = None
     item_representations: DataFrame | None = None
+    alignments: DataFrame | None = None  # how versions of the user model are read as one (aligned_rows.py)
 
 
 FIELD_TABLES = tuple(item.name for item in fields(FieldTables))

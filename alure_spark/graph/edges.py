@@ -4,7 +4,8 @@ Search is cut into units (country, block of the base, block of the queries), eac
 of bounded size. With exact search a block of the base is any share of the country. With probed search it is a set of
 whole lists (clusters), near ones together, so that the k1_probed lists of a user lie in few blocks: a query crosses the
 shuffle once per block that holds one of its lists, not once per list. The best of all blocks are then merged per user.
-The result of a unit is a file in a folder (units.py): a killed run that starts again with the same folder goes on where it stopped.
+The result of a unit is a file in a folder (lake/work_units.py): a killed run that starts again with the same folder goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from pyspark.sql import functions as F
 from ..arrow import by_value, bytes_column, list_column
 from ..config import GraphConfig
 from ..errors import DataError
+from ..lake.work_units import keep, kept, unfinished, unit_name
 from ..tables import GRAPH_BITS
 from .arrays import FOUND, column, found_column, matrix, one_batch, unpacked, worker_threads
 from .kmeans import collect_centroids, collect_sizes
 from .search import choose_method, nearest, neighbours
-from .units import keep, kept, unfinished, unit_name
 
 ROUTED = (
     "user_id string, country string, as_of timestamp, vector binary, "

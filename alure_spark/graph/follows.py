@@ -27,9 +27,9 @@ from scipy import sparse
 from ..clock import DAY_MS, known_before
 from ..config import FollowConfig, GraphConfig
 from ..lake import UNITS, in_units, make_private, timestamp
+from ..lake.work_units import keep, kept, unfinished, unit_name
 from ..tables import GRAPH_BITS
 from .pagerank import personalised_pagerank, transitions
-from .units import keep, kept, unfinished, unit_name
 
 SOURCES_PER_UNIT = 4096  # seconds of one core
 RANKED = "country string, src_user_id string, dst_user_id string, weight double, rank int"

@@ -7,7 +7,9 @@ was known at that day or later. Sums are of whole millionths: the order of rows 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from ..clock import DAY_MS
 from ..config import EVERYBODY, InferenceConfig, TransferConfig
 from ..errors import DataError, nearest
 from ..lake import timestamp
+from ..lake.work_units import made_once
 from ..model.artifact import Artifact
 from ..model.representations import cross_width
 from ..tables import CROSS_REPRESENTATIONS, CROSS_SUMS, SHOWN_KNOWN
@@ -28,11 +31,14 @@ from .representations import RepresentationReader, read_kinds, worker_reader
 MILLIONTHS = 1_000_000
 
 
-def cross_sums(examples: DataFrame, artifact: Artifact, inference: InferenceConfig, layer: str, ends_ms: Sequence[int]) -> DataFrame:
+def cross_sums(
+    examples: DataFrame, artifact: Artifact, inference: InferenceConfig, layer: str, ends_ms: Sequence[int], folder: str = ""
+) -> DataFrame:
     """Rows of CROSS_SUMS of the days that end at ends_ms, exclusive (a whole number of days apart), of one as_of of training_examples.
 
-    One pass over the rows with such impressions, one shuffle of what is summed. Raises DataError on rows without SHOWN_KNOWN or an array
-    that the model reads.
+    One pass over the rows with such impressions, one shuffle of what is summed. folder: where the sums of each batch of users are kept
+    (lake.resumable_folder), so that the model does not read them again when a killed run starts anew; empty: nowhere. Raises DataError on
+    rows without SHOWN_KNOWN or an array that the model reads.
     """
     kinds: dict[str, str] = {}
     for segment in (EVERYBODY, *artifact.spec.policies):
@@ -50,10 +56,14 @@ def cross_sums(examples: DataFrame, artifact: Artifact, inference: InferenceConf
     width = cross_width(artifact.spec, layer)
 
     def rim(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        reader = worker_reader(artifact, layer, inference)
+        def read(batch: pa.RecordBatch) -> pa.Table:
+            reader = worker_reader(artifact, layer, inference)
+            return pa.Table.from_batches([summed(rows, reader, segment, grid) for segment, rows in by_value(batch, "segment")])
+
         for batch in batches:
-            for segment, rows in by_value(batch, "segment"):
-                yield summed(rows, reader, segment, grid)
+            users = hashlib.sha256(repr(batch.column("user_id").to_pylist()).encode()).hexdigest()
+            sums = made_once(folder, f"sums-{users}", partial(read, batch)) if folder else read(batch)
+            yield from sums.to_batches()
 
     parts = wanted.mapInArrow(rim, "kind STRING, user_id STRING, ad_hash BIGINT, end_ms BIGINT, weight BIGINT, sums ARRAY<BIGINT>")
     total = [F.sum(F.col("sums")[place]).alias(f"_{place}") for place in range(width)]

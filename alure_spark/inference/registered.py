@@ -68,6 +68,25 @@ def earlier_ranking_champion(config: Config, tracker: Tracker) -> RankingArtifac
     return RankingArtifact.read(found.folder, found.digest) if found else None
 
 
+def ranking_origin(config: Config, tracker: Tracker) -> RankingArtifact | None:
+    """The ranking model from which training begins: with ranking.warm_start the earlier one, with ranking.upstream the one that it names.
+
+    Raises TrackingError where what ranking.upstream names is not there; without a version, where it has no champion of time.as_of.
+    """
+    upstream = config.ranking.upstream
+    if not upstream.model:
+        return earlier_ranking_champion(config, tracker) if config.ranking.warm_start else None
+    which = upstream.version
+    version = tracker.find_model(upstream.model, which) if which else champion_at(config, tracker, upstream.model)
+    if version is None:
+        what = f"no version {which}" if which else f"no champion trained up to time.as_of={config.time.as_of}"
+        raise TrackingError(
+            f"MLflow at {tracker.place} has {what} of {upstream.model}, which ranking.upstream.model names: run jobs/train_ranking.py with "
+            "that model's conf first"
+        )
+    return RankingArtifact.read(version.folder, version.digest)
+
+
 def promote(config: Config, tracker: Tracker, version: str, name: str = "") -> str:
     """Let the alias of the user model, or of another name, name the version, unless it names one that has learnt from later days.
 

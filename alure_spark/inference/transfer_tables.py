@@ -9,13 +9,15 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from .. import __version__
 from ..clock import format_time, parse_time
 from ..config import Config
 from ..errors import DataError
-from ..lake import JobRun, Lake, as_of_scope
+from ..lake import JobRun, Lake, as_of_scope, resumable_folder, workspace
 from ..model.artifact import Artifact
 from .cross_table import cross_sums, decaying_means, window_ends
 from .item_table import item_rows
+from .storage import with_bits
 
 
 def days_to_sum(run: JobRun, config: Config, artifact: Artifact) -> tuple[list[int], str]:
@@ -61,10 +63,13 @@ def write_representations(run: JobRun, config: Config, artifact: Artifact, ends_
     scope = f"as_of IN ({', '.join(f'TIMESTAMP {format_time(end)!r}' for end in ends_ms)})"
     metrics: dict[str, float | None] = {"days_summed": len(ends_ms)}
     if ends_ms:
-        metrics["sums"] = run.write("cross_sums", cross_sums(examples, artifact, config.inference, transfer.layer, ends_ms), scope)
+        content = (__version__, artifact.model_id, config.digest(), config.time.as_of, ends_ms, sorted(run.inputs.items()))
+        with resumable_folder(workspace(config.lake), "representations", content) as folder:
+            sums = cross_sums(examples, artifact, config.inference, transfer.layer, ends_ms, folder)
+            metrics["sums"] = run.write("cross_sums", sums, scope)
     sums = run.written("cross_sums") if ends_ms else run.read("cross_sums")
     means = decaying_means(_of_model(sums, config, artifact), transfer, as_of)
-    if not run.write("cross_representations", means, as_of_scope(as_of)):
+    if not run.write("cross_representations", with_bits(means, transfer.bits), as_of_scope(as_of)):
         raise DataError(
             f"no impression became known in the {transfer.window_days} days before {config.time.as_of}: there is nothing to extract"
         )
@@ -72,5 +77,5 @@ def write_representations(run: JobRun, config: Config, artifact: Artifact, ends_
     metrics |= {f"cross.{row['kind']}s": float(row["count"]) for row in made}
     if (ads := run.read_if_published("ads")) is not None:
         rows = item_rows(ads, artifact, config.inference, transfer.layer, as_of)
-        metrics["items"] = run.write("item_representations", rows, as_of_scope(as_of))
+        metrics["items"] = run.write("item_representations", with_bits(rows, transfer.bits), as_of_scope(as_of))
     return metrics

@@ -70,8 +70,8 @@ def forget(run: JobRun, config: Config, tracker: Tracker, users: Sequence[str]) 
         *_said_of_missing(len(missing), len(chosen), len({hashes[one] for one in before}.intersection(missing))),
         old_versions(run, now, config.lake.vacuum_hours),
         *(models(tracker, name) for name in _model_names(config)),
-        "remains: what those models learnt lives on in models that go on from them (training.warm_start, ranking.warm_start): train once "
-        "without a warm start to be rid of it",
+        "remains: what those models learnt lives on in models that go on from them (training.warm_start, ranking.warm_start) or "
+        "have their interactions (ranking.upstream): train all of them once without to be rid of it",
         *unmarked(config.lake),
         "remains: candidates and graphs of other users, made with their help, until the next run; correlate_dwell's plots of three single "
         "users a run in MLflow, without ids; the source's own log; what a killed Spark left in spark.local.dir (/tmp/blockmgr-*, "

@@ -1,7 +1,7 @@
 """How a given embedding, or a representation of another model, becomes vectors of this one (LFM4Ads, feature level).
 
 linear     a matrix per table;
-nonlinear  two layers with a ReLU between them;
+nonlinear  a matrix, and beside it two layers with a ReLU between them, which add next to nothing at the start;
 gate       as linear, and it also says by how much each number of all other fields' vectors counts, from 1 at the start;
 raw        as it is, beside what the experts make of the other fields.
 """
@@ -9,7 +9,7 @@ raw        as it is, beside what the experts make of the other fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,39 @@ from ..model.linear import Linear
 from ..model.named import Modules
 from .spec import RankingSpec
 
-
-def nonlinear(numbers: int, dimension: int) -> nn.Sequential:
-    """Two layers; between them as many numbers as the wider side has, at most 64."""
-    between = min(64, max(numbers, dimension))
-    return nn.Sequential(Linear(numbers, between), nn.ReLU(), Linear(between, dimension))
+START = 0.01  # of the usual weights: what the layer that is not linear adds before training
 
 
-PROJECTIONS: Mapping[str, Callable[[int, int], nn.Module]] = {"linear": Linear, "nonlinear": nonlinear, "gate": Linear}
+class Nonlinear(nn.Module):
+    """A matrix plus two layers; between these as many numbers as the wider side has, at most 64.
+
+    Two layers alone learn worse than a matrix where examples are few (benchmarks/transfer.py): so they begin as what a matrix leaves over.
+    """
+
+    def __init__(self, numbers: int, dimension: int) -> None:
+        super().__init__()
+        between = min(64, max(numbers, dimension))
+        self.matrix = Linear(numbers, dimension)
+        self.rest = nn.Sequential(Linear(numbers, between), nn.ReLU(), Linear(between, dimension))
+        with torch.no_grad():
+            for parameter in self.rest[-1].parameters():
+                parameter.mul_(START)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Models of 2026-11-30 and before have the two layers alone: there the matrix is 0."""
+        if f"{prefix}0.weight" in state:
+            for layer in (0, 2):
+                for part in ("weight", "bias"):
+                    state[f"{prefix}rest.{layer}.{part}"] = state.pop(f"{prefix}{layer}.{part}")
+            state |= {f"{prefix}matrix.{name}": torch.zeros_like(its) for name, its in self.matrix.named_parameters()}
+        super()._load_from_state_dict(state, prefix, *more)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(M, dimension) of (M, numbers)."""
+        return cast(Tensor, self.matrix(numbers) + self.rest(numbers))
+
+
+PROJECTIONS: Mapping[str, Callable[[int, int], nn.Module]] = {"linear": Linear, "nonlinear": Nonlinear, "gate": Linear}
 
 
 class Projections(nn.Module):

@@ -14,7 +14,8 @@ from .schemes import Plan
 
 def gates(plan: Plan) -> Modules:
     """A linear layer for each tower that has a gate, called as the tower."""
-    widths = {name: sum(plan.tables[part[0]] for part in tower.gate) for name, tower in plan.towers.items()}
+    tables = {**plan.tables, **plan.upstream_tables}
+    widths = {name: sum(tables[part[0]] for part in tower.gate) for name, tower in plan.towers.items()}
     return Modules({name: Linear(widths[name], len(tower.reads)) for name, tower in plan.towers.items() if tower.gate})
 
 

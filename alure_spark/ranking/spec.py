@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from ..batches.layout import Layout
 from ..batches.vocabulary import ITEM
-from ..config import EVERYBODY, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, Since, as_dict, build
-from ..config.towers import check_scenario, check_scheme, check_towers, check_values, served_tasks, tasks_of_towers
+from ..config import COPIED, EVERYBODY, FROZEN, KIND_OF, OF_SAME, ExpertConfig, SequenceConfig, Since, as_dict, build
+from ..config.towers import AUXILIARY_LEARNING, check_scenario, check_scheme, check_towers, check_values, served_tasks, tasks_of_towers
 from ..errors import ConfigError, nearest
 from .encodings import ENCODINGS, Encoding
 from .encodings.given import Given
 from .encodings.standardized import Standardized
 from .experts import EXPERTS, Fields
 from .schemes import SCHEMES, Plan
+from .schemes.plan import side_by_side
 from .values import OUTPUTS
 
 GIVEN, STANDARDIZED = "numbers", "standardized"
@@ -79,6 +80,7 @@ class RankingSpec:
     auxiliary: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # towers that were left out after training; their tables are there
     scenario: Annotated[str, Since("2026-11-30")] = ""  # a field whose ids have towers of their own (scenario_towers.py)
     values: Annotated[tuple[str, ...], Since("2026-11-30")] = ()  # of the tasks: those whose label is a number (values.py)
+    upstream: Annotated[UpstreamSpec | None, Since("2026-11-30")] = None  # whose experts stand beside the others (upstream.py)
 
     def __post_init__(self) -> None:
         known = [*ENCODINGS, *DENSE]
@@ -89,7 +91,7 @@ class RankingSpec:
             _require(expert.table, self.tables, f"ranking.experts.{name}.table", "the table")
         for name, sequence in self.sequences.items():
             _require(sequence.target, self.coded, f"ranking.sequences.{name}.target", "the field")
-        for what, given in (("fields", self.interacting), ("experts", self.experts), ("tasks", self.tasks)):
+        for what, given in (("fields", self.interacting), ("experts", self.experts or self.upstream), ("tasks", self.tasks)):
             if not given:
                 raise ConfigError(f"ranking.{what} is empty; allowed: at least one")
         if unused := sorted(set(self.tables) - {expert.table for expert in self.experts.values()}):
@@ -131,7 +133,8 @@ class RankingSpec:
         towers = self.tasks_of_towers()
         main = next((tower for tower, its in towers.items() if self.main_task in its), "")
         whole = SCHEMES[self.scheme](self.tables, self.experts, (*towers, *self.auxiliary), main)
-        return replace(whole, towers={tower: whole.towers[tower] for tower in towers})
+        plan = replace(whole, towers={tower: whole.towers[tower] for tower in towers})
+        return self.upstream.joined(plan, self.scheme, main) if self.upstream else plan
 
     def served(self) -> RankingSpec:
         """Of the model that is used after training: without the towers of auxiliary tasks, whose tables and experts the main task reads."""
@@ -219,6 +222,40 @@ class RankingSpec:
         """The fields as experts have them."""
         own = [self.fields[name] for name in self.interacting]
         return Fields(tuple(self.interacting), tuple(one.group for one in own), tuple(one.part for one in own))
+
+
+@dataclass(frozen=True)
+class UpstreamSpec:
+    """Another ranking model whose experts are part of this one: with its encodings as they were fitted, and rows for this one's ids."""
+
+    model_id: str
+    model: RankingSpec
+    train: str = FROZEN  # as in ranking.upstream
+    tables: str = COPIED
+
+    def joined(self, plan: Plan, scheme: str, main: str) -> Plan:
+        """The plan of a scheme whose towers read these experts too, and whose gates these tables.
+
+        main: the tower of a main task. The others read without a gradient then, so that no auxiliary loss reaches what it reads.
+        """
+        theirs = self.model.plan()
+        tables = {of_upstream(name): size for name, size in theirs.tables.items()}
+        experts = tuple(of_upstream(name) for name in theirs.experts)
+        towers = {
+            name: replace(
+                tower,
+                reads=(*tower.reads, *experts),
+                gate=() if scheme == "shared_bottom" else (*tower.gate, *side_by_side(tables)),
+                detached=tower.detached | set(experts) if scheme == AUXILIARY_LEARNING and name != main else tower.detached,
+            )
+            for name, tower in plan.towers.items()
+        }
+        return replace(plan, towers=towers, upstream_tables=tables)
+
+
+def of_upstream(name: str) -> str:
+    """What a table or an expert of the other model is called here. No name in a conf has a ':', so that no two can be the same."""
+    return f"upstream:{name}"
 
 
 def _require(name: str, known: Mapping[str, Any] | list[str], path: str, kind: str) -> None:

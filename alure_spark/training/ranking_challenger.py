@@ -1,7 +1,7 @@
 """A ranking model trained for time.as_of, and whether it may take the champion's place.
 
-Enters: `ranking_rows`, the champion, with ranking.warm_start the earlier model to go on from. Leaves: the model, its vocabulary, the
-verdict of the gate.
+Enters: `ranking_rows`, the champion, with ranking.warm_start the earlier model to go on from, with ranking.upstream the one whose
+interactions it has too. Leaves: the model, its vocabulary, the verdict of the gate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from ..batches.epochs import Batches
 from ..batches.vocabulary import Vocabulary
-from ..config import Config
+from ..config import Config, TrainingConfig
 from ..lake import workspace
 from ..packed.segments import Segments, segment_loaders
 from ..ranking.artifact import RankingArtifact
@@ -24,6 +24,8 @@ from . import ranking_growth, ranking_model, ranking_start
 from .gate import Verdict
 from .online import BEGAN_AS
 from .ranking_exploration import FittedPosterior, fitted_posteriors
+from .ranking_growth import Earlier
+from .ranking_upstream import Upstream
 
 
 @dataclass(frozen=True)
@@ -42,32 +44,55 @@ def checkpoint_of(config: Config, name: str) -> Path:
 
 
 def train(
-    config: Config, rows: DataFrame, champion: RankingArtifact | None, name: str, earlier: ranking_growth.Earlier | None = None
+    config: Config,
+    rows: DataFrame,
+    champion: RankingArtifact | None,
+    name: str,
+    start: Earlier | Upstream | None = None,
 ) -> RankingChallenger:
-    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf, and of earlier, where it is given.
+    """rows: `ranking_rows` of as_of, packed under `name`. The weights are a function of rows and conf, and of start, where it is given.
 
-    Raises DataError where a split or a task has nothing to learn from, ConfigError where the conf does not fit, also not to earlier.
+    start: a model to go on from, or one whose interactions the new one has too. Raises DataError where a split or a task has nothing to
+    learn from, ConfigError where the conf does not fit, also not to start.
     """
-    draft = ranking_start.draft_spec(config)
+    draft = ranking_start.draft_spec(config, start.spec if isinstance(start, Upstream) else None)
+    if isinstance(start, Upstream):
+        start.require_fits(draft, config.ranking)
     shown = rows.where(F.size("time_ms") > 0)
-    vocabulary = ranking_start.fitted_vocabulary(shown, config, earlier.vocabulary if earlier else None)
-    training = replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
+    vocabulary = ranking_start.fitted_vocabulary(shown, config, start.vocabulary if start else None)
+    training, checkpoint = training_of(config), checkpoint_of(config, name)
     if training.threads:
         torch.set_num_threads(training.threads)
     with segment_loaders(shown, draft.layout(), vocabulary, training, workspace(config.lake), name) as packed:
-        loader: Batches = packed.decoding(draft, vocabulary)
-        if earlier is None:
-            spec = ranking_model.fitted_spec(draft, loader, vocabulary)
-            network = ranking_model.new_network(spec, loader, config.ranking.seed)
-            loader = packed.decoding(spec, vocabulary)
+        if isinstance(start, Earlier):
+            loader: Batches = packed.decoding(draft, vocabulary)
+            spec = ranking_growth.grown_spec(start.artifact.spec, draft, vocabulary)
+            network = ranking_growth.continued(start, spec, loader, config.ranking.seed)
+            loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), start.learnt_until_ms)
+            trained = ranking_model.train(network, loader, config.ranking, checkpoint)
         else:
-            spec = ranking_growth.grown_spec(earlier.artifact.spec, draft, vocabulary)
-            network = ranking_growth.continued(earlier, spec, loader, config.ranking.seed)
-            loader = ranking_growth.NewImpressions(packed.decoding(spec, vocabulary), earlier.learnt_until_ms)
-        trained = ranking_model.train(network, loader, config.ranking, checkpoint_of(config, name))
-        posteriors = fitted_posteriors(trained.network, packed.decoding(spec, vocabulary), config.ranking.exploration)
+            trained = trained_afresh(config, packed, vocabulary, checkpoint, start)
+        posteriors = fitted_posteriors(trained.network, packed.decoding(trained.network.spec, vocabulary), config.ranking.exploration)
         verdict = decide(champion, trained, packed, config)
     return RankingChallenger(trained, vocabulary, verdict, posteriors)
+
+
+def trained_afresh(
+    config: Config, packed: Segments, vocabulary: Vocabulary, checkpoint: Path | None = None, upstream: Upstream | None = None
+) -> ranking_model.TrainedRanking:
+    """The model of the conf by its ranking.seed, on packed rows that have its fields and may have others."""
+    draft = ranking_start.draft_spec(config, upstream.spec if upstream else None)
+    loader = packed.decoding(draft, vocabulary, config.ranking.seed)
+    spec = ranking_model.fitted_spec(draft, loader, vocabulary)
+    network = ranking_model.new_network(spec, loader, config.ranking.seed)
+    if upstream:
+        upstream.copy_into(network, vocabulary)
+    return ranking_model.train(network, packed.decoding(spec, vocabulary, config.ranking.seed), config.ranking, checkpoint)
+
+
+def training_of(config: Config) -> TrainingConfig:
+    """How rows are packed and read for the ranking model."""
+    return replace(config.training, batch_users=config.ranking.batch_users, seed=config.ranking.seed)
 
 
 def decide(champion: RankingArtifact | None, trained: ranking_model.TrainedRanking, packed: Segments, config: Config) -> Verdict:

@@ -26,6 +26,7 @@ from .ranking_model import FITTED, drawn_network, start_at_base_rates
 
 LEARNT_UNTIL = "learnt_until_ms"  # fact of a model: no step has learnt from impressions at or after that moment, epoch ms
 EMBEDDINGS_OF = "embedding_model_id"  # fact of a model: whose user embeddings its fields read
+READS = "reads"  # fact of a model: field -> what it reads
 # Settings that leave shapes and the meaning of weights alone; those of fields are looked at first.
 FREE, FIRST = ("deviation", "dropout"), ("scheme", "main_task", "towers", "tasks", "fields")
 CONF_NAMES = {"settings": "options", "history": "reads"}  # what a spec calls otherwise than the conf
@@ -52,12 +53,17 @@ class Earlier:
         known = artifact.facts.get(LEARNT_UNTIL, learnt_until(config, artifact.as_of_ms))
         return cls(artifact, *artifact.network(), int(known))
 
+    def told(self) -> dict[str, str]:
+        """What a model that goes on from it says of that."""
+        return {"continues": self.artifact.model_id}
 
-def facts_of(config: Config, embeddings_of: str, origin: RankingArtifact | None) -> dict[str, Any]:
-    """What a model says of itself so that a later training may go on from it; `continues`: the model that it goes on from itself."""
+
+def facts_of(config: Config, embeddings_of: str) -> dict[str, Any]:
+    """What a model says of itself so that a later training may go on from it."""
     known = {LEARNT_UNTIL: learnt_until(config, config.time.as_of_ms), EMBEDDINGS_OF: embeddings_of}
+    known[READS] = {name: one.reads for name, one in config.ranking.fields.items()}
     known["seed"] = config.ranking.seed  # jobs/analyse_embeddings.py draws the rows before training from it
-    return known | ({"continues": origin.model_id} if origin else {})
+    return known
 
 
 def learnt_until(config: Config, as_of_ms: int) -> int:

@@ -15,20 +15,22 @@ import torch
 
 from ..batches.epochs import Batches
 from ..batches.vocabulary import Vocabulary
-from ..config import RankingConfig
+from ..config import ALTERNATING, RankingConfig
 from ..config.section import as_dict
 from ..errors import DataError
 from ..ranking.encodings import NumeralSystems
 from ..ranking.encodings.given import Given, Moments
 from ..ranking.encodings.standardized import Standardized
+from ..ranking.interactions import value_of
 from ..ranking.losses import LOSSES, ZeroInflatedLognormal, value_loss
-from ..ranking.network import RankingNetwork, value_of
+from ..ranking.network import RankingNetwork
 from ..ranking.spec import GIVEN, STANDARDIZED, RankingSpec
+from ..ranking.upstream import with_rows
 from .evaluation import Evaluation
-from .loop import Observer, fit
+from .loop import EpochBatches, Observer, fit
 from .plan import Plan, warmup_cosine
 from .ranking_repeats import ReweighedRepeats
-from .ranking_split import TrainingSplit, split_of
+from .ranking_split import Alternating, TrainingSplit, split_of
 from .values import ValueEvaluation, ValueMoments, require_values
 
 FITTED: dict[str, Callable[..., NumeralSystems | Standardized]] = {
@@ -95,7 +97,7 @@ def fitted_spec(spec: RankingSpec, loader: Batches, vocabulary: Vocabulary) -> R
             except DataError as error:
                 raise DataError(f"ranking.fields.{name}: {error}") from None
             fields[name] = replace(one, settings=as_dict(fitted))
-    made = replace(spec, fields=fields)
+    made = with_rows(replace(spec, fields=fields), vocabulary)
     if made.scenarios > MOST_SCENARIOS:
         raise DataError(
             f"ranking.scenario: the field '{spec.scenario}' has {made.scenarios:,} ids in the training split; allowed: at most "
@@ -184,9 +186,11 @@ def train(
 
     network.loss = LOSSES[config.loss.kind](config.loss.alpha, config.loss.pairs)
     network.value_loss = value_loss(config.loss.kind, config.loss.alpha, config.loss.pairs)
-    split = TrainingSplit(loader)
+    split: EpochBatches = TrainingSplit(loader)
     if config.repeats.count:
         split = ReweighedRepeats.fitted(network.spec, loader, config.repeats)
+    if network.spec.upstream and network.spec.upstream.train == ALTERNATING:
+        split = Alternating(split, network)
     weights = {task: config.auxiliary_weight for task in network.spec.tasks if task not in served}
     plan = replace(plan_of(config, loader.steps), loss_weights=weights)
     fitted = fit(network, split, plan, end_epoch, checkpoint, observe, measure=lambda: network.gradients)

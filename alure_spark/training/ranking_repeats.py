@@ -13,7 +13,7 @@ from torch import Tensor
 from ..batches.batch import JaggedBatch
 from ..batches.epochs import Batches
 from ..config import RepeatConfig
-from ..ranking.network import value_of
+from ..ranking.interactions import value_of
 from ..ranking.repeats import factors, mean_of_negatives, repeat_weight
 from ..ranking.spec import RankingSpec
 from .ranking_split import TrainingSplit

@@ -14,13 +14,13 @@ from pyspark.sql import functions as F
 from ..batches.vocabulary import Vocabulary
 from ..config import TRANSFERRED, Config, FieldConfig, RankingConfig
 from ..errors import ConfigError
-from ..ranking.spec import FieldSpec, RankingSpec
+from ..ranking.spec import FieldSpec, RankingSpec, UpstreamSpec
 
 OF_ADS = ("impression", "ad")  # origins whose groups are by default the part AD; all others are of the part USER
 AD, USER = "ad", "user"
 
 
-def draft_spec(config: Config) -> RankingSpec:
+def draft_spec(config: Config, upstream: UpstreamSpec | None = None) -> RankingSpec:
     """The spec before its encodings are fitted (training/ranking_model.fitted_spec): settings are the conf's.
 
     Raises ConfigError where the conf has no fields, or an embedding does not say how many numbers it has.
@@ -60,6 +60,7 @@ def draft_spec(config: Config) -> RankingSpec:
         towers=ranking.towers,
         values=config.ranking_values,
         scenario=ranking.scenario,
+        upstream=upstream,
     )
 
 

@@ -15,12 +15,11 @@ from pyspark.testing import assertDataFrameEqual
 from alure_spark.arrow import bytes_column
 from alure_spark.config import GraphConfig
 from alure_spark.errors import DataError
-from alure_spark.graph import units
 from alure_spark.graph.arrays import unpacked
 from alure_spark.graph.edges import similarity_edges
 from alure_spark.graph.follows import pagerank_edges
 from alure_spark.graph.kmeans import assign_clusters, fit_centroids, with_sizes
-from alure_spark.lake import resumable_folder
+from alure_spark.lake import resumable_folder, work_units
 
 AS_OF = datetime(2024, 5, 1)
 CONFIG = GraphConfig(k1=6, users_per_cluster=5, k1_probed=3, k2=4, kmeans_points_per_cluster=8, search="probed")
@@ -74,7 +73,7 @@ def test_walks_go_on_too(spark, tmp_path):
 
 def test_a_unit_is_there_as_a_whole_or_not_at_all(tmp_path):
     unreal = pa.table({"x": pa.array([1], pa.int64())})
-    units.keep(str(tmp_path), "alure-1", unreal)
+    work_units.keep(str(tmp_path), "alure-1", unreal)
     assert pq.read_table(tmp_path / "alure-1.parquet").equals(unreal)
     (tmp_path / "tmpabc").write_bytes(b"half a file")
     assert [path.name for path in tmp_path.glob("*.parquet")] == ["alure-1.parquet"]
@@ -82,7 +81,7 @@ def test_a_unit_is_there_as_a_whole_or_not_at_all(tmp_path):
 
 def test_countries_of_strange_names_have_units_of_their_own(spark):
     names = spark.createDataFrame([("A/../B",), ("A",), ("é",), ("",)], "country string")
-    made = [row["unit"] for row in names.select(units.unit_name(F.lit("whole"), F.col("country"), F.lit(1)).alias("unit")).collect()]
+    made = [row["unit"] for row in names.select(work_units.unit_name(F.lit("whole"), F.col("country"), F.lit(1)).alias("unit")).collect()]
     assert len(set(made)) == 4
     assert all("/" not in name for name in made)
 

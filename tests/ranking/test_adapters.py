@@ -11,6 +11,7 @@ import torch
 from alure_spark.batches.batch import select_users
 from alure_spark.config import build
 from alure_spark.errors import ConfigError, DataError
+from alure_spark.ranking.adapters import PROJECTIONS
 from alure_spark.ranking.encodings.given import ADAPTERS, Given, Moments
 from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
@@ -70,6 +71,30 @@ def test_a_gate_begins_as_a_matrix_and_then_weighs_the_other_fields():
     silent = vectors * gated.gating["first"](gated._numbers(users))
     assert silent.abs().max() < 1e-9
     assert not torch.allclose(gated(users), plain(users), atol=1e-6)
+
+
+def test_nonlinear_begins_near_a_matrix_and_can_learn_what_no_matrix_can():
+    torch.manual_seed(1)
+    adapter, x = PROJECTIONS["nonlinear"](3, 2), torch.randn(500, 3)
+    assert (adapter(x) - adapter.matrix(x)).abs().max() < 0.05 * adapter(x).abs().max()
+    wanted = torch.stack([x[:, 0].abs(), x[:, 1]], dim=1)  # no matrix says how large a number is without its sign
+    optimizer = torch.optim.Adam(adapter.parameters(), 0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = (adapter(x) - wanted).square().mean(dim=0)
+        loss.sum().backward()
+        optimizer.step()
+    with_one = torch.cat([x, torch.ones(500, 1)], dim=1)
+    best_matrix = with_one @ torch.linalg.lstsq(with_one, wanted).solution
+    assert loss[0] < 0.1 * (best_matrix - wanted)[:, 0].square().mean()
+
+
+def test_a_nonlinear_adapter_that_was_saved_without_its_matrix_says_what_it_said():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    adapter, x = PROJECTIONS["nonlinear"](3, 2), torch.randn(50, 3)
+    around = torch.nn.ModuleDict({"of": adapter})
+    around.load_state_dict({f"of.{name}": its for name, its in layers.state_dict().items()})
+    assert torch.equal(adapter(x), layers(x))
 
 
 def test_raw_numbers_reach_the_layers_of_all_experts_and_no_table():

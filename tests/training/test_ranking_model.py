@@ -13,8 +13,8 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import Vocabulary
 from alure_spark.config import FieldConfig, LossConfig, RankingConfig, RepeatConfig
 from alure_spark.errors import DataError, TrainingError
+from alure_spark.ranking.interactions import value_of
 from alure_spark.ranking.losses import LOSSES
-from alure_spark.ranking.network import value_of
 from alure_spark.ranking.spec import FieldSpec
 from alure_spark.training import ranking_model, ranking_report
 from alure_spark.training.ranking_repeats import ReweighedRepeats

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...config import as_dict
+from ...config import ADAPTERS, as_dict
 from ...errors import ConfigError, shown
-
-ADAPTERS = ("linear", "nonlinear", "gate", "raw")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...config import ExpertConfig
 
@@ -30,6 +30,7 @@ class Plan:
     tables: Tables
     experts: Experts
     towers: Mapping[str, TowerPlan]
+    upstream_tables: Tables = field(default_factory=dict)  # that gates read too; they are of another model (../upstream.py)
 
 
 # (tables, experts, towers, main tower or '') -> plan. The tables and experts are those of the conf; the towers are names. Raises

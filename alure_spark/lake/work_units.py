@@ -1,13 +1,14 @@
 """Work units whose results are files: what a killed run has finished, the next one does not compute again.
 
 A unit's file appears as a whole or not at all, and two attempts at one unit write the same. The folder, which driver and executors
-reach, holds results of one set of inputs only (lake.resumable_folder).
+reach, holds results of one set of inputs only (resumable_folder).
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +41,17 @@ def keep(folder: str, unit: str, rows: pa.Table) -> pa.Table:
         pq.write_table(rows, sink)
     os.rename(unfinished_path, os.path.join(folder, unit + SUFFIX))
     return pa.table({"unit": [unit], "rows": pa.array([rows.num_rows], pa.int64())})
+
+
+def made_once(folder: str, unit: str, make: Callable[[], pa.Table]) -> pa.Table:
+    """The result of a unit: read where a run has left it, else made and kept."""
+    try:
+        with open(os.path.join(folder, unit + SUFFIX), "rb") as source:
+            return pq.read_table(source)
+    except FileNotFoundError:
+        rows = make()
+        keep(folder, unit, rows)
+        return rows
 
 
 def kept(spark: SparkSession, folder: str, kind: str, schema: str) -> DataFrame:
