@@ -1,7 +1,7 @@
 # make demo | test | test-full | docs: each creates .venv when it is missing, installs the pinned packages and checks Java.
 PYTHON ?= python3.11
 VENV := .venv
-# Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one.
+# Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one (tests/conftest.py).
 WORKERS ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -12,10 +12,10 @@ demo: $(STAMP) java
 	$(RUN) -m jobs.pipeline --conf conf/demo.yml
 
 test: $(STAMP) java lint
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-full: $(STAMP) java lint
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -21,6 +21,14 @@ ROOT = Path(__file__).parent.parent
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For --dist loadgroup: the tests of a file stay in one process, and all files that read the chain in the same one, which builds it."""
+    chained = {item.path for item in items if "chain" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("chain" if item.path in chained else str(item.path.relative_to(ROOT))))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_empty_withcolumns():
     """Spark Connect ends in an AssertionError where withColumns is given no column, which other sessions take."""
