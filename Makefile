@@ -12,10 +12,10 @@ demo: $(STAMP) java
 	$(RUN) -m jobs.pipeline --conf conf/demo.yml
 
 test: $(STAMP) java lint
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-full: $(STAMP) java lint
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql.classic.dataframe import DataFrame
+from xdist.scheduler import LoadFileScheduling
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,12 +22,20 @@ ROOT = Path(__file__).parent.parent
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For --dist loadgroup: the tests of a file stay in one process, and all files that read the chain in the same one, which builds it."""
-    chained = {item.path for item in items if "chain" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("chain" if item.path in chained else str(item.path.relative_to(ROOT))))
+NAMES = ("daily", "end_to_end", "ranking_chain", "ranking_value_jobs", "standalone_retrieval", "transfer")
+OF_THE_CHAIN = {f"tests/test_{name}.py" for name in NAMES}  # what reads the fixture `chain`
+
+
+class FilesInOneProcess(LoadFileScheduling):
+    """As --dist loadfile, and all files that read the chain run in one process, which builds it once."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "chain" if file in OF_THE_CHAIN else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesInOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
