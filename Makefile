@@ -1,7 +1,7 @@
 # make demo | test | test-full | docs: each creates .venv when it is missing, installs the pinned packages and checks Java.
 PYTHON ?= python3.11
 VENV := .venv
-# Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one.
+# Processes of the tests, each with a Spark driver of 3 GB; the tests of a file stay in one (tests/conftest.py).
 WORKERS ?= 2
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed

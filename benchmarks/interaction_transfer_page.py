@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-Rows = Sequence[dict[str, Any]]
-WHICH = {"all": "All rows of the later days", "cold": "Rows of advertisers in their first days"}
+from benchmarks.transfer_page import WHICH, Rows, comparisons, gain_text
 
 
 def text(result: dict[str, Any]) -> str:
@@ -19,7 +18,7 @@ def text(result: dict[str, Any]) -> str:
             f"**{title}.** World: {world['impressions']:,} rows with {world['positives']:,} responses, least possible NE "
             f"{world['ne_best']:.4f}; null twin: {null['positives']:,} responses, {null['ne_best']:.4f}. Intervals are of 95 %."
         )
-        parts += [reading, "", *_variants(rows), "", *_comparisons(rows), ""]
+        parts += [reading, "", *_variants(rows), "", *comparisons(rows), ""]
     return "\n".join(parts[:-1])
 
 
@@ -30,23 +29,10 @@ def _variants(rows: Rows) -> list[str]:
     lines.append("|---" * 7 + "|")
     for row in (row for row in rows if row["kind"] == "variant" and not row["null"]):
         twin, sizes = twins[row["variant"]], [_range(row[key]) for key in ("weights", "learning")]
-        gains = ["", ""] if row["variant"] == first else [_gain(row), _gain(twin)]
+        gains = ["", ""] if row["variant"] == first else [gain_text(row), gain_text(twin)]
         cells = [row["variant"], f"{row['ne']:.4f}", gains[0], f"{twin['ne']:.4f}", gains[1], *sizes]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _comparisons(rows: Rows) -> list[str]:
-    twins = {(row["variant"], row["without"]): row for row in rows if row["kind"] == "comparison" and row["null"]}
-    lines = ["| with | against | gain | single seeds | gain, null twin |", "|---|---|---|---|---|"]
-    for row in (row for row in rows if row["kind"] == "comparison" and not row["null"]):
-        seeds = f"{row['gain_min']:+.2%} to {row['gain_max']:+.2%}"
-        lines.append(f"| {row['variant']} | {row['without']} | {_gain(row)} | {seeds} | {_gain(twins[row['variant'], row['without']])} |")
-    return lines
-
-
-def _gain(row: dict[str, Any]) -> str:
-    return f"{row['gain']:+.2%} ({row['low']:+.2%} to {row['high']:+.2%})"
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ def text(result: dict[str, Any]) -> str:
     parts = []
     for which, title in WHICH.items():
         rows = [row for row in result["rows"] if row.get("rows") == which]
-        parts += [f"**{title}**", "", _reading(rows), "", *_variants(rows), "", *_comparisons(rows), ""]
+        parts += [f"**{title}**", "", _reading(rows), "", *_variants(rows), "", *comparisons(rows), ""]
     return "\n".join([*parts, *_layers([row for row in result["rows"] if row["kind"] == "layer"])])
 
 
@@ -34,19 +34,22 @@ def _variants(rows: Rows) -> list[str]:
     for row in (row for row in rows if row["kind"] == "variant" and not row["null"]):
         twin = twins[row["variant"]]
         low, high = min(row["parameters"]), max(row["parameters"])
-        gains = ["", ""] if row["variant"] == "nothing" else [_gain(row), _gain(twin)]
+        gains = ["", ""] if row["variant"] == "nothing" else [gain_text(row), gain_text(twin)]
         rates = ", ".join(f"{rate:g}" for rate in row["rates"])
         cells = [row["level"], row["variant"], f"{row['ne']:.4f}", gains[0], f"{twin['ne']:.4f}", gains[1], f"{low:,} to {high:,}", rates]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _comparisons(rows: Rows) -> list[str]:
+def comparisons(rows: Rows) -> list[str]:
+    """One variant with, one without, and the same in the null twin."""
     twins = {(row["variant"], row["without"]): row for row in rows if row["kind"] == "comparison" and row["null"]}
     lines = ["| with | against | gain | single seeds | gain, null twin |", "|---|---|---|---|---|"]
     for row in (row for row in rows if row["kind"] == "comparison" and not row["null"]):
         seeds = f"{row['gain_min']:+.2%} to {row['gain_max']:+.2%}"
-        lines.append(f"| {row['variant']} | {row['without']} | {_gain(row)} | {seeds} | {_gain(twins[row['variant'], row['without']])} |")
+        lines.append(
+            f"| {row['variant']} | {row['without']} | {gain_text(row)} | {seeds} | {gain_text(twins[row['variant'], row['without']])} |"
+        )
     return lines
 
 
@@ -55,5 +58,6 @@ def _layers(rows: Rows) -> list[str]:
     return [*lines, *(f"| {row['layer']} | {row['validation']:.4f} | {'yes' if row['chosen'] else ''} |" for row in rows)]
 
 
-def _gain(row: dict[str, Any]) -> str:
+def gain_text(row: dict[str, Any]) -> str:
+    """With its interval."""
     return f"{row['gain']:+.2%} ({row['low']:+.2%} to {row['high']:+.2%})"

@@ -32,15 +32,9 @@ ORDER = (*FIRST, "build_graph", "retrieve_ads", "train_ranking", "score_impressi
 STAGES = {name: job_of(name) for name in ORDER}
 
 
-def stages(
-    first: str = "", last: str = "", segmented: bool = False, *, transferred: bool = False, standalone: bool = False, ranked: bool = False
-) -> list[Job]:
-    """Jobs from the first to the last stage, with the parts of OPTIONAL that are asked for.
-
-    Raises ConfigError on an unknown or reversed pair.
-    """
-    wanted = {"transferred": transferred, "standalone": standalone, "ranked": ranked}
-    names = part_of([name for name in ORDER if name not in OPTIONAL or wanted[OPTIONAL[name]]], first, last)
+def stages(first: str = "", last: str = "", segmented: bool = False, **wanted: bool) -> list[Job]:
+    """Jobs from the first to the last stage; wanted: parts of OPTIONAL. Raises ConfigError on an unknown or reversed pair."""
+    names = part_of([name for name in ORDER if wanted.get(OPTIONAL.get(name, ""), name not in OPTIONAL)], first, last)
     chosen = [STAGES[name] for name in names]
     if segmented and "build_sequences" in names:
         chosen.insert(names.index("build_sequences"), job_of("correlate_dwell"))

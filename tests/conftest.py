@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql.classic.dataframe import DataFrame
+from xdist.scheduler import LoadFileScheduling
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,22 @@ ROOT = Path(__file__).parent.parent
 # Of a JVM that lives for a job: with its first compiler alone three publications took 53 CPU seconds instead of 88. After ten of them it
 # is slower (31 and 24), so the session of the tests, which lives long, has both.
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+
+NAMES = ("daily", "end_to_end", "ranking_chain", "ranking_value_jobs", "standalone_retrieval", "transfer")
+OF_THE_CHAIN = {f"tests/test_{name}.py" for name in NAMES}  # what reads the fixture `chain`
+
+
+class FilesInOneProcess(LoadFileScheduling):
+    """As --dist loadfile, and all files that read the chain run in one process, which builds it once."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "chain" if file in OF_THE_CHAIN else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesInOneProcess(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")

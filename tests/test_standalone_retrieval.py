@@ -29,7 +29,7 @@ SETTINGS = StandaloneConfig(head="linear", reads="user.cross", min_examples=10, 
 def searching(chain, days, settings=SETTINGS, **more):
     """The second day, with a head."""
     folder = Path(days[0].lake.root).parent
-    return context_at(chain, folder, 1, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, settings), **more)
+    return context_at(chain, folder, 1, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, retrieval=settings), **more)
 
 
 def opened(context):
@@ -145,7 +145,7 @@ def test_too_few_engagements_make_no_head(chain, days):
 def test_settings_that_do_not_fit_are_one_sentence_and_none_change_nothing(chain, days):
     context = searching(chain, days)
     plain = days[0].config
-    assert replace(plain, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, StandaloneConfig())).digest() == plain.digest()
+    assert replace(plain, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, retrieval=StandaloneConfig())).digest() == plain.digest()
     assert context.config.digest() != plain.digest()
     with pytest.raises(ConfigError, match=r"transfer\.retrieval\.head is set, but transfer\.layer is empty"):
         replace(plain, transfer=TransferConfig(retrieval=SETTINGS))
@@ -160,7 +160,7 @@ def test_a_forgotten_user_is_in_no_input_of_a_head(chain, days, tmp_path, monkey
     monkeypatch.setenv(identity.KEY_VARIABLE, "a key of the test that is long enough for it")
     shutil.copytree(Path(days[0].lake.root), tmp_path / "lake")
     shutil.copy(Path(days[0].lake.root).parent / "mlflow.db", tmp_path / "mlflow.db")
-    context = context_at(chain, tmp_path, 1, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, SETTINGS))
+    context = context_at(chain, tmp_path, 1, transfer=TransferConfig("hidden", HALF_LIFE, WINDOW, retrieval=SETTINGS))
     upstream = upstream_model(opened(context), context.config)
     user = engaged_rows(opened(context), context.config, upstream).orderBy("user_id").first()["user_id"]
     run_jobs(context, [forget_users.job([user])], "test")

@@ -423,7 +423,7 @@ def test_a_killed_extraction_starts_again_with_what_was_read(chain, days, tmp_pa
     copied(days[1], tmp_path)
     context = context_at(chain, tmp_path, 2)
     run_jobs(context, [build_sequences.JOB], "test")
-    settings = {"time.as_of": context.config.time.as_of, "transfer.layer": "hidden", "transfer.half_life_days": HALF_LIFE}
+    settings = {"time.as_of": f"'{context.config.time.as_of}'", "transfer.layer": "hidden", "transfer.half_life_days": HALF_LIFE}
     settings |= {"transfer.window_days": WINDOW, "labels.validation_days": 0.25}
     values = overrides(tmp_path, *(f"{name}={value}" for name, value in settings.items()))
     arguments = [part for value in values for part in ("--set", value)]

@@ -38,7 +38,7 @@ class TransferConfig(Section, prefix="transfer."):
     # Impressions of the last so many days are in the mean. Those of days that no run has seen by this model are looked for in
     # training_examples, so labels.days should not be fewer.
     window_days: Annotated[PositiveInt, Largest(3650)] = 28
-    # Bits that a number of a representation is stored with: 32, or 8, which takes a third of the bytes. By 8 bits a number moves by
+    # Bits that a number of a representation is stored with: 32, or 8, which takes less than half of the bytes. By 8 bits a number moves by
     # at most 1/127 of the largest one of its row.
     bits: Annotated[int, OneOf((8, 32)), Since("2026-11-30")] = 32
     # Turn what a new user model says into the space of the one before it, so that models which read it need not be trained anew with it:

@@ -1,4 +1,4 @@
-"""Representations with fewer bits per number, so that a table of them takes a third of the bytes."""
+"""Representations with fewer bits per number, so that a table of them takes less than half of the bytes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..batches.vocabulary import Vocabulary
 from ..config import as_dict, build
 from ..errors import DataError
-from .files import finite_weights, read_sealed, readable, sha256, write_sealed
+from .files import finite_weights, read_sealed, readable, require_digest, sha256, write_sealed
 from .spec import ModelSpec
 from .user_encoder import UserEncoder
 from .user_model import UserModel
@@ -117,12 +117,8 @@ class Artifact:
             content = read_sealed(place / DESCRIPTION, DESCRIBED)
             spec = build(ModelSpec, content["spec"], "spec")
             found = cls((place / USER).read_bytes(), spec, (place / READOUT).read_bytes(), content["facts"])
-        expected = digest or content["digest"]
-        if found.digest != expected or sha256(found.readout) != content["readout_digest"]:
-            raise DataError(
-                f"the model in {place} was changed or damaged: its digest is {found.digest[:12]}..., expected {expected[:12]}...; "
-                "take it from MLflow again, or train anew"
-            )
+        require_digest(f"the model in {place}", found.digest, digest or content["digest"])
+        require_digest(f"the model in {place}", sha256(found.readout), content["readout_digest"])
         return found
 
 

@@ -33,6 +33,15 @@ def readable(what: str) -> Iterator[None]:
         ) from error
 
 
+def require_digest(what: str, digest: str, expected: str) -> None:
+    """Raises DataError where what was read has another digest than the expected one."""
+    if digest != expected:
+        raise DataError(
+            f"{what} was changed or damaged: its digest is {digest[:12]}..., expected {expected[:12]}...; "
+            "take it from MLflow again, or train anew"
+        )
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .files import finite_weights, read_sealed, readable, write_sealed
+from .files import finite_weights, read_sealed, readable, require_digest, write_sealed
 from .trainable import ParameterGroup
 
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
@@ -124,10 +124,5 @@ class HeadArtifact:
             if tuple(content["spec"]) != SPEC:
                 raise ValueError(f"its spec holds {', '.join(content['spec'])}; allowed: {', '.join(SPEC)}")
             artifact = cls((place / WEIGHTS).read_bytes(), content["spec"], content["facts"])
-        expected = digest or content["digest"]
-        if artifact.digest != expected:
-            raise DataError(
-                f"the head in {place} was changed or damaged: its digest is {artifact.digest[:12]}..., expected {expected[:12]}...; "
-                "take it from MLflow again, or train anew"
-            )
+        require_digest(f"the head in {place}", artifact.digest, digest or content["digest"])
         return artifact

@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from ..batches.vocabulary import Vocabulary
 from ..config import build
 from ..errors import DataError
-from ..model.files import finite_weights, read_sealed, readable, write_sealed
+from ..model.files import finite_weights, read_sealed, readable, require_digest, write_sealed
 from .exploration import KEYS, Posterior
 from .network import RankingNetwork
 from .serving import served
@@ -119,10 +119,5 @@ class RankingArtifact:
             spec, unsure = build(RankingSpec, content["spec"], "spec"), place / EXPLORATION
             exploration = unsure.read_bytes() if unsure.is_file() else b""
             artifact = cls((place / WEIGHTS).read_bytes(), spec, content["facts"], exploration)
-        expected = digest or content["digest"]
-        if artifact.digest != expected:
-            raise DataError(
-                f"the model in {place} was changed or damaged: its digest is {artifact.digest[:12]}..., expected {expected[:12]}...; "
-                "take it from MLflow again, or train anew"
-            )
+        require_digest(f"the model in {place}", artifact.digest, digest or content["digest"])
         return artifact

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from alure_spark.batches.batch import select_users
+from alure_spark.batches.batch import SourceTokens, select_users
 from alure_spark.clock import DAY_MS
 from alure_spark.config import ModelConfig, TransferConfig
+from alure_spark.metrics import normalized_entropy
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
 from benchmarks import transfer, transfer_page, transfer_upstream, transfer_worlds
@@ -134,6 +136,42 @@ def test_a_user_embedding_is_that_of_the_user_alone_at_midnight():
         alone = transfer_upstream.known_until(select_users(one.upstream, torch.tensor([user])), int(time_ms - time_ms % DAY_MS))
         with torch.no_grad():
             np.testing.assert_allclose(values, model.encoder.embed(alone)[0].numpy(), atol=1e-5)
+
+
+def coin_tosses(log, most=6, seed=4):
+    """The log with the first impressions of each user, each of which is clicked by the toss of a coin: nothing foretells a click."""
+    shown = log.impressions
+    kept = torch.arange(len(shown.time_ms)) - shown.offsets[shown.users()] < most
+    shown = shown.select(kept)
+    clicked = torch.from_numpy(np.random.default_rng(seed).random(len(shown.time_ms)) < 0.5)
+
+    def tokens(its):
+        lengths = torch.bincount(shown.users()[its], minlength=len(log))
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return SourceTokens(offsets, shown.time_ms[its], shown.time_ms[its], {name: rows[its] for name, rows in shown.rows.items()}, {})
+
+    sources = {transfer_worlds.CLICK: tokens(clicked), transfer_worlds.SHOWN: tokens(torch.ones_like(clicked))}
+    return replace(log, sources=sources, impressions=replace(shown, labels={"click": clicked.float()}))
+
+
+def test_means_over_all_rows_seem_to_foretell_what_is_a_coin_toss():
+    """The leak of the paper's public code: what was known after an impression is in the mean that is attached to it."""
+    one, _ = twins(1500)
+    log = coin_tosses(one.upstream)
+    torch.manual_seed(0)
+    shown = log.impressions
+    user, time_ms, label = shown.users().numpy(), shown.time_ms.numpy(), shown.labels["click"].numpy()
+    seen = transfer_upstream.Seen(user, time_ms, transfer_upstream.crosses(small_model(log), log, "hidden"))
+    before = transfer_upstream.decaying_means(seen, user, time_ms, replace(DECAY, window_days=60))
+    of_all = np.stack([seen.values[user == number].mean(axis=0) for number in range(len(log))])[user]
+    rows, half = ~np.isnan(before).any(axis=1), user < len(log) // 2
+    ne = {}
+    for name, values in (("before", before), ("of all", of_all)):
+        values = (values - values[rows].mean(axis=0)) / values[rows].std(axis=0)
+        fitted = LogisticRegression(C=0.1, max_iter=500).fit(values[rows & half], label[rows & half])
+        ne[name] = normalized_entropy(label[rows & ~half], fitted.predict_proba(values[rows & ~half])[:, 1])
+    assert ne["before"] > 0.998, "nothing foretells a coin"
+    assert ne["of all"] < 0.993, "and yet these means seem to"
 
 
 def planted(users=400, informative=True, seed=5, numbers=4):
