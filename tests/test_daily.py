@@ -151,8 +151,9 @@ def started(spark, tmp_path):
         row = runs.where("status = 'started'").limit(1)
         begun = F.timestamp_millis(F.lit(int((time.time() - ago_hours * 3600) * 1000)))
         nothing = F.lit(None).cast("map<string,string>")  # as an earlier release wrote it
-        planted = row.withColumns({"run_id": F.lit("other"), "message": F.lit(process), "started": begun, "facts": nothing})
-        planted.write.format("delta").mode("append").option("userMetadata", "other").save(f"{context.lake.root}/runs")
+        run_id = f"other {process} {ago_hours}"
+        planted = row.withColumns({"run_id": F.lit(run_id), "message": F.lit(process), "started": begun, "facts": nothing})
+        planted.write.format("delta").mode("append").option("userMetadata", run_id).save(f"{context.lake.root}/runs")
 
     return context, plant
 
@@ -161,7 +162,7 @@ def test_a_second_writer_gives_up_with_a_sentence_and_leaves_the_tables_as_they_
     context, plant = started
     before = context.lake.published_versions()
     plant(f"{socket.gethostname()} 1")  # a living process
-    with pytest.raises(LakeError, match=r"run other, process \S+ 1\) has been writing to lake"):
+    with pytest.raises(LakeError, match=r"run other .*, process \S+ 1\) has been writing to lake"):
         do(tmp_path, [ingest_events.JOB], f"time.as_of={day(10)}")
     context.lake.refresh()
     assert context.lake.published_versions() == before
