@@ -322,7 +322,8 @@ def test_tasks_of_a_users_own_are_labelled_learnt_and_told_apart(spark, tmp_path
     each = ("soon: {source: ad_click, window_hours: 1}", f"paid: {{{paid}, sum: value}}", f"large: {{{paid}, at_least: {{value: 30}}}}")
     tasks = f"labels.tasks={{{', '.join(each)}}}"
     stages = [ingest_events.JOB, build_sequences.JOB, train_model.JOB, embed_users.JOB, log_embeddings.JOB]
-    context = do(tmp_path, stages, f"time.as_of={day(7)}", tasks)
+    score = "ranking.score={soon: bid}"
+    context = do(tmp_path, stages, f"time.as_of={day(7)}", tasks, score)
     rows = context.lake.read("training_examples").selectExpr("inline(arrays_zip(soon, paid, large, weight))")
     sums = rows.selectExpr("count_if(soon = 1) AS soon", "sum(paid) AS paid", "count_if(large = 1) AS large").first()
     events = context.lake.read("events").where(F.unix_millis("known_at") < parse_time(day(7)))
@@ -337,7 +338,7 @@ def test_tasks_of_a_users_own_are_labelled_learnt_and_told_apart(spark, tmp_path
     found = context.tracker.find_model(context.config.model_name)
     assert Artifact.read(found.folder, found.digest).spec.tasks == ("soon", "large")
     assert "paid" in context.lake.read("ranking_examples").columns
-    again = do(tmp_path, [build_sequences.JOB, train_model.JOB], f"time.as_of={day(8)}", "labels.tasks={soon: {source: ad_click}}")
+    again = do(tmp_path, [build_sequences.JOB, train_model.JOB], f"time.as_of={day(8)}", "labels.tasks={soon: {source: ad_click}}", score)
     assert "paid" in again.lake.read("training_examples").columns, "rows of the day before stay as they were"
     assert again.lake.read("training_examples").where(f"as_of = '{day(8)[:10]}' AND paid IS NOT NULL").isEmpty()
 
