@@ -22,7 +22,7 @@ from typing import Any
 from alure_spark.config import GraphConfig
 from alure_spark.graph.search import LIST_RATE
 from alure_spark.plots import bars
-from benchmarks import interaction_transfer_page, ranking_losses_page, transfer_drift_page, transfer_page
+from benchmarks import interaction_transfer_page, ranking_losses_page, transfer_drift_page, transfer_page, transfer_real_page
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
 from benchmarks.exploration_page import exploration_text, off_policy_text, regret_figure
@@ -762,6 +762,7 @@ PLACES = (
     _place("transfer_drift", "transfer_drift", transfer_drift_page.drift_text),
     _place("interaction_transfer", "interaction_transfer", interaction_transfer_page.text),
     _place("transfer", "transfer", transfer_page.text),
+    _place("transfer_real", "transfer_real", transfer_real_page.text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,15 +151,23 @@ def draft_of(rows: RankingRows, variant: Variant) -> RankingSpec:
     return replace(spec_of(fields, TABLES, EXPERTS), tasks=(TASK,), hidden=32, tower=(16,), linear=True, dropout=0.2)
 
 
+def last_days(training: RankingRows, seed: int, days: int = VALIDATION_DAYS) -> np.ndarray:
+    """(n,) bool: the rows of the last days, whatever the seed."""
+    its: np.ndarray = training.time_ms > training.time_ms.max() - days * DAY_MS
+    return its
+
+
 def results_of(
     task: Task, variants: Mapping[str, Variant], seed: int, rates: Sequence[float] = RATES,
-    config: RankingConfig = CONFIG, validation_days: int = VALIDATION_DAYS,
+    config: RankingConfig = CONFIG, validation: Callable[[RankingRows, int], np.ndarray] = last_days,
 ) -> dict[str, Result]:  # fmt: skip
-    """Every variant with its best learning rate, all with as many parameters."""
+    """Every variant with its best learning rate, all with as many parameters.
+
+    validation: of the training rows, those that no step learns from.
+    """
     rows = task.rows
     ids, training = Ids.of_training(rows), rows.select(rows.is_train)
-    border = training.time_ms.max() - validation_days * DAY_MS
-    learnt, _ = batch_of(training, ids, training.time_ms > border)
+    learnt, _ = batch_of(training, ids, validation(training, seed))
     tested, order = batch_of(rows.select(task.tested), ids, np.ones(int(task.tested.sum()), bool))
     loader = MemoryLoader(learnt, config.batch_users, seed)
     drafts = {name: draft_of(rows, variant) for name, variant in variants.items()}

@@ -26,34 +26,23 @@ import torch
 from alure_spark.config import RankingConfig
 from alure_spark.config.transfer import CROSS_LAYERS
 from alure_spark.model.user_model import UserModel
-from benchmarks import contract, ranking_sets, redemption
+from benchmarks import contract, ranking_sets, redemption, transfer
 from benchmarks import transfer_real_sets as sets
 from benchmarks import transfer_upstream as upstream
-from benchmarks.transfer import (
-    ALL,
-    COMPARED,
-    CONFIG,
-    CR,
-    IR,
-    OF_OTHERS,
-    RATES,
-    TRANSFER,
-    UR,
-    VARIANTS,
-    Result,
-    Task,
-    Variant,
-    results_of,
-    rows_of,
-)  # fmt: skip
+from benchmarks.ranking_methods import held_out
+from benchmarks.ranking_sets import RankingRows
+from benchmarks.transfer import ALL, CONFIG, OF_OTHERS, RATES, Result, Task, Variant, last_days, results_of, rows_of
 from benchmarks.transfer_real_log import PURCHASE
 from benchmarks.transfer_real_sets import Real
 
 SEEDS = (31, 32, 33, 34, 35)
 CHOOSING = 101  # the seed with which the layer of the CR is chosen, on validation
 OTHERS = f"{ALL}, of others"
-REAL_VARIANTS: Mapping[str, Variant] = {**VARIANTS, OTHERS: Variant(tuple(f"{OF_OTHERS}{name}" for name in UR + IR + CR))}
-REAL_COMPARED = (*COMPARED, (ALL, OTHERS))
+REAL_VARIANTS: Mapping[str, Variant] = {
+    **transfer.VARIANTS,
+    OTHERS: Variant(tuple(f"{OF_OTHERS}{name}" for name in transfer.REPRESENTATIONS)),
+}
+REAL_COMPARED = (*transfer.COMPARED, (ALL, OTHERS))
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Set:
 
     of: Callable[[Path], Callable[[int], Real]]  # folder of the data -> seed -> what both sides are
     config: RankingConfig
-    validation_days: int
+    validation: Callable[[RankingRows, int], np.ndarray]  # (training rows, seed) -> those that no step learns from
 
 
 def _online_retail(folder: Path) -> Callable[[int], Real]:
@@ -78,9 +67,18 @@ def _completejourney(folder: Path) -> Callable[[int], Real]:
     return lambda seed: sets.completejourney(data, rows, campaign_id, seed)
 
 
+def _last_fortnight(training: RankingRows, seed: int) -> np.ndarray:
+    return last_days(training, seed, 14)
+
+
+def _some_households(training: RankingRows, seed: int) -> np.ndarray:
+    """Of a fifth of the households: the campaigns of the last days are small, and of other types than those that come after."""
+    return held_out(training, 0.2, seed)
+
+
 SETS: Mapping[str, Set] = {
-    "online_retail": Set(_online_retail, replace(CONFIG, batch_users=16), 14),
-    "completejourney": Set(_completejourney, replace(CONFIG, batch_users=64), 60),
+    "online_retail": Set(_online_retail, replace(CONFIG, epochs=12, batch_users=16), _last_fortnight),
+    "completejourney": Set(_completejourney, replace(CONFIG, epochs=12, batch_users=64), _some_households),
 }
 
 
@@ -99,7 +97,7 @@ class Reader:
         of_user = upstream.Seen(shown.users().numpy(), shown.time_ms.numpy(), self.crosses)
         return {
             "user_embedding": upstream.user_embeddings(self.model, self.real.log, user, time_ms),
-            "user_cross": upstream.decaying_means(of_user, user, time_ms, TRANSFER),
+            "user_cross": upstream.decaying_means(of_user, user, time_ms, transfer.TRANSFER),
         } | self.of_ads(ad, upstream.last_midnight(time_ms))
 
     def of_ads(self, ad: np.ndarray, midnight_ms: np.ndarray) -> dict[str, np.ndarray]:
@@ -111,7 +109,7 @@ class Reader:
         of_item = upstream.Seen(shown.integers["ad"].numpy(), shown.time_ms.numpy(), self.crosses)
         parts = {
             "ad_representation": upstream.ad_representations(self.model, *self.real.ads)[items["item"]],
-            "ad_cross": upstream.decaying_means(of_item, items["item"].to_numpy(), items["midnight_ms"].to_numpy(), TRANSFER),
+            "ad_cross": upstream.decaying_means(of_item, items["item"].to_numpy(), items["midnight_ms"].to_numpy(), transfer.TRANSFER),
         }
         place = asked.merge(once, on=["ad", "midnight_ms"], how="left")["place"].to_numpy()
         means = {name: weighted_means(items["place"].to_numpy(), items["weight"].to_numpy(), its, len(once)) for name, its in parts.items()}
@@ -153,7 +151,7 @@ def chosen_layer(of: Callable[[int], Real], one: Set, seed: int) -> tuple[str, l
     """(The layer of the CR with the least validation loss of the ranking model, a row per layer). No tested row is looked at."""
     losses = {}
     for layer, task in tasks_of(of(seed), seed, CROSS_LAYERS).items():
-        results = results_of(task, {ALL: VARIANTS[ALL]}, seed, RATES, one.config, one.validation_days)
+        results = results_of(task, {ALL: REAL_VARIANTS[ALL]}, seed, RATES, one.config, one.validation)
         losses[layer] = results[ALL].validation
     best = min(losses, key=losses.__getitem__)
     return best, [{"kind": "layer", "layer": layer, "validation": loss, "chosen": layer == best} for layer, loss in losses.items()]
@@ -167,7 +165,7 @@ def measured(name: str, folder: Path, seeds: Sequence[int], choosing: int, resam
     tasks, results = list[Task](), list[dict[str, Result]]()
     for seed in seeds:
         tasks.append(tasks_of(of(seed), seed, [layer])[layer])
-        results.append(results_of(tasks[-1], REAL_VARIANTS, seed, RATES, one.config, one.validation_days))
+        results.append(results_of(tasks[-1], REAL_VARIANTS, seed, RATES, one.config, one.validation))
         said = {variant: f"{its.validation:.4f}" for variant, its in results[-1].items()}
         print(f"{name} seed {seed}, validation: {said}", file=sys.stderr, flush=True)
     rows += rows_of(tasks, results, resamples, REAL_VARIANTS, REAL_COMPARED, same_users=True)

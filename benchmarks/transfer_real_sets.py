@@ -26,6 +26,7 @@ HOME = "United Kingdom"
 OPENS, CUT = np.datetime64("2011-06-01"), np.datetime64("2011-10-01")
 HOUSEHOLD_OPENS = np.datetime64("2017-05-01")
 HOUSEHOLD_ORDERS = 0.15  # share of a household's orders that are labelled rows
+HOUSEHOLDS_LEARNT = 0.5  # share of the households that the user model learns from; it is read for all of them
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def shop_counts(shop: Shop, abroad: Purchases, asked: Shown) -> Mapping[str, np.
     orders = np.unique(np.stack([abroad.user, abroad.day]), axis=1)
     return {
         "sold_lately": days_before(every.item, every.day, asked.item, day, RECENT_DAYS),
-        "sold_abroad": days_before(abroad.item, abroad.day, asked.item, day),
+        "sold_here": days_before(abroad.item, abroad.day, asked.item, day),
         "own": days_before(abroad.user * items + abroad.item, abroad.day, asked.user * items + asked.item, day),
         "own_account": days_before(of_account, abroad.day, asked.user * groups + shop.account[asked.item], day),
         "own_orders": days_before(orders[0], orders[1], asked.user, day),
@@ -183,7 +184,8 @@ def completejourney(data: redemption.Tables, rows: RankingRows, campaign_id: np.
     """
     draw, opens_ms, homes = np.random.default_rng(seed), epoch_ms(HOUSEHOLD_OPENS), households_of(data)
     shown = shown_of(homes.bought, homes.bought, draw, UPSTREAM_POSITIVES, NEGATIVES, HOUSEHOLD_ORDERS)
-    learnt = shown.select(shown.time_ms < opens_ms)
+    taught = draw.random(len(homes.household_id)) < HOUSEHOLDS_LEARNT
+    learnt = shown.select((shown.time_ms < opens_ms) & taught[shown.user])
     upstream, ads = upstream_of(homes.bought.select(homes.bought.time_ms < opens_ms), learnt, homes.account)
     account_row = _account_rows(learnt, homes.account)
     log = log_of(homes.bought, shown, len(homes.household_id), ads[0], homes.account, account_row)

@@ -180,7 +180,7 @@ def test_the_counts_of_a_row_are_of_the_days_before_it(shop):
         same, own = before[before["StockCode"] == products[shop.ad[row]]], before[before["who"] == who]
         word = f"NICE {WORDS[int(products[shop.ad[row]][-2:]) % 4]}"
         expected = {
-            "sold_lately": (same["day"] >= day - pd.Timedelta(days=28)).sum(), "sold_abroad": (same["Country"] != HOME).sum(),
+            "sold_lately": (same["day"] >= day - pd.Timedelta(days=28)).sum(), "sold_here": (same["Country"] != HOME).sum(),
             "own": (same["who"] == who).sum(), "own_account": (own["Description"] == word).sum(), "own_orders": own["day"].nunique(),
         }  # fmt: skip
         assert {name: its[row] for name, its in shop.rows.numbers.items()} == expected
