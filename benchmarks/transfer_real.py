@@ -7,8 +7,8 @@ As benchmarks/transfer.py does it on planted surfaces, with its variants, equal 
 the products on offer is in an order of another country. completejourney: the user model learns what households buy; the ranking model
 predicts who redeems a coupon of a campaign. The user model is trained up to the day on which the smaller task opens, and read as of each
 midnight after it: a row reads nothing of its own day. Every model also reads counts that need no user model, so that `nothing` is a fair
-start. One variant reads the representations of another user and another ad, which must gain nothing. The seeds draw the rows beside the
-bought ones, weights and batches; users are the same in all of them, and an interval draws a user once for all seeds.
+start. One variant reads the representations of another user and another ad, drawn anew each day: it must gain nothing. The seeds draw
+the rows beside the bought ones, weights and batches; users are the same in all of them, and an interval draws a user once for all seeds.
 """
 
 from __future__ import annotations
@@ -125,20 +125,21 @@ def weighted_means(owner: np.ndarray, weight: np.ndarray, values: np.ndarray, co
     return np.divide(total, whole, out=np.full(total.shape, np.nan), where=whole > 0).astype(np.float32)
 
 
-def another(numbers: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """(n,) int64 with every distinct number replaced by another one of them, each by one of its own."""
+def another(numbers: np.ndarray, midnight_ms: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """(n,) int64: for each number and midnight (n,) another one of the numbers, drawn anew every midnight, so that none stands for one."""
     distinct, place = np.unique(numbers, return_inverse=True)
-    round_ = draw.permutation(len(distinct))
-    other = np.empty(len(distinct), np.int64)
-    other[round_] = distinct[np.roll(round_, 1)]
-    return other[place]
+    pairs, at = np.unique(np.stack([place, midnight_ms]), axis=1, return_inverse=True)
+    shifted = (pairs[0] + draw.integers(1, len(distinct), pairs.shape[1])) % len(distinct)
+    other: np.ndarray = distinct[shifted][at.ravel()]
+    return other
 
 
 def tasks_of(real: Real, seed: int, layers: Sequence[str]) -> dict[str, Task]:
     """Layer of the CR -> the rows of the smaller task with the representations that each may read, its own and those of others."""
     model = upstream.trained_user_model(real.upstream, PURCHASE, real.opens_ms, seed)
     draw, rows, tasks = np.random.default_rng(seed), real.rows, {}
-    others = another(rows.user, draw), another(real.ad, draw)
+    midnight_ms = upstream.last_midnight(rows.time_ms)
+    others = another(rows.user, midnight_ms, draw), another(real.ad, midnight_ms, draw)
     for layer in layers:
         reader = Reader(real, model, upstream.crosses(model, real.log, layer))
         vectors = reader.vectors(rows.user, real.ad, rows.time_ms)

@@ -286,12 +286,15 @@ def test_an_ad_is_the_weighted_mean_of_its_items():
     np.testing.assert_allclose(means, [[7 / 3, 14 / 3], [np.nan, np.nan], [5, 5]], rtol=1e-6)
 
 
-def test_others_are_never_oneself():
-    numbers = np.random.default_rng(1).integers(0, 9, 100)
-    other = transfer_real.another(numbers, np.random.default_rng(2))
+def test_others_are_never_oneself_and_one_at_a_time():
+    draw = np.random.default_rng(1)
+    numbers, midnight = draw.choice([3, 5, 8, 9, 20], 300), draw.integers(0, 12, 300) * DAY_MS
+    other = transfer_real.another(numbers, midnight, draw)
     assert (other != numbers).all()
-    pairs = set(zip(numbers.tolist(), other.tolist(), strict=True))
-    assert len(pairs) == len({one for one, _ in pairs}) == len({one for _, one in pairs}) == len(set(numbers))
+    assert set(other) <= set(numbers)
+    pairs = pd.DataFrame({"number": numbers, "midnight": midnight, "other": other})
+    assert (pairs.groupby(["number", "midnight"])["other"].nunique() == 1).all()
+    assert (pairs.groupby("number")["other"].nunique() > 2).all(), "over time none stands for one"
 
 
 def test_a_user_of_all_seeds_is_drawn_once_for_all_of_them():
