@@ -19,7 +19,7 @@ from benchmarks.transfer_real_sets import COLD_DAYS, CUT, HOME, HOUSEHOLD_OPENS,
 
 OPENS_MS, CUT_MS = epoch_ms(OPENS), epoch_ms(CUT)
 MAY_MS = epoch_ms(HOUSEHOLD_OPENS)
-PRODUCTS, LATE = 30, ("10028", "10029")  # those nobody abroad has before the cut
+PRODUCTS, SUMMER, LATE = 30, "10027", ("10028", "10029")  # those nobody abroad has before July, and before the cut
 COUNTRIES = {number: HOME if number <= 40 else ("France", "Norway")[number % 2] for number in range(1, 61)}
 WORDS = ("BAG", "BOX", "MUG", "SIGN")
 
@@ -37,6 +37,7 @@ def invoices(seed=1, lines=3000):
     abroad = np.array([COUNTRIES[one] != HOME for one in customer])
     late = product >= PRODUCTS - len(LATE)
     kept = ~(abroad & late & (times < CUT + np.timedelta64(10, "D")))
+    kept &= ~(abroad & (product == int(SUMMER) - 10000) & (times < OPENS + np.timedelta64(30, "D")))
     table = pd.DataFrame({
         "InvoiceNo": np.char.add("5", order.astype(str)).astype(object), "StockCode": (10000 + product).astype(str).astype(object),
         "Description": [f"NICE {WORDS[one % 4]}" for one in product], "Quantity": 1, "InvoiceDate": times.astype("datetime64[us]"),
@@ -85,8 +86,9 @@ def test_what_is_no_purchase_of_a_product_is_left_out():
     table = invoices()
     wrong = table.iloc[:4].copy()
     wrong["InvoiceNo"] = ["C1", "1", "1", "1"]
-    wrong["Quantity"] = [-1, -1, 1, 1]
+    wrong["Quantity"] = [1, -1, 1, 1]
     wrong["UnitPrice"] = [1.0, 1.0, 0.0, 1.0]
+    wrong["InvoiceDate"] = np.datetime64("2011-12-25")
     wrong["StockCode"] = ["10001", "10001", "10001", "POST"]
     one, other = (transfer_real_sets.shop_of(its) for its in (table, pd.concat([table, wrong], ignore_index=True)))
     np.testing.assert_array_equal(one.bought.item, other.bought.item)
@@ -108,6 +110,17 @@ def test_negatives_are_on_offer_and_never_what_was_bought_in_that_order(shop):
     sizes = orders.groupby(["user", "time"])["label"].agg(["size", "sum"])
     assert (sizes["size"] <= 4 * sizes["sum"]).all()
     assert 0.2 < shop.rows.label.mean() < 0.3
+
+
+def test_what_nobody_had_on_an_earlier_day_is_not_on_offer():
+    """Ten users have items 0 to 4 on the first day; on the second day ten others have one of these, and five of them item 5 as well."""
+    users = np.concatenate([np.repeat(np.arange(10), 5), np.arange(10, 20), np.arange(10, 15)])
+    items = np.concatenate([np.tile(np.arange(5), 10), np.arange(10) % 5, np.full(5, 5)])
+    bought = Purchases.of(users, items, np.where(users < 10, 0, DAY_MS))
+    shown = shown_of(bought, bought, np.random.default_rng(1), 2, 4)
+    assert set(shown.user) == set(range(10, 20))
+    assert set(shown.item) == set(range(5))
+    assert len(shown.user) == 10 * 5, "one that was bought, and the four others"
 
 
 def test_others_are_drawn_by_what_was_sold_lately():
@@ -153,6 +166,7 @@ def test_cold_rows_are_of_products_that_came_abroad_after_the_cut_within_their_f
         expected.append(begins >= pd.Timestamp(CUT) and (day - begins).days <= COLD_DAYS)
     np.testing.assert_array_equal(shop.cold, expected)
     assert {products[ad] for ad in shop.ad[shop.cold]} == set(LATE)
+    assert products.index(SUMMER) in shop.ad[shop.rows.is_train]
     assert 0 < shop.rows.label[shop.cold].mean() < 1
     assert not set(shop.ad[shop.cold]) & set(shop.ad[shop.rows.is_train])
 
