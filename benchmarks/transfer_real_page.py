@@ -44,12 +44,36 @@ def _variants(rows: Rows, of: str) -> list[str]:
     lines = [head + reading({row["variant"]: row for row in variants if row["variant"] != NOTHING}, "over `nothing`"), ""]
     lines += ["| the ranking model reads | NE | gain over nothing | single seeds | parameters | learning rates |", "|---" * 6 + "|"]
     for row in variants:
-        low, high = min(row["parameters"]), max(row["parameters"])
         gains = ["", ""] if row["variant"] == NOTHING else [gain_text(row), _seeds(row)]
-        sizes = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        cells = [row["variant"], f"{row['ne']:.4f}", *gains, sizes, ", ".join(f"{rate:g}" for rate in row["rates"])]
+        cells = [row["variant"], f"{row['ne']:.4f}", *gains, _range(row["parameters"]), ", ".join(f"{rate:g}" for rate in row["rates"])]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def module_text(result: dict[str, Any]) -> str:
+    """Per set of rows of the module level: what each variant gains over the same shape drawn anew, and the comparisons."""
+    parts = []
+    for which, of in WHICH.items():
+        rows = [row for row in result["rows"] if row["rows"] == which]
+        parts += [*_modules(rows, of), "", *_comparisons(rows, of), ""] if rows else []
+    return "\n".join(parts[:-1])
+
+
+def _modules(rows: Rows, of: str) -> list[str]:
+    first, *variants = (row for row in rows if row["kind"] == "variant")
+    head = f"**{of[0].upper()}{of[1:]}**: {first['impressions']:,} with {first['positives']:,} responses, over all seeds. "
+    lines = [head + reading({row["variant"]: row for row in variants}, f"over {first['variant']}"), ""]
+    lines += [f"| the small model has | NE | gain over {first['variant']} | single seeds | weights | of these learn |", "|---" * 6 + "|"]
+    for row in (first, *variants):
+        gains = ["", ""] if row is first else [gain_text(row), _seeds(row)]
+        sizes = [_range(row[key]) for key in ("weights", "learning")]
+        lines.append(f"| {' | '.join([row['variant'], f'{row["ne"]:.4f}', *gains, *sizes])} |")
+    return lines
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _comparisons(rows: Rows, of: str) -> list[str]:

@@ -41,6 +41,7 @@ class Real:
     ad: np.ndarray  # (n,) int64 from 0 on: the ad of each row
     consists: pd.DataFrame  # ad, item, weight: the items of each ad; the weights of an ad add up to 1
     cold: np.ndarray  # (n,) bool
+    upstream_rows: RankingRows | None = None  # what the user model's side is, as rows of a ranking model that read what `rows` do
 
 
 def epoch_ms(moment: np.datetime64) -> int:
@@ -109,13 +110,20 @@ def online_retail(table: pd.DataFrame, seed: int) -> Real:
     asked = asked.select(np.argsort(asked.time_ms, kind="stable"))
     begins, day = first_days(abroad, len(shop.account))[asked.item], asked.time_ms // DAY_MS
     cold = (begins >= cut_ms // DAY_MS) & (day - begins <= COLD_DAYS)
-    categories = {"ad": asked.item, "account": shop.account[asked.item], "country": shop.country[asked.user]}
-    rows = RankingRows(
-        "online_retail", asked.user, asked.time_ms, {name: its.astype(str).astype(object) for name, its in categories.items()},
-        shop_counts(shop, abroad, asked), asked.label, asked.label, asked.time_ms < cut_ms,
-    )  # fmt: skip
+    rows = shop_rows(shop, abroad, asked, cut_ms)
+    rows = replace(rows, categories={**rows.categories, "country": shop.country[asked.user]})
     alone = np.arange(len(shop.account))
-    return Real(upstream, opens_ms, log, ads, rows, asked.item, pd.DataFrame({"ad": alone, "item": alone, "weight": 1.0}), cold)
+    consists = pd.DataFrame({"ad": alone, "item": alone, "weight": 1.0})
+    return Real(upstream, opens_ms, log, ads, rows, asked.item, consists, cold, shop_rows(shop, home, shown_home, cut_ms))
+
+
+def shop_rows(shop: Shop, side: Purchases, asked: Shown, cut_ms: int) -> RankingRows:
+    """What is asked of one side of the shop, which made the purchases `side`; training is what lies before the cut."""
+    categories = {"ad": asked.item, "account": shop.account[asked.item]}
+    return RankingRows(
+        "online_retail", asked.user, asked.time_ms, {name: its.astype(str).astype(object) for name, its in categories.items()},
+        shop_counts(shop, side, asked), asked.label, asked.label, asked.time_ms < cut_ms,
+    )  # fmt: skip
 
 
 def upstream_of(bought: Purchases, shown: Shown, account: np.ndarray) -> tuple[JaggedBatch, tuple[np.ndarray, np.ndarray]]:
@@ -138,17 +146,17 @@ def _account_rows(shown: Shown, account: np.ndarray) -> np.ndarray:
     return known_rows(account[shown.item], int(account.max()) + 1)
 
 
-def shop_counts(shop: Shop, abroad: Purchases, asked: Shown) -> Mapping[str, np.ndarray]:
+def shop_counts(shop: Shop, side: Purchases, asked: Shown) -> Mapping[str, np.ndarray]:
     """What anyone can count without a user model, of the days before each row's: how often the product was sold lately, and so on."""
     every, day, items = shop.bought, asked.time_ms // DAY_MS, len(shop.account)
     groups = int(shop.account.max()) + 1
-    of_account = abroad.user * groups + shop.account[abroad.item]
-    orders = np.unique(np.stack([abroad.user, abroad.day]), axis=1)
+    of_account = side.user * groups + shop.account[side.item]
+    orders = np.unique(np.stack([side.user, side.day]), axis=1)
     return {
         "sold_lately": days_before(every.item, every.day, asked.item, day, RECENT_DAYS),
-        "sold_here": days_before(abroad.item, abroad.day, asked.item, day),
-        "own": days_before(abroad.user * items + abroad.item, abroad.day, asked.user * items + asked.item, day),
-        "own_account": days_before(of_account, abroad.day, asked.user * groups + shop.account[asked.item], day),
+        "sold_here": days_before(side.item, side.day, asked.item, day),
+        "own": days_before(side.user * items + side.item, side.day, asked.user * items + asked.item, day),
+        "own_account": days_before(of_account, side.day, asked.user * groups + shop.account[asked.item], day),
         "own_orders": days_before(orders[0], orders[1], asked.user, day),
     }
 

@@ -16,34 +16,10 @@ from alure_spark.model.user_model import UserModel
 from benchmarks import ranking_parts, transfer, transfer_real, transfer_real_sets, transfer_upstream
 from benchmarks.transfer_real_log import PURCHASE, Purchases, days_before, shown_of
 from benchmarks.transfer_real_sets import COLD_DAYS, CUT, HOME, HOUSEHOLD_OPENS, OPENS, epoch_ms
+from tests.benchmarks.invoices import LATE, SUMMER, WORDS, invoices
 
 OPENS_MS, CUT_MS = epoch_ms(OPENS), epoch_ms(CUT)
 MAY_MS = epoch_ms(HOUSEHOLD_OPENS)
-PRODUCTS, SUMMER, LATE = 30, "10027", ("10028", "10029")  # those nobody abroad has before July, and before the cut
-COUNTRIES = {number: HOME if number <= 40 else ("France", "Norway")[number % 2] for number in range(1, 61)}
-WORDS = ("BAG", "BOX", "MUG", "SIGN")
-
-
-def invoices(seed=1, lines=3000):
-    """Of 40 customers at home and 20 abroad, over a year."""
-    draw = np.random.default_rng(seed)
-    customer = draw.integers(1, 61, lines)
-    product = draw.integers(0, PRODUCTS, lines)
-    begin, end = np.datetime64("2010-12-01T08:00"), np.datetime64("2011-12-09T18:00")
-    times = begin + draw.integers(0, int((end - begin) / np.timedelta64(1, "m")), lines) * np.timedelta64(1, "m")
-    order = draw.integers(0, 400, lines)  # lines of one order are at one moment
-    times = times[order]
-    customer = customer[order]
-    abroad = np.array([COUNTRIES[one] != HOME for one in customer])
-    late = product >= PRODUCTS - len(LATE)
-    kept = ~(abroad & late & (times < CUT + np.timedelta64(10, "D")))
-    kept &= ~(abroad & (product == int(SUMMER) - 10000) & (times < OPENS + np.timedelta64(30, "D")))
-    table = pd.DataFrame({
-        "InvoiceNo": np.char.add("5", order.astype(str)).astype(object), "StockCode": (10000 + product).astype(str).astype(object),
-        "Description": [f"NICE {WORDS[one % 4]}" for one in product], "Quantity": 1, "InvoiceDate": times.astype("datetime64[us]"),
-        "UnitPrice": 1.5, "CustomerID": customer.astype(float), "Country": [COUNTRIES[one] for one in customer],
-    })  # fmt: skip
-    return table[kept].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +307,27 @@ def test_every_variant_reads_the_counts_and_those_of_others_read_nothing_else(sh
         assert read_of == set(variant.reads)
         assert {its for its, one in draft.fields.items() if one.encoding == "standardized"} == set(shop.rows.numbers)
         assert (name == transfer_real.OTHERS) == any(its.startswith(transfer.OF_OTHERS) for its in read_of)
+
+
+def row(variant, gain, low, high):
+    common = {"kind": "variant", "rows": "all", "set": "online_retail", "impressions": 100, "positives": 20, "parameters": [5, 7]}
+    numbers = {"gain": gain, "low": low, "high": high, "gain_min": gain, "gain_max": gain, "ne": 0.9, "rates": [0.004]}
+    return common | numbers | {"variant": variant}
+
+
+def test_the_page_says_of_each_variant_what_its_interval_says():
+    rows = [row("nothing", 0, 0, 0), row("UR", 0.02, 0.01, 0.03), row("raw", -0.02, -0.03, -0.01), row("gate", 0.01, -0.01, 0.03)]
+    rows.append(row("linear", 0.0, -0.01, 0.01))
+    layers = [
+        {"kind": "layer", "layer": name, "validation": 0.5, "chosen": name == "ad", "set": "online_retail"} for name in ("ad", "hidden")
+    ]
+    pair = row("UR", 0.02, 0.01, 0.03) | {"kind": "comparison", "without": "raw"}
+    text = transfer_real_page.text({"rows": [*layers, *rows, pair]})
+    expected = (
+        "A gain over `nothing` is seen of `UR`; a loss over `nothing` is seen of `raw`; no difference over `nothing` is seen of `gate` and "
+        "`linear`, where one of 2.00% would have been."
+    )
+    assert expected in text
+    assert "A gain is seen of `UR` against `raw`." in text
+    assert "| UR | 0.9000 | +2.00% (+1.00% to +3.00%) | +2.00% to +2.00% | 5 to 7 | 0.004 |" in text
+    assert "completejourney" not in text
