@@ -67,7 +67,8 @@ def _modules(rows: Rows, of: str) -> list[str]:
     for row in (first, *variants):
         gains = ["", ""] if row is first else [gain_text(row), _seeds(row)]
         sizes = [_range(row[key]) for key in ("weights", "learning")]
-        lines.append(f"| {' | '.join([row['variant'], f'{row["ne"]:.4f}', *gains, *sizes])} |")
+        cells = [row["variant"], f"{row['ne']:.4f}", *gains, *sizes]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -13,7 +13,7 @@ from alure_spark.clock import DAY_MS
 from alure_spark.config import ModelConfig
 from alure_spark.model.spec import ModelSpec
 from alure_spark.model.user_model import UserModel
-from benchmarks import ranking_parts, transfer, transfer_real, transfer_real_sets, transfer_upstream
+from benchmarks import ranking_parts, transfer, transfer_real, transfer_real_page, transfer_real_sets, transfer_upstream
 from benchmarks.transfer_real_log import PURCHASE, Purchases, days_before, shown_of
 from benchmarks.transfer_real_sets import COLD_DAYS, CUT, HOME, HOUSEHOLD_OPENS, OPENS, epoch_ms
 from tests.benchmarks.invoices import LATE, SUMMER, WORDS, invoices
@@ -318,9 +318,8 @@ def row(variant, gain, low, high):
 def test_the_page_says_of_each_variant_what_its_interval_says():
     rows = [row("nothing", 0, 0, 0), row("UR", 0.02, 0.01, 0.03), row("raw", -0.02, -0.03, -0.01), row("gate", 0.01, -0.01, 0.03)]
     rows.append(row("linear", 0.0, -0.01, 0.01))
-    layers = [
-        {"kind": "layer", "layer": name, "validation": 0.5, "chosen": name == "ad", "set": "online_retail"} for name in ("ad", "hidden")
-    ]
+    layer = {"kind": "layer", "validation": 0.5, "set": "online_retail"}
+    layers = [layer | {"layer": name, "chosen": name == "ad"} for name in ("ad", "hidden")]
     pair = row("UR", 0.02, 0.01, 0.03) | {"kind": "comparison", "without": "raw"}
     text = transfer_real_page.text({"rows": [*layers, *rows, pair]})
     expected = (
