@@ -30,7 +30,7 @@ SEEDS = (31, 32, 33, 34, 35)
 VALIDATION_DAYS = 14
 BORDER_MS = epoch_ms(CUT) - VALIDATION_DAYS * DAY_MS  # the other model has learnt from what lies before; what lies after validates
 RATES = (4e-3, 1.2e-2)
-CONFIG = RankingConfig(epochs=10, patience=3, batch_users=16)
+CONFIG = RankingConfig(epochs=8, patience=3, batch_users=16)
 UPSTREAM = replace(CONFIG, batch_users=64, learning_rate=RICH_RATE)
 NAMES = (NOTHING, "frozen", "fine_tuned", "alternating")
 

@@ -88,16 +88,23 @@ def _comparisons(rows: Rows, of: str) -> list[str]:
 def reading(rows: dict[str, dict[str, Any]], over: str, quoted: bool = True) -> str:
     """One sentence: which of the rows gain, which lose, and of which no difference can be seen, with what could have been."""
     names = {name: f"`{name}`" if quoted else name for name in rows}
-    gains = [names[name] for name, row in rows.items() if row["low"] > 0]
-    losses = [names[name] for name, row in rows.items() if row["high"] < 0]
-    level = [name for name, row in rows.items() if row["low"] <= 0 <= row["high"]]
-    parts = [f"a gain {over} is seen of {_list(gains)}".replace("  ", " ")] if gains else []
-    parts += [f"a loss {over} is seen of {_list(losses)}".replace("  ", " ")] if losses else []
+    parts, level = [], [name for name, row in rows.items() if row["low"] <= 0 <= row["high"]]
+    for what, sign in (("gain", 1), ("loss", -1)):
+        those = {name: row for name, row in rows.items() if name not in level and sign * row["gain"] > 0}
+        if those:
+            parts.append(_joined(f"a {what}", over, "is seen of", _list([names[name] for name in those])))
+            mixed = [names[name] for name, row in those.items() if row["gain_min"] * row["gain_max"] <= 0]
+            parts[-1] += f" (not in every seed of {_list(mixed)})" if mixed else ""
     if level:
         seen = max(half_width(rows[name]) for name in level)
-        parts.append(f"no difference {over} is seen of {_list([names[name] for name in level])}, where one of {seen:.2%} would have been")
-    sentence = "; ".join(parts).replace("  ", " ")
+        said = _joined("no difference", over, "is seen of", _list([names[name] for name in level]))
+        parts.append(f"{said}, where one of {seen:.2%} would have been")
+    sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _joined(*words: str) -> str:
+    return " ".join(filter(None, words))
 
 
 def half_width(row: dict[str, Any]) -> float:

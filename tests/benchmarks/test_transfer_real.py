@@ -317,14 +317,14 @@ def row(variant, gain, low, high):
 
 def test_the_page_says_of_each_variant_what_its_interval_says():
     rows = [row("nothing", 0, 0, 0), row("UR", 0.02, 0.01, 0.03), row("raw", -0.02, -0.03, -0.01), row("gate", 0.01, -0.01, 0.03)]
-    rows.append(row("linear", 0.0, -0.01, 0.01))
+    rows += [row("linear", 0.0, -0.01, 0.01), row("UR + IR", 0.03, 0.01, 0.05) | {"gain_min": -0.01}]
     layer = {"kind": "layer", "validation": 0.5, "set": "online_retail"}
     layers = [layer | {"layer": name, "chosen": name == "ad"} for name in ("ad", "hidden")]
     pair = row("UR", 0.02, 0.01, 0.03) | {"kind": "comparison", "without": "raw"}
     text = transfer_real_page.text({"rows": [*layers, *rows, pair]})
     expected = (
-        "A gain over `nothing` is seen of `UR`; a loss over `nothing` is seen of `raw`; no difference over `nothing` is seen of `gate` and "
-        "`linear`, where one of 2.00% would have been."
+        "A gain over `nothing` is seen of `UR` and `UR + IR` (not in every seed of `UR + IR`); a loss over `nothing` is seen of `raw`; "
+        "no difference over `nothing` is seen of `gate` and `linear`, where one of 2.00% would have been."
     )
     assert expected in text
     assert "A gain is seen of `UR` against `raw`." in text
