@@ -94,7 +94,7 @@ def reading(rows: dict[str, dict[str, Any]], over: str, quoted: bool = True) -> 
         if those:
             parts.append(_joined(f"a {what}", over, "is seen of", _list([names[name] for name in those])))
             mixed = [names[name] for name, row in those.items() if row["gain_min"] * row["gain_max"] <= 0]
-            parts[-1] += f" (not in every seed of {_list(mixed)})" if mixed else ""
+            parts[-1] += f" (not in every seed{'' if len(mixed) == len(those) else f' of {_list(mixed)}'})" if mixed else ""
     if level:
         seen = max(half_width(rows[name]) for name in level)
         said = _joined("no difference", over, "is seen of", _list([names[name] for name in level]))

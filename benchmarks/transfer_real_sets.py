@@ -55,7 +55,10 @@ def numbered(names: np.ndarray) -> tuple[np.ndarray, pd.Index]:
 
 
 def accounts_of(groups: np.ndarray) -> np.ndarray:
-    """(I,) int64 from 0 on; groups (I,) str with fewer than MIN_ITEMS items are one together."""
+    """(I,) int64 from 0 on; groups (I,) str with fewer than MIN_ITEMS items are one together.
+
+    Items are counted over the whole log: how many there are of a name says nothing of who buys them.
+    """
     counts = pd.Series(groups).value_counts()
     return numbered(np.where(counts.loc[groups].to_numpy() >= MIN_ITEMS, groups, ""))[0]
 
