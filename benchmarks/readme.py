@@ -763,6 +763,7 @@ PLACES = (
     _place("interaction_transfer", "interaction_transfer", interaction_transfer_page.text),
     _place("transfer", "transfer", transfer_page.text),
     _place("transfer_real", "transfer_real", transfer_real_page.text),
+    _place("transfer_real", "interaction_transfer_real", transfer_real_page.module_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),
