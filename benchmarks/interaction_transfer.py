@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -79,6 +80,19 @@ class Other:
     ids: Ids
 
 
+class Labelled(Protocol):
+    """The rows of a small model."""
+
+    @property
+    def rows(self) -> RankingRows: ...
+
+    @property
+    def cold(self) -> np.ndarray: ...  # (n,) bool
+
+    @property
+    def truth(self) -> np.ndarray | None: ...  # (n,) float64, where it is known
+
+
 @dataclass(frozen=True)
 class Result:
     """A variant in one seed's world."""
@@ -107,22 +121,27 @@ def poor_rows(world: worlds.TwoSurfaces) -> RankingRows:
 
 
 def spec_of(rows: RankingRows) -> RankingSpec:
-    """Before its encodings are fitted: an id per category of the rows."""
+    """Before its encodings are fitted: an id per category of the rows, and their numbers."""
     sides = {"user": "user", "ad": "ad", "account": "ad"}
     of = {name: sides.get(name, "context") for name in rows.categories}
     fields = {name: FieldSpec("id", group=side, part="ad" if side == "ad" else "user") for name, side in of.items()}
+    fields |= {name: FieldSpec("standardized", group="number") for name in rows.numbers}
     return RankingSpec(fields, TABLES, EXPERTS, (TASK,), hidden=32, tower=(16,))
 
 
 def other_model(log: JaggedBatch, seed: int) -> Other:
     """Trained on the impressions before BORDER_MS, of which the last three days validate."""
-    rows = rich_rows(log)
+    return other_model_of(rich_rows(log), BORDER_MS - 3 * DAY_MS, replace(CONFIG, learning_rate=RICH_RATE, seed=seed))
+
+
+def other_model_of(rows: RankingRows, validation_ms: int, config: RankingConfig) -> Other:
+    """Trained on the training rows, of which those from a moment on validate."""
     rows = rows.select(rows.is_train)
     ids = Ids.of_training(rows)
-    batch, _ = batch_of(rows, ids, rows.time_ms >= BORDER_MS - 3 * DAY_MS)
-    loader = MemoryLoader(batch, CONFIG.batch_users, seed)
+    batch, _ = batch_of(rows, ids, rows.time_ms >= validation_ms)
+    loader = MemoryLoader(batch, config.batch_users, config.seed)
     spec = ranking_model.fitted_spec(spec_of(rows), loader, ids.vocabulary())
-    return Other(_trained(spec, loader, RICH_RATE, seed).network, ids)
+    return Other(_trained(spec, loader, config).network, ids)
 
 
 def joined(known: Ids, new: Ids) -> Ids:
@@ -144,24 +163,30 @@ def draft_of(rows: RankingRows, variant: Variant, other: Other) -> RankingSpec:
 
 def results_of(world: worlds.TwoSurfaces, variants: Mapping[str, Variant], other: Other, seed: int) -> dict[str, Result]:
     """Every variant with its best learning rate."""
-    rows, results = poor_rows(world), {}
-    training, tested = rows.select(rows.is_train), rows.select(~rows.is_train)
-    mine = Ids.of_training(training.select(training.time_ms < BORDER_MS))
+    return results_on(poor_rows(world), variants, other, BORDER_MS, replace(CONFIG, seed=seed), RATES)
+
+
+def results_on(
+    rows: RankingRows, variants: Mapping[str, Variant], other: Other, border_ms: int, config: RankingConfig, rates: Sequence[float]
+) -> dict[str, Result]:
+    """The same on any rows; those of training from border_ms on validate."""
+    training, tested, results = rows.select(rows.is_train), rows.select(~rows.is_train), {}
+    mine = Ids.of_training(training.select(training.time_ms < border_ms))
     for name, variant in variants.items():
         ids = joined(other.ids, mine) if variant.train else mine
-        learnt, _ = batch_of(training, ids, training.time_ms >= BORDER_MS)
+        learnt, _ = batch_of(training, ids, training.time_ms >= border_ms)
         shown, order = batch_of(tested, ids, np.ones(len(tested.user), bool))
-        loader = MemoryLoader(learnt, CONFIG.batch_users, seed)
+        loader = MemoryLoader(learnt, config.batch_users, config.seed)
         spec = ranking_model.fitted_spec(draft_of(rows, variant, other), loader, ids.vocabulary())
 
         def begin(network: RankingNetwork, variant: Variant = variant, ids: Ids = ids) -> None:
             if variant.train and variant.copies:
                 copy_interactions(network, other.network, other.ids.vocabulary(), ids.vocabulary())
 
-        tried = {rate: _trained(spec, loader, rate, seed, begin) for rate in RATES}
-        rate = min(RATES, key=lambda one: tried[one].validation.losses[TASK])
+        tried = {rate: _trained(spec, loader, replace(config, learning_rate=rate), begin) for rate in rates}
+        rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
         network = tried[rate].network
-        evaluation = ranking_model.evaluate(network, MemoryLoader(shown, 4096, seed))
+        evaluation = ranking_model.evaluate(network, MemoryLoader(shown, 4096, config.seed))
         probabilities = np.empty(len(order))
         probabilities[order] = ranking_model.probabilities(network, evaluation)[:, 0]
         weights, learning = sum(one.numel() for one in network.parameters()), sum(network.parameter_counts().values())
@@ -170,35 +195,41 @@ def results_of(world: worlds.TwoSurfaces, variants: Mapping[str, Variant], other
 
 
 def _trained(
-    spec: RankingSpec, loader: MemoryLoader, rate: float, seed: int, begin: Callable[[RankingNetwork], None] = lambda network: None
+    spec: RankingSpec, loader: MemoryLoader, config: RankingConfig, begin: Callable[[RankingNetwork], None] = lambda network: None
 ) -> ranking_model.TrainedRanking:
-    network = ranking_model.new_network(spec, loader, seed)
+    network = ranking_model.new_network(spec, loader, config.seed)
     begin(network)
-    return ranking_model.train(network, loader, replace(CONFIG, learning_rate=rate, seed=seed))
+    return ranking_model.train(network, loader, config)
 
 
-def rows_of(drawn: Sequence[worlds.TwoSurfaces], results: Sequence[Mapping[str, Result]], resamples: int) -> list[contract.Row]:
-    """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together."""
+def rows_of(
+    drawn: Sequence[Labelled], results: Sequence[Mapping[str, Result]], resamples: int, same_users: bool = False
+) -> list[contract.Row]:
+    """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together.
+
+    same_users: whether a number is the same user in all seeds, as in a set that is not drawn.
+    """
     rows: list[contract.Row] = []
     for which in ("all", "cold"):
         tested = [~one.rows.is_train for one in drawn]
         kept = [one.cold[its] if which == "cold" else np.ones(int(its.sum()), bool) for one, its in zip(drawn, tested, strict=True)]
 
-        def of(values: Callable[[worlds.TwoSurfaces], np.ndarray]) -> list[np.ndarray]:
+        def of(values: Callable[[Labelled], np.ndarray]) -> list[np.ndarray]:
             return [values(one)[its][some] for one, its, some in zip(drawn, tested, kept, strict=True)]  # noqa: B023
 
         labels, groups = of(lambda one: one.rows.label), of(lambda one: one.rows.user)
         said = {name: [one[name].probabilities[some] for one, some in zip(results, kept, strict=True)] for name in results[0]}
         losses = {name: list(map(cross_entropies, labels, its)) for name, its in said.items()}
-        best = float(np.mean(list(map(normalized_entropy, labels, of(lambda one: one.truth)))))
+        truths = [one.truth[its][some] for one, its, some in zip(drawn, tested, kept, strict=True) if one.truth is not None]
+        best = float(np.mean(list(map(normalized_entropy, labels, truths)))) if truths else None
         common = {"rows": which, "impressions": sum(map(len, labels)), "positives": int(sum(map(np.sum, labels))), "ne_best": best}
         for name, its in said.items():
             ne = float(np.mean(list(map(normalized_entropy, labels, its))))
             chosen = {key: [getattr(one[name], key) for one in results] for key in ("rate", "weights", "learning")}
-            against = gain(losses[name], losses[NOTHING], groups, resamples)
+            against = gain(losses[name], losses[NOTHING], groups, resamples, same_users)
             rows.append(common | {"kind": "variant", "variant": name, "ne": ne} | chosen | against)
-        for name, without in COMPARED:
-            its_gain = gain(losses[name], losses[without], groups, resamples)
+        for name, without in (pair for pair in COMPARED if losses.keys() >= set(pair)):
+            its_gain = gain(losses[name], losses[without], groups, resamples, same_users)
             rows.append(common | {"kind": "comparison", "variant": name, "without": without} | its_gain)
     return rows
 

@@ -279,13 +279,16 @@ def cross_entropies(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
     return -np.log(np.where(labels == 1, inside, 1 - inside))
 
 
-def gain(with_: Sequence[np.ndarray], without: Sequence[np.ndarray], groups: Sequence[np.ndarray], resamples: int) -> dict[str, float]:
+def gain(
+    with_: Sequence[np.ndarray], without: Sequence[np.ndarray], groups: Sequence[np.ndarray], resamples: int, same_groups: bool = False
+) -> dict[str, float]:
     """1 - NE with / NE without, mean over the seeds, and its interval over the groups of all of them.
 
     NE divides both cross entropies by the same entropy of the labels, so that their ratio is one of sums of the losses (M,).
+    same_groups: whether a number is the same group in all seeds; it is then drawn for all of them at once.
     """
     borders = np.cumsum([len(losses) for losses in with_])[:-1]
-    first = np.cumsum([0, *(its.max() + 1 for its in groups)])
+    first = np.zeros(len(groups) + 1, np.int64) if same_groups else np.cumsum([0, *(its.max() + 1 for its in groups)])
 
     def each(weights: np.ndarray) -> list[float]:
         return [1 - float(w @ b) / float(w @ a) for w, b, a in zip(np.split(weights, borders), with_, without, strict=True)]

@@ -28,6 +28,7 @@ from benchmarks import (
     standalone_retrieval_page,
     transfer_drift_page,
     transfer_page,
+    transfer_real_page,
 )
 from benchmarks.contract import RESULTS, machine, versions
 from benchmarks.delayed_feedback_page import delayed_feedback_text, delayed_returns_text
@@ -769,6 +770,8 @@ PLACES = (
     _place("transfer_drift", "transfer_drift", transfer_drift_page.drift_text),
     _place("interaction_transfer", "interaction_transfer", interaction_transfer_page.text),
     _place("transfer", "transfer", transfer_page.text),
+    _place("transfer_real", "transfer_real", transfer_real_page.text),
+    _place("transfer_real", "interaction_transfer_real", transfer_real_page.module_text),
     _place("semantic_ids", "semantic_ids", semantic_ids_text),
     _place("next_item", "next_item", next_item_text),
     _place("next_item", "scaling", scaling_text),

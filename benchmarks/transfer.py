@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ TRANSFER = TransferConfig(half_life_days=14.0, window_days=60)
 REPRESENTATIONS = {  # field -> whose it is
     "user_embedding": "user", "ad_representation": "ad", "user_cross": "user", "ad_cross": "ad",
 }  # fmt: skip
+OF_OTHERS = "others_"  # begins the names of representations that are of another user or ad
 UR, IR, CR = ("user_embedding",), ("ad_representation",), ("user_cross", "ad_cross")
 
 
@@ -138,30 +139,42 @@ def tasks_of(seed: int, users: int, layers: Sequence[str]) -> dict[tuple[str, bo
 
 
 def draft_of(rows: RankingRows, variant: Variant) -> RankingSpec:
-    """Ids of the rows, and of the variant its representations; the encodings are not fitted."""
+    """Ids and numbers of the rows, and of the variant its representations; the encodings are not fitted."""
     sides = {"user": "user", "ad": "ad", "account": "ad"}
     of = {name: sides.get(name, "context") for name in rows.categories}
     fields = {name: FieldSpec("id", group=side, part="ad" if side == "ad" else "user") for name, side in of.items()}
+    fields |= {name: FieldSpec("standardized", group="number", part="number") for name in rows.numbers}
     for name in variant.reads:
         settings = {"numbers": rows.vectors[name].shape[1], "adapter": variant.adapter}
-        side = REPRESENTATIONS[name]
+        side = REPRESENTATIONS[name.removeprefix(OF_OTHERS)]
         fields[name] = FieldSpec("numbers", settings, group=side, part=side)
     return replace(spec_of(fields, TABLES, EXPERTS), tasks=(TASK,), hidden=32, tower=(16,), linear=True, dropout=0.2)
 
 
-def results_of(task: Task, variants: Mapping[str, Variant], seed: int, rates: Sequence[float] = RATES) -> dict[str, Result]:
-    """Every variant with its best learning rate, all with as many parameters."""
+def last_days(training: RankingRows, seed: int, days: int = VALIDATION_DAYS) -> np.ndarray:
+    """(n,) bool: the rows of the last days, whatever the seed."""
+    its: np.ndarray = training.time_ms > training.time_ms.max() - days * DAY_MS
+    return its
+
+
+def results_of(
+    task: Task, variants: Mapping[str, Variant], seed: int, rates: Sequence[float] = RATES,
+    config: RankingConfig = CONFIG, validation: Callable[[RankingRows, int], np.ndarray] = last_days,
+) -> dict[str, Result]:  # fmt: skip
+    """Every variant with its best learning rate, all with as many parameters.
+
+    validation: of the training rows, those that no step learns from.
+    """
     rows = task.rows
     ids, training = Ids.of_training(rows), rows.select(rows.is_train)
-    border = training.time_ms.max() - VALIDATION_DAYS * DAY_MS
-    learnt, _ = batch_of(training, ids, training.time_ms > border)
+    learnt, _ = batch_of(training, ids, validation(training, seed))
     tested, order = batch_of(rows.select(task.tested), ids, np.ones(int(task.tested.sum()), bool))
-    loader = MemoryLoader(learnt, CONFIG.batch_users, seed)
+    loader = MemoryLoader(learnt, config.batch_users, seed)
     drafts = {name: draft_of(rows, variant) for name, variant in variants.items()}
     fitted = {name: ranking_model.fitted_spec(draft, loader, ids.vocabulary()) for name, draft in drafts.items()}
     results = {}
     for name, spec in equalized(fitted).items():
-        tried = {rate: _trained(spec, loader, rate, seed) for rate in rates}
+        tried = {rate: _trained(spec, loader, replace(config, learning_rate=rate, seed=seed)) for rate in rates}
         rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
         network = tried[rate].network
         probabilities = np.empty(len(order))
@@ -171,13 +184,18 @@ def results_of(task: Task, variants: Mapping[str, Variant], seed: int, rates: Se
     return results
 
 
-def _trained(spec: RankingSpec, loader: MemoryLoader, rate: float, seed: int) -> ranking_model.TrainedRanking:
-    network = ranking_model.new_network(spec, loader, seed)
-    return ranking_model.train(network, loader, replace(CONFIG, learning_rate=rate, seed=seed))
+def _trained(spec: RankingSpec, loader: MemoryLoader, config: RankingConfig) -> ranking_model.TrainedRanking:
+    return ranking_model.train(ranking_model.new_network(spec, loader, config.seed), loader, config)
 
 
-def rows_of(tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resamples: int) -> list[contract.Row]:
-    """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together."""
+def rows_of(
+    tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resamples: int,
+    variants: Mapping[str, Variant] = VARIANTS, compared: Sequence[tuple[str, str]] = COMPARED, same_users: bool = False,
+) -> list[contract.Row]:  # fmt: skip
+    """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together.
+
+    same_users: whether a number is the same user in all seeds, as in a set that is not drawn.
+    """
     rows: list[contract.Row] = []
     for which in ("all", "cold"):
         kept = [task.cold[task.tested] if which == "cold" else np.ones(int(task.tested.sum()), bool) for task in tasks]
@@ -193,12 +211,12 @@ def rows_of(tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resa
         common = {"rows": which, "impressions": sum(map(len, labels)), "positives": int(sum(map(np.sum, labels))), "ne_best": best}
         for name in losses:
             chosen = {"rates": [one[name].rate for one in results], "parameters": [one[name].parameters for one in results]}
-            against = gain(losses[name], losses[NOTHING], groups, resamples)
-            row = {"kind": "variant", "level": VARIANTS[name].level, "variant": name, "ne": ne[name]}
+            against = gain(losses[name], losses[NOTHING], groups, resamples, same_users)
+            row = {"kind": "variant", "level": variants[name].level, "variant": name, "ne": ne[name]}
             rows.append(common | row | chosen | against)
-        for name, other in COMPARED:
+        for name, other in compared:
             if name in losses and other in losses:
-                its = gain(losses[name], losses[other], groups, resamples)
+                its = gain(losses[name], losses[other], groups, resamples, same_users)
                 rows.append(common | {"kind": "comparison", "variant": name, "without": other} | its)
     return rows
 

@@ -533,8 +533,8 @@ def test_a_graph_killed_after_a_unit_goes_on_with_what_the_unit_found(chain, tmp
 
 @pytest.mark.slow
 def test_a_driver_killed_in_each_stage_and_started_again_ends_as_an_undisturbed_run(chain, tmp_path):
-    for stage in STAGES:
-        kill_in_stage(tmp_path, stage)
-        run(tmp_path, first=stage, last=stage)
+    for job in stages(ranked=True):
+        kill_in_stage(tmp_path, job.name)
+        run(tmp_path, first=job.name, last=job.name)
     lake = Lake(chain.spark, load(CONF, overrides(tmp_path)).lake)
     assert contents(lake) == contents(chain.lake)
