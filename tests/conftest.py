@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent
 # Of a JVM that lives for a job: with its first compiler alone three publications took 53 CPU seconds instead of 88. After ten of them it
 # is slower (31 and 24), so the session of the tests, which lives long, has both.
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Spark writes and compiles a Java class for each plan. For tables of a few rows that costs more than it saves: fourteen publications took 98
+# CPU seconds without and 126 with it. Where slow tests run too, and in jobs in processes of their own, it is on as users have it.
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 
 
 NAMES = ("daily", "end_to_end", "ranking_chain", "ranking_value_jobs", "standalone_retrieval", "transfer")
@@ -53,8 +56,10 @@ def no_empty_withcolumns():
 
 
 @pytest.fixture(scope="session")
-def spark():
+def spark(request):
     settings = {"spark.sql.adaptive.enabled": "false", "spark.default.parallelism": "2"}
+    if request.config.getoption("markexpr") == "not slow":
+        settings |= INTERPRETED
     session = get_session(SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="3g", settings=settings))
     session.sparkContext.setLogLevel("ERROR")
     return session

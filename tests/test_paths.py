@@ -85,6 +85,10 @@ def conf_below(folder) -> dict:
         "training": values["training"] | {"epochs": 1},
         "graph": {"k2": 5, "recall_queries": 20},
         "retrieval": {"event_weights": {"ad_click": 1}, "account_weights": {"ad_click": 0.1}},
+        "ranking": {
+            "fields": {"account": {"reads": "impression.account_id", "encoding": "id"}}, "score": {"click": "bid"},
+            "batch_users": 8, "epochs": 1,
+        },
     }  # fmt: skip
 
 
@@ -213,7 +217,8 @@ def test_the_whole_chain_runs_below_a_folder_of_any_name(spark, tmp_path, monkey
 
     context = open_context(load(conf))
     published = context.lake.published_versions()
-    assert {"events", "user_edges", "ad_candidates", "evaluation_users", "tombstones"} <= set(published) <= set(TABLES)
+    ends = {"events", "user_edges", "ad_candidates", "ranking_scores", "evaluation_users", "tombstones"}
+    assert ends <= set(published) <= set(TABLES)
     users = {row[0] for row in context.lake.read("user_edges").select("src_user_id").distinct().collect()}
     assert len(users) == USERS - 1
     assert "u003" not in users
