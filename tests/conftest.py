@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 # Of a JVM that lives for a job: with its first compiler alone three publications took 53 CPU seconds instead of 88. After ten of them it
 # is slower (31 and 24), so the session of the tests, which lives long, has both.
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-# Spark writes and compiles a Java class for each plan. For tables of a few rows that costs more than it saves: fourteen publications took 98
-# CPU seconds without and 126 with it. Where slow tests run too, and in jobs in processes of their own, it is on as users have it.
+# Spark writes and compiles a Java class for each plan. For tables of a few rows that costs more than it saves: fourteen publications took
+# 98 CPU seconds without and 126 with it. Where slow tests run too, and in jobs in processes of their own, it is on as users have it.
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 
 
