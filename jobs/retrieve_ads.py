@@ -49,9 +49,7 @@ JOB = job()
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = job_parser(JOB)
-    parser.add_argument(
-        "--since", default="", metavar="TIME", help="the as_of of the graph and of the vectors, where that is not time.as_of"
-    )
+    parser.add_argument("--since", default="", metavar="TIME", help="the as_of of graph and vectors, where that is not time.as_of")
 
     def action(options: argparse.Namespace) -> None:
         chosen = job(parse_time(options.since, "--since")) if options.since else JOB

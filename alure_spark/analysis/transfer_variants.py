@@ -56,7 +56,7 @@ def downstream_config(config: Config, name: str, its: DownstreamConfig) -> Confi
 
     Raises ConfigError where none of them has a label of 0 or 1, which normalized entropy is of.
     """
-    ranking, tasks = config.ranking, its.tasks or config.ranking_tasks
+    ranking, tasks = config.ranking, tuple(dict.fromkeys(its.tasks)) or config.ranking_tasks
     if not set(tasks) - set(config.labels.sums):
         raise ConfigError(
             f"transfer.downstream.{name} has only tasks whose label is a number; allowed: at least one with a label of 0 or 1"

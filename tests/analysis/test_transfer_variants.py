@@ -119,6 +119,7 @@ def test_a_downstream_task_predicts_its_own_labels():
     assert variants.downstream_config(given, "feed", DownstreamConfig("country = 'SE'")) == given
     fewer = variants.downstream_config(given, "feed", DownstreamConfig(tasks=("conversion",)))
     assert fewer.ranking_tasks == ("conversion",)
+    assert variants.downstream_config(given, "feed", DownstreamConfig(tasks=("conversion", "conversion"))) == fewer, "named twice is once"
     assert (fewer.ranking.score, fewer.ranking.towers) == ({"conversion": "value"}, {})
     assert variants.downstream_tasks(given) == {"all": DownstreamConfig()}
 

@@ -62,8 +62,9 @@ FORGOTTEN = ran("forget_users")
         ([summed(1, 2, 3, 4)], (5, 6), "it is not known what they were summed of"),
     ],
     ids=[
-        "nothing", "later events", "no new event", "late events", "a whole load", "between sequences and sums", "an earlier day is run again",
-        "forgotten", "forgotten, and an earlier day is run again", "held back", "held back no more", "by a run that did not say",
+        "nothing", "later events", "no new event", "late events", "a whole load", "between sequences and sums",
+        "an earlier day is run again", "forgotten", "forgotten, and an earlier day is run again",
+        "held back", "held back no more", "by a run that did not say",
     ],
 )  # fmt: skip
 def test_a_day_is_read_again_where_its_sums_are_not_of_what_is_known_now(runs, days, why):
