@@ -20,8 +20,7 @@ from alure_spark.running import Context, Job, Report, guarded, job_parser, run_j
 
 
 def retrieve(context: Context, run: JobRun, since_ms: int | None = None) -> Report:
-    config, standalone, texts = context.config, None, {}
-    edges = retrieved_edges(run.read("user_edges"), config, since_ms)
+    edges, config, standalone, texts = retrieved_edges(run.read("user_edges"), context.config, since_ms), context.config, None, {}
     if config.transfer.retrieval.head:
         made = config if since_ms is None else replace(config, time=replace(config.time, as_of=format_time(since_ms)))
         upstream = upstream_model(run, made)
@@ -52,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--since", default="", metavar="TIME", help="the as_of of graph and vectors, where that is not time.as_of")
 
     def action(options: argparse.Namespace) -> None:
-        chosen = job(parse_time(options.since, "--since")) if options.since else JOB
-        run_job(options, chosen)
+        run_job(options, job(parse_time(options.since, "--since")) if options.since else JOB)
 
     guarded(action, parser.parse_args(arguments))
 
