@@ -380,6 +380,11 @@ def test_the_user_model_may_learn_from_others_than_the_downstream_tasks_alone(ch
         raise ConfigError(f"{rows.count()} rows, positions {sorted(positions)}")
 
     monkeypatch.setattr(challenger, "train", caught)
+    old = champion(context.config, context.tracker)
+    compared = comparing(chain, folder_of(days[0]), "ur", downstream=downstream)
+    compared.config = replace(compared.config, transfer=replace(compared.config.transfer, upstream="others"))
+    with pytest.raises(ConfigError, match=f"user model {old.model_id} has learnt from all impressions: run train_model, embed_users"):
+        run_jobs(compared, [compare_transfer.JOB], "compare")
     every = context.lake.read("training_examples").where(as_of_scope(FIRST + DAY_MS)).select("impression__position").collect()
     others = sorted(place for row in every for place in row["impression__position"] if place >= 2)
     assert 0 < len(others) < sum(len(row["impression__position"]) for row in every)

@@ -26,6 +26,7 @@ from ..packed.rows import for_spark
 from ..run_messages import condition_of
 from ..tracking import Tracker
 from ..training import ranking_start
+from ..training.left_out import left_out, require_left_out
 from .transfer_layers import layer_representations
 from .transfer_variants import REPRESENTATIONS, downstream_config, downstream_tasks, layer_of, variant_config, variants_of
 
@@ -54,6 +55,9 @@ def rows_of_all(run: JobRun, config: Config, tracker: Tracker, folder: str) -> l
     """Of every downstream task, stored in the folder. Raises ConfigError and DataError where one cannot be trained on."""
     variants, own = variants_of(config), config.transfer.layer
     tasks = downstream_tasks(config)
+    if left_out(config):
+        model = champion(config, tracker)
+        require_left_out(model.model_id, model.facts, config, "run train_model, embed_users and extract_representations, or set it to all")
     confs = {name: downstream_config(config, name, its) for name, its in tasks.items()}
     whole, widths = _by_layer(run, config, tracker, list(dict.fromkeys((own, *(layer_of(config, one) for one in variants)))), folder)
     made = []

@@ -31,6 +31,13 @@ def variants_of(config: Config) -> list[str]:
     layers = [one for one in config.transfer.compare if one.startswith(LAYER)]
     if layers and not any(one.reads in CROSSES for one in config.ranking.fields.values()):
         raise ConfigError(f"transfer.compare names {layers[0]}, but no field of ranking.fields reads {' or '.join(CROSSES)}")
+    others = [one for one in layers if layer_of(config, one) != config.transfer.layer]
+    if others and config.labels.negative_rate < 1:
+        raise ConfigError(
+            f"transfer.compare names {others[0]}, which is made of the impressions that labels.negative_rate={config.labels.negative_rate} "
+            "left by what their labels are at time.as_of: for earlier days that leaks the future; allowed: labels.negative_rate 1, or "
+            "extract_representations with that transfer.layer for each of these days"
+        )
     return list(dict.fromkeys((NONE, *config.transfer.compare)))
 
 
@@ -49,7 +56,7 @@ def downstream_config(config: Config, name: str, its: DownstreamConfig) -> Confi
 
     Raises ConfigError where none of them has a label of 0 or 1, which normalized entropy is of.
     """
-    ranking, tasks = config.ranking, its.tasks or config.ranking_tasks
+    ranking, tasks = config.ranking, tuple(dict.fromkeys(its.tasks)) or config.ranking_tasks
     if not set(tasks) - set(config.labels.sums):
         raise ConfigError(
             f"transfer.downstream.{name} has only tasks whose label is a number; allowed: at least one with a label of 0 or 1"

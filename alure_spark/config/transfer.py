@@ -56,5 +56,8 @@ class TransferConfig(Section, prefix="transfer."):
 
     def check_together(self) -> None:
         require(bool(self.compare_seeds), "transfer.compare_seeds", self.compare_seeds, "at least one seed")
+        different = len(set(self.compare_seeds)) == len(self.compare_seeds)
+        require(different, "transfer.compare_seeds", self.compare_seeds, "seeds that differ, for the same one trains the same model")
+        require(bool({*self.compare} - {"none"}), "transfer.compare", self.compare, "at least one to compare with none")
         apart = self.upstream == "all" or bool(self.downstream)
         require(apart, "transfer.upstream", self.upstream, "all where transfer.downstream names no task")

@@ -42,9 +42,14 @@ def embedding_model(run: JobRun, config: Config) -> str:
     """The space of the newest embeddings and representations up to as_of that fields read; '' where none does, or none is there.
 
     That is the user model that made them, or (transfer.align) an earlier one that they are turned to. Where a field reads cross
-    representations, with /LAYER. Raises DataError where those of two are the newest.
+    representations, with /LAYER. Raises DataError where those of two are the newest, or where there are cross ones of other layers alone.
     """
-    newest = _newest_spaces(run, config)
+    newest, crosses, as_of = _newest_spaces(run, config), "cross_representations", config.time.as_of_ms
+    if crosses in _tables_of_models(config) and crosses not in newest and newest_models(run, (crosses,), as_of):
+        raise DataError(
+            f"cross_representations has no rows of transfer.layer {config.transfer.layer} up to {config.time.as_of}, but of another layer: "
+            "run jobs/extract_representations.py for this as_of"
+        )
     if len(set(newest.values())) > 1:
         said = ", ".join(f"{name} of {model}" for name, model in newest.items())
         raise DataError(f"fields of the ranking model would read two user models, {said}: run the jobs that are behind for this as_of")
@@ -53,7 +58,8 @@ def embedding_model(run: JobRun, config: Config) -> str:
 
 def _newest_spaces(run: JobRun, config: Config) -> dict[str, str]:
     """Table of a user model that fields read -> the space of its newest rows up to as_of, where there are any."""
-    alignments, newest = run.read_if_published("alignments"), newest_models(run, _tables_of_models(config), config.time.as_of_ms)
+    alignments = run.read_if_published("alignments")
+    newest = newest_models(run, _tables_of_models(config), config.time.as_of_ms, config.transfer.layer)
     return {name: space_of(alignments, name, model) for name, model in newest.items()}
 
 
@@ -62,12 +68,13 @@ def _with_layer(newest: Mapping[str, str], config: Config) -> str:
     return "".join(list(newest.values())[:1]) + crossed
 
 
-def newest_models(run: JobRun, names: Iterable[str], as_of_ms: int) -> dict[str, str]:
-    """Table -> the user model of its newest rows at or before as_of; without a table that has none."""
+def newest_models(run: JobRun, names: Iterable[str], as_of_ms: int, layer: str = "") -> dict[str, str]:
+    """Table -> the user model of its newest rows at or before as_of; without a table that has none. layer: of cross representations."""
     newest = dict[str, str]()
     for name in names:
         if (rows := run.read_if_published(name)) is not None:
-            upto = rows.where(F.col("as_of") <= timestamp(as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
+            mine = of_layer(rows, layer) if layer else rows
+            upto = mine.where(F.col("as_of") <= timestamp(as_of_ms)).orderBy(F.desc("as_of"), "model_id").first()
             newest |= {name: str(upto["model_id"])} if upto else {}
     return newest
 

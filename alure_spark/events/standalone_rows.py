@@ -26,12 +26,13 @@ def upstream_model(run: JobRun, config: Config) -> str:
     """
     reads, as_of = config.transfer.retrieval.reads, config.time.as_of_ms
     users = USER_TABLES[reads]
-    newest = newest_models(run, (users, ADS_OF_MODEL), as_of)
+    newest = newest_models(run, (users, ADS_OF_MODEL), as_of, config.transfer.layer)
     today = run.read_if_published(ADS_OF_MODEL)
     if today is None or today.where(as_of_scope(as_of)).isEmpty():
         raise DataError(f"{ADS_OF_MODEL} has no rows of {config.time.as_of}: run jobs/extract_representations.py for this as_of")
     if users not in newest:
-        raise DataError(f"{users} has no rows up to {config.time.as_of}, which transfer.retrieval.reads {reads} needs")
+        layer = f" of transfer.layer {config.transfer.layer}" if reads == "user.cross" else ""
+        raise DataError(f"{users} has no rows{layer} up to {config.time.as_of}, which transfer.retrieval.reads {reads} needs")
     if newest[users] != newest[ADS_OF_MODEL]:
         raise DataError(
             f"standalone retrieval would compare vectors of two user models, {users} of {newest[users]} and {ADS_OF_MODEL} of "

@@ -61,8 +61,7 @@ def cross_sums(
             return pa.Table.from_batches([summed(rows, reader, segment, grid) for segment, rows in by_value(batch, "segment")])
 
         for batch in batches:
-            users = hashlib.sha256(repr(batch.column("user_id").to_pylist()).encode()).hexdigest()
-            sums = made_once(folder, f"sums-{users}", partial(read, batch)) if folder else read(batch)
+            sums = made_once(folder, unit_of(batch), partial(read, batch)) if folder else read(batch)
             yield from sums.to_batches()
 
     parts = wanted.mapInArrow(rim, "kind STRING, user_id STRING, ad_hash BIGINT, end_ms BIGINT, weight BIGINT, sums ARRAY<BIGINT>")
@@ -74,9 +73,21 @@ def cross_sums(
     ).select(*CROSS_SUMS.column_names)  # fmt: skip
 
 
+def unit_of(rows: pa.RecordBatch) -> str:
+    """What the sums of these rows are called: by their users and segments, for a user has a row per segment."""
+    keys = [rows.column(name).to_pylist() for name in ("user_id", "segment")]
+    return f"sums-{hashlib.sha256(repr(keys).encode()).hexdigest()}"
+
+
 def summed(rows: pa.RecordBatch, reader: RepresentationReader, segment: str, end_ms: int) -> pa.RecordBatch:
-    """Per user and day, and per ad and day: the weights and the weighted representations, in millionths. end_ms: the end of any day."""
+    """Per user and day, and per ad and day: the weights and the weighted representations, in millionths. end_ms: the end of any day.
+
+    Raises DataError where a number of a representation is not finite: whole millionths have no sign for that.
+    """
     user, found = reader.read(rows, segment)
+    if len(broken := user[~np.isfinite(found).all(axis=1)]):
+        named = rows.column("user_id")[int(broken[0])].as_py()
+        raise DataError(f"what the model says of an impression of user '{named}' is not finite: look at the numbers of this user's events")
     known, weight, ads = (rows.column(name).flatten() for name in (SHOWN_KNOWN, "weight", "ad_id"))
     ends = end_ms + -((end_ms - 1 - known.to_numpy()) // DAY_MS) * DAY_MS
     weights = np.rint(weight.to_numpy() * MILLIONTHS).astype(np.int64)

@@ -12,15 +12,16 @@ from ..batches.layout import SHOWN, Layout
 from ..batches.vocabulary import ACCOUNT, ITEM
 from ..config import InferenceConfig
 from ..model.artifact import Artifact
+from ..model.files import sha256
 from ..model.representations import cross_representations, cross_width, item_representations
 from .export import DECIMALS, chunks, jagged
 
-_HELD: dict[tuple[str, str], RepresentationReader] = {}  # of this worker process: the last model's reader
+_HELD: dict[tuple[str, ...], RepresentationReader] = {}  # of this worker process: the last model's reader
 
 
 def worker_reader(artifact: Artifact, layer: str, config: InferenceConfig) -> RepresentationReader:
-    """The reader of the model; loaded when this process sees it for the first time."""
-    key = artifact.model_id, layer
+    """The reader of the model, with its read-out and the conf; loaded when this process sees these for the first time."""
+    key = artifact.digest, sha256(artifact.readout), layer, repr(config)
     if key not in _HELD:
         _HELD.clear()
         _HELD[key] = RepresentationReader(artifact, layer, config)

@@ -1,16 +1,19 @@
 """Writes `cross_sums`, `cross_representations` and `item_representations` of one as_of by the registered user model.
 
-Enters: `training_examples` of as_of, an `Artifact`, a run of the lake. Only the days that no run has summed by this model are read again,
-unless users were forgotten or older events came in since: then all days of the window are.
+Enters: `training_examples` of as_of, an `Artifact`, a run of the lake. Only the days that no run has summed by this model are read, and
+those of which users were forgotten, events came in, or impressions were held back since.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from .. import __version__
-from ..clock import format_time, parse_time
+from ..clock import NEVER_MS, format_time, parse_time
 from ..config import Config
 from ..errors import DataError
 from ..lake import JobRun, Lake, as_of_scope, resumable_folder, workspace
@@ -18,6 +21,9 @@ from ..model.artifact import Artifact
 from .cross_table import cross_sums, decaying_means, window_ends
 from .item_table import item_rows
 from .storage import with_bits
+
+SUMMED, FINAL_UNTIL = "summed_days", "final_until"  # facts of a run: ends of the days that it summed, and up to which none can change
+JOBS = ("build_sequences", "extract_representations", "forget_users", "ingest_events", "replay_quarantine")
 
 
 def days_to_sum(run: JobRun, config: Config, artifact: Artifact) -> tuple[list[int], str]:
@@ -31,9 +37,10 @@ def days_to_sum(run: JobRun, config: Config, artifact: Artifact) -> tuple[list[i
     } & set(ends)
     if not there:
         return ends, f"all days of the window: none was summed by {artifact.model_id}, layer {config.transfer.layer}"
-    if why := changed(run.lake, max(there)):
-        return ends, f"all days of the window: {why}"
-    return [end for end in ends if end not in there], "the days that were not summed yet"
+    again = outdated(_runs(run.lake), there, config.time.as_of_ms if config.labels.negative_rate < 1 else NEVER_MS)
+    left = [end for end in ends if end not in there or end in again]
+    why = f", and {len(again)} once more: {'; '.join(sorted(set(again.values())))}" if again else ""
+    return left, f"the days that were not summed yet{why}"
 
 
 def _of_model(sums: DataFrame, config: Config, artifact: Artifact) -> DataFrame:
@@ -41,18 +48,46 @@ def _of_model(sums: DataFrame, config: Config, artifact: Artifact) -> DataFrame:
     return sums.where((F.col("model_id") == artifact.model_id) & (F.col("layer") == config.transfer.layer))
 
 
-def changed(lake: Lake, newest_ms: int) -> str:
-    """What has happened, since the last run of extract_representations, to what it read up to newest_ms; '' where nothing has."""
-    published = lake.runs().where("status = 'published'")
-    last = published.where("job = 'extract_representations'").agg(F.max("finished").alias("at")).collect()[0]["at"]
-    since = published.where(F.col("finished") > F.lit(last)) if last else published
-    if not since.where("job = 'forget_users'").isEmpty():
-        return "users were forgotten since"
-    for added in since.where(F.col("job").isin("ingest_events", "replay_quarantine")).collect():
-        known_from = (added["facts"] or {}).get("known_from")
-        if known_from is not None and parse_time(known_from) < newest_ms:
-            return f"events known from {known_from} on came in since"
-    return ""
+def _runs(lake: Lake) -> list[Row]:
+    """What published runs of JOBS say that decides whether a day is summed anew, oldest first."""
+    what = {"scope": "scope", "read": "inputs['events']", "wrote": "outputs['events']"}
+    what |= {name: f"facts['{name}']" for name in ("known_from", SUMMED, FINAL_UNTIL)}
+    published = lake.runs().where("status = 'published'").where(F.col("job").isin(*JOBS)).orderBy("finished")
+    return published.select("job", *(F.expr(of).alias(name) for name, of in what.items())).collect()
+
+
+def outdated(runs: Iterable[Row | Mapping[str, Any]], ends_ms: Collection[int], labels_ms: int) -> dict[int, str]:
+    """Those of the days in `cross_sums` (their ends) that have to be read again -> why.
+
+    runs: job, scope, read and wrote (versions of `events`) and facts of each, oldest first. A day is as its sequences were built, which
+    may have been before events came in that the run which summed it could have read. So each day is compared with what happened since,
+    whatever other days have been summed meanwhile. labels_ms: no label of later may have decided which impressions are in a sum
+    (labels.negative_rate).
+    """
+    built, seen, why = dict[str, int](), dict[int, int](), dict[int, str]()
+    added = list[tuple[int, str | None]]()  # version of events, known_from
+    for row in runs:
+        if row["job"] == "build_sequences":
+            built[row["scope"]] = row["read"] or 0
+        elif row["job"] == "forget_users":
+            why |= dict.fromkeys(seen, "users were forgotten since")
+        elif row["job"] != "extract_representations":
+            added += [(row["wrote"], row["known_from"])] if row["wrote"] is not None else []
+        elif row[SUMMED]:
+            for end in map(parse_time, row[SUMMED].split(", ")):
+                seen[end] = built.get(row["scope"], 0)
+                why.pop(end, None)
+                if parse_time(row["scope"].split("'")[1]) > labels_ms:
+                    why[end] = "a run of a later day has summed them, by labels of later (labels.negative_rate)"
+                if end > parse_time(row[FINAL_UNTIL]):
+                    why[end] = "impressions were held back (labels.hold_back_immature)"
+    for end in ends_ms:
+        if end not in seen:
+            why[end] = "it is not known what they were summed of"
+        for version, known_from in added:
+            if version > seen.get(end, 0) and (known_from is None or parse_time(known_from) < end):
+                why[end] = f"{'the whole log' if known_from is None else f'events known from {known_from} on'} came in since"
+    return {end: why[end] for end in ends_ms if end in why}
 
 
 def write_representations(run: JobRun, config: Config, artifact: Artifact, ends_ms: list[int]) -> dict[str, float | None]:
@@ -67,6 +102,8 @@ def write_representations(run: JobRun, config: Config, artifact: Artifact, ends_
         with resumable_folder(workspace(config.lake), "representations", content) as folder:
             sums = cross_sums(examples, artifact, config.inference, transfer.layer, ends_ms, folder)
             metrics["sums"] = run.write("cross_sums", sums, scope)
+        final_ms = as_of - (config.labels.window_ms if config.labels.hold_back_immature else 0)
+        run.facts |= {SUMMED: ", ".join(map(format_time, ends_ms)), FINAL_UNTIL: format_time(final_ms)}
     sums = run.written("cross_sums") if ends_ms else run.read("cross_sums")
     means = decaying_means(_of_model(sums, config, artifact), transfer, as_of)
     if not run.write("cross_representations", with_bits(means, transfer.bits), as_of_scope(as_of)):

@@ -73,9 +73,9 @@ def forget(run: JobRun, config: Config, tracker: Tracker, users: Sequence[str]) 
         "remains: what those models learnt lives on in models that go on from them (training.warm_start, ranking.warm_start) or "
         "have their interactions (ranking.upstream): train all of them once without to be rid of it",
         *unmarked(config.lake),
-        "remains: candidates and graphs of other users, made with their help, until the next run; correlate_dwell's plots of three single "
-        "users a run in MLflow, without ids; the source's own log; what a killed Spark left in spark.local.dir (/tmp/blockmgr-*, "
-        "/tmp/spark-*)",
+        "remains: candidates and graphs of other users, representations of ads and alignments, made with their help, until the next run; "
+        "correlate_dwell's plots of three single users a run in MLflow, without ids; the source's own log; what a killed Spark left in "
+        "spark.local.dir (/tmp/blockmgr-*, /tmp/spark-*)",
     ]
     counts: dict[str, float | None] = {"users": gone, "unmatched": len(missing)}
     return Forgotten(counts | {f"deleted.{name}": float(count) for name, count in deleted.items()}, "\n".join(remains), missing)

@@ -23,6 +23,7 @@ from ..model.user_model import UserModel
 from ..packed.segments import Segments, segment_loaders
 from ..tracking import ModelVersion, Tracker
 from . import gate, parallel, recurring, start, user_evaluation, user_training
+from .left_out import LEFT_OUT, left_out, require_left_out
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,11 @@ def train(
 
     examples: rows of `training_examples` of as_of, packed under `name`.
 
-    Raises DataError where feature_policy is for segments and the examples are not split by them.
+    Raises DataError where feature_policy is for segments and the examples are not split by them, ConfigError where origin has learnt from
+    what transfer.upstream leaves out.
     """
+    if origin is not None:
+        require_left_out(origin.model_id, origin.facts, config, "train once with training.warm_start: false")
     quantizers = {attribute: start.quantizer_of(config, tracker, attribute, origin) for attribute in config.model.semantic_ids}
     spec = start.spec_of(config, vocabulary, quantizers)
 
@@ -90,7 +94,7 @@ def train(
             validated = read_validated(registered.folder, registered.digest) if registered else None
             found = _anew(config, spec, validated, new_model, loader, checkpoints)
         flops = user_evaluation.flops_per_user(found.model, next(loader.in_order()))
-    return replace(found, obstacle=obstacle, flops_per_user=flops)
+    return replace(found, facts=found.facts | {LEFT_OUT: left_out(config)}, obstacle=obstacle, flops_per_user=flops)
 
 
 def _anew(

@@ -91,10 +91,27 @@ def test_none_is_always_compared_and_what_cannot_be_is_one_sentence():
         variants.variants_of(conf(two, TransferConfig("hidden", compare=("ur", "layer_ad"))))
     with pytest.raises(ConfigError, match=r"transfer.compare\[0\] is 'cr'; allowed: none, ur, ur_ir, ur_ir_cr, linear"):
         TransferConfig("hidden", compare=("cr",))
+    with pytest.raises(ConfigError, match=r"transfer.compare is \('none',\); allowed: at least one to compare with none"):
+        TransferConfig("hidden", compare=("none",))
+    with pytest.raises(ConfigError, match=r"transfer.compare is \(\); allowed: at least one"):
+        TransferConfig("hidden", compare=())
+    with pytest.raises(ConfigError, match=r"transfer.compare_seeds is \(7, 7\); allowed: seeds that differ"):
+        TransferConfig("hidden", compare_seeds=(7, 7))
     with pytest.raises(ConfigError, match="transfer.upstream is 'others'; allowed: all where transfer.downstream names no task"):
         TransferConfig("hidden", upstream="others")
     with pytest.raises(ConfigError, match="transfer.downstream.feed.tasks names the task 'sale'; known: click, conversion"):
         conf(transfer=TransferConfig("hidden", downstream={"feed": DownstreamConfig(tasks=("sale",))}))
+
+
+def test_another_layer_is_not_made_of_impressions_that_later_labels_have_thinned_out():
+    """Which of a day's impressions are left is decided by labels as of the conf's day, and a click may have come after that day."""
+    given = conf(transfer=TransferConfig("hidden", compare=("ur", "layer_hidden", "layer_ad")))
+    assert "layer_ad" in variants.variants_of(given)
+    thinned = replace(given, labels=replace(given.labels, negative_rate=0.5))
+    with pytest.raises(ConfigError, match=r"names layer_ad, which is made of the impressions that labels.negative_rate=0.5 left by"):
+        variants.variants_of(thinned)
+    own = replace(thinned, transfer=TransferConfig("hidden", compare=("ur", "layer_hidden")))
+    assert "layer_hidden" in variants.variants_of(own), "what was published for each day knew no later label"
 
 
 def test_a_downstream_task_predicts_its_own_labels():
@@ -102,6 +119,7 @@ def test_a_downstream_task_predicts_its_own_labels():
     assert variants.downstream_config(given, "feed", DownstreamConfig("country = 'SE'")) == given
     fewer = variants.downstream_config(given, "feed", DownstreamConfig(tasks=("conversion",)))
     assert fewer.ranking_tasks == ("conversion",)
+    assert variants.downstream_config(given, "feed", DownstreamConfig(tasks=("conversion", "conversion"))) == fewer, "named twice is once"
     assert (fewer.ranking.score, fewer.ranking.towers) == ({"conversion": "value"}, {})
     assert variants.downstream_tasks(given) == {"all": DownstreamConfig()}
 
