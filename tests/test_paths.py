@@ -86,7 +86,7 @@ def conf_below(folder) -> dict:
         "graph": {"k2": 5, "recall_queries": 20},
         "retrieval": {"event_weights": {"ad_click": 1}, "account_weights": {"ad_click": 0.1}},
         "ranking": {
-            "fields": {"account": {"reads": "impression.account_id", "encoding": "id"}}, "score": {"click": "bid"},
+            "fields": {"account": {"reads": "impression.account_id", "encoding": "id"}}, "tasks": ["click"], "score": {"click": "bid"},
             "batch_users": 8, "epochs": 1,
         },
     }  # fmt: skip
