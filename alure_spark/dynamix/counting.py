@@ -18,6 +18,7 @@ from ..clock import DAY_MS, FIRST_AS_OF_MS, LAST_AS_OF_MS, format_time, parse_ti
 from ..config import DynamixConfig
 from ..errors import LakeError
 from ..lake import JobRun, as_of_scope, timestamp
+from ..lake.arrivals import BRING_EVENTS, came_in
 from .statistics import new_statistics
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def what_runs_say(runs: DataFrame) -> Said:
 
     kept_from is LAST_AS_OF_MS where a run of an earlier release let events go and did not say which.
     """
-    jobs = ("ingest_events", "replay_quarantine", "apply_retention", "correlate_dwell")
+    jobs = (*BRING_EVENTS, "apply_retention", "correlate_dwell")
     facts = ("statistics_from", "events_from", "counted_from", "counted_with", "known_from", "events_kept_from")
     published = runs.where("status = 'published'").where(F.col("job").isin(list(jobs)))
     rows = published.select(
@@ -106,7 +107,7 @@ def what_runs_say(runs: DataFrame) -> Said:
     ).orderBy("read", "started").collect()  # fmt: skip
     counts = [Count(row["scope"], row["read"], *(row[name] for name in facts[:4])) for row in rows if row["job"] == "correlate_dwell"]
     wrote = [row for row in rows if row["written"] is not None]
-    additions = [Addition(row["written"], row["known_from"]) for row in wrote if row["job"] in jobs[:2]]
+    additions = [Addition(row["written"], row["known_from"]) for row in wrote if row["job"] in BRING_EVENTS]
     gone = [row["events_kept_from"] for row in wrote if row["job"] == "apply_retention"]
     return Said(counts, additions, max((LAST_AS_OF_MS if one is None else parse_time(one) for one in gone), default=NEVER_MS))
 
@@ -137,9 +138,8 @@ def stale_as_of(
         if other:
             return day, "dynamix had other settings when"
         for addition in said.additions:
-            known_from = addition.known_from
-            if addition.version > looked_at.version[day] and (known_from is None or parse_time(known_from) < day):
-                return day, f"{'the whole log' if known_from is None else f'events known from {known_from} on'} came in after"
+            if addition.version > looked_at.version[day] and (what := came_in(addition.known_from, day)):
+                return day, f"{what} came in after"
     return None, ""
 
 

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from ..clock import format_time, parse_time
 from ..lake import Lake, as_of_scope, timestamp
+from ..lake.arrivals import BRING_EVENTS, came_in
 
 
 class Previous(NamedTuple):
@@ -38,10 +39,8 @@ def previous_sequences(lake: Lake, last_ms: int, digest: str) -> Previous:
         kept_from = (later["facts"] or {}).get("user_sequences_kept_from")
         if kept_from is None or earlier < parse_time(kept_from):
             return Previous(None, f"all of them: apply_retention let rows of {format_time(earlier)} go", {})
-    adds = F.col("job").isin("ingest_events", "replay_quarantine") & (F.col("outputs")["events"] > built["inputs"]["events"])
+    adds = F.col("job").isin(*BRING_EVENTS) & (F.col("outputs")["events"] > built["inputs"]["events"])
     for addition in published.where(adds).collect():
-        known_from = (addition["facts"] or {}).get("known_from")
-        if known_from is None or parse_time(known_from) < earlier:
-            what = "the whole log" if known_from is None else f"events known from {known_from} on"
+        if what := came_in((addition["facts"] or {}).get("known_from"), earlier):
             return Previous(None, f"all of them: {what} came in after the sequences of {format_time(earlier)} were built", {})
     return Previous(earlier, f"those with events since {format_time(earlier)}", built["facts"])

@@ -17,13 +17,14 @@ from ..clock import NEVER_MS, format_time, parse_time
 from ..config import Config
 from ..errors import DataError
 from ..lake import JobRun, Lake, as_of_scope, resumable_folder, workspace
+from ..lake.arrivals import BRING_EVENTS, came_in
 from ..model.artifact import Artifact
 from .cross_table import cross_sums, decaying_means, window_ends
 from .item_table import item_rows
 from .storage import with_bits
 
 SUMMED, FINAL_UNTIL = "summed_days", "final_until"  # facts of a run: ends of the days that it summed, and up to which none can change
-JOBS = ("build_sequences", "extract_representations", "forget_users", "ingest_events", "replay_quarantine")
+JOBS = ("build_sequences", "extract_representations", "forget_users", *BRING_EVENTS)
 
 
 def days_to_sum(run: JobRun, config: Config, artifact: Artifact) -> tuple[list[int], str]:
@@ -85,8 +86,8 @@ def outdated(runs: Iterable[Row | Mapping[str, Any]], ends_ms: Collection[int], 
         if end not in seen:
             why[end] = "it is not known what they were summed of"
         for version, known_from in added:
-            if version > seen.get(end, 0) and (known_from is None or parse_time(known_from) < end):
-                why[end] = f"{'the whole log' if known_from is None else f'events known from {known_from} on'} came in since"
+            if version > seen.get(end, 0) and (what := came_in(known_from, end)):
+                why[end] = f"{what} came in since"
     return {end: why[end] for end in ends_ms if end in why}
 
 
