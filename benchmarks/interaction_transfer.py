@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,15 +25,14 @@ from alure_spark.batches.epochs import MemoryLoader
 from alure_spark.batches.vocabulary import ITEM
 from alure_spark.clock import DAY_MS
 from alure_spark.config import ALTERNATING, COPIED, FINE_TUNED, FROZEN, OWN, ExpertConfig, RankingConfig, UpstreamConfig
-from alure_spark.metrics import normalized_entropy
 from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.ranking.upstream import copy_interactions, upstream_spec
 from alure_spark.training import ranking_model
 from benchmarks import contract
 from benchmarks import transfer_worlds as worlds
-from benchmarks.ranking_parts import cross_entropies, gain
 from benchmarks.ranking_sets import TASK, Ids, RankingRows, batch_of
+from benchmarks.transfer import Task, rows_of, said_of, trained, tuned
 
 SEEDS = (21, 22, 23, 24, 25)  # each draws a world of its own, weights, batches
 USERS = 1000
@@ -78,19 +76,6 @@ class Other:
 
     network: RankingNetwork
     ids: Ids
-
-
-class Labelled(Protocol):
-    """The rows of a small model."""
-
-    @property
-    def rows(self) -> RankingRows: ...
-
-    @property
-    def cold(self) -> np.ndarray: ...  # (n,) bool
-
-    @property
-    def truth(self) -> np.ndarray | None: ...  # (n,) float64, where it is known
 
 
 @dataclass(frozen=True)
@@ -141,7 +126,7 @@ def other_model_of(rows: RankingRows, validation_ms: int, config: RankingConfig)
     batch, _ = batch_of(rows, ids, rows.time_ms >= validation_ms)
     loader = MemoryLoader(batch, config.batch_users, config.seed)
     spec = ranking_model.fitted_spec(spec_of(rows), loader, ids.vocabulary())
-    return Other(_trained(spec, loader, config).network, ids)
+    return Other(trained(spec, loader, config).network, ids)
 
 
 def joined(known: Ids, new: Ids) -> Ids:
@@ -183,55 +168,16 @@ def results_on(
             if variant.train and variant.copies:
                 copy_interactions(network, other.network, other.ids.vocabulary(), ids.vocabulary())
 
-        tried = {rate: _trained(spec, loader, replace(config, learning_rate=rate), begin) for rate in rates}
-        rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
-        network = tried[rate].network
-        evaluation = ranking_model.evaluate(network, MemoryLoader(shown, 4096, config.seed))
-        probabilities = np.empty(len(order))
-        probabilities[order] = ranking_model.probabilities(network, evaluation)[:, 0]
+        model, rate = tuned(spec, loader, rates, config, begin)
+        network, probabilities = model.network, said_of(model.network, shown, order, config.seed)
         weights, learning = sum(one.numel() for one in network.parameters()), sum(network.parameter_counts().values())
         results[name] = Result(probabilities, rate, weights, learning)
     return results
 
 
-def _trained(
-    spec: RankingSpec, loader: MemoryLoader, config: RankingConfig, begin: Callable[[RankingNetwork], None] = lambda network: None
-) -> ranking_model.TrainedRanking:
-    network = ranking_model.new_network(spec, loader, config.seed)
-    begin(network)
-    return ranking_model.train(network, loader, config)
-
-
-def rows_of(
-    drawn: Sequence[Labelled], results: Sequence[Mapping[str, Result]], resamples: int, same_users: bool = False
-) -> list[contract.Row]:
-    """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together.
-
-    same_users: whether a number is the same user in all seeds, as in a set that is not drawn.
-    """
-    rows: list[contract.Row] = []
-    for which in ("all", "cold"):
-        tested = [~one.rows.is_train for one in drawn]
-        kept = [one.cold[its] if which == "cold" else np.ones(int(its.sum()), bool) for one, its in zip(drawn, tested, strict=True)]
-
-        def of(values: Callable[[Labelled], np.ndarray]) -> list[np.ndarray]:
-            return [values(one)[its][some] for one, its, some in zip(drawn, tested, kept, strict=True)]  # noqa: B023
-
-        labels, groups = of(lambda one: one.rows.label), of(lambda one: one.rows.user)
-        said = {name: [one[name].probabilities[some] for one, some in zip(results, kept, strict=True)] for name in results[0]}
-        losses = {name: list(map(cross_entropies, labels, its)) for name, its in said.items()}
-        truths = [one.truth[its][some] for one, its, some in zip(drawn, tested, kept, strict=True) if one.truth is not None]
-        best = float(np.mean(list(map(normalized_entropy, labels, truths)))) if truths else None
-        common = {"rows": which, "impressions": sum(map(len, labels)), "positives": int(sum(map(np.sum, labels))), "ne_best": best}
-        for name, its in said.items():
-            ne = float(np.mean(list(map(normalized_entropy, labels, its))))
-            chosen = {key: [getattr(one[name], key) for one in results] for key in ("rate", "weights", "learning")}
-            against = gain(losses[name], losses[NOTHING], groups, resamples, same_users)
-            rows.append(common | {"kind": "variant", "variant": name, "ne": ne} | chosen | against)
-        for name, without in (pair for pair in COMPARED if losses.keys() >= set(pair)):
-            its_gain = gain(losses[name], losses[without], groups, resamples, same_users)
-            rows.append(common | {"kind": "comparison", "variant": name, "without": without} | its_gain)
-    return rows
+def facts_of(name: str, results: Sequence[Result]) -> contract.Row:
+    """What a variant's row says beside its NE and gain."""
+    return {key: [getattr(one, key) for one in results] for key in ("rate", "weights", "learning")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,16 +188,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    drawn: dict[bool, list[worlds.TwoSurfaces]] = {False: [], True: []}
+    tasks: dict[bool, list[Task]] = {False: [], True: []}
     results: dict[bool, list[dict[str, Result]]] = {False: [], True: []}
     for seed in options.seeds:
         twins = {null: worlds.two_surfaces(np.random.default_rng(seed), options.users, null) for null in (False, True)}
         other = other_model(twins[False].upstream, seed)  # both twins have one rich surface
         for null, world in twins.items():
-            drawn[null].append(world)
+            tasks[null].append(Task(world.rows, world.cold, world.truth))
             results[null].append(results_of(world, VARIANTS, other, seed))
             print(f"seed {seed} null {null}: {[(name, one.rate) for name, one in results[null][-1].items()]}", file=sys.stderr, flush=True)
-    rows = [{"null": null} | row for null in (False, True) for row in rows_of(drawn[null], results[null], options.resamples)]
+    rows = [
+        {"null": null} | row
+        for null in (False, True)
+        for row in rows_of(tasks[null], results[null], options.resamples, facts_of, NOTHING, COMPARED)
+    ]
     size = {"seeds": options.seeds, "users": options.users, "rates": RATES}
     contract.publish("interaction_transfer", size, rows, {}, options.results)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.transfer_page import WHICH, Rows, comparisons, gain_text
+from benchmarks.transfer_page import WHICH, Rows, comparisons, gain_text, range_text
 
 
 def text(result: dict[str, Any]) -> str:
@@ -28,13 +27,8 @@ def _variants(rows: Rows) -> list[str]:
     lines = [f"| the small model has | NE | gain over {first} | NE, null twin | gain, null twin | weights | of these learn |"]
     lines.append("|---" * 7 + "|")
     for row in (row for row in rows if row["kind"] == "variant" and not row["null"]):
-        twin, sizes = twins[row["variant"]], [_range(row[key]) for key in ("weights", "learning")]
+        twin, sizes = twins[row["variant"]], [range_text(row[key]) for key in ("weights", "learning")]
         gains = ["", ""] if row["variant"] == first else [gain_text(row), gain_text(twin)]
         cells = [row["variant"], f"{row['ne']:.4f}", gains[0], f"{twin['ne']:.4f}", gains[1], *sizes]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

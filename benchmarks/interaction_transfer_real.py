@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from alure_spark.clock import DAY_MS
 from alure_spark.config import RankingConfig
 from benchmarks import contract
-from benchmarks.interaction_transfer import NOTHING, RICH_RATE, VARIANTS, Result, other_model_of, results_on, rows_of
+from benchmarks.interaction_transfer import COMPARED, NOTHING, RICH_RATE, VARIANTS, Result, facts_of, other_model_of, results_on
 from benchmarks.ranking_sets import RankingRows
-from benchmarks.transfer import Task
-from benchmarks.transfer_real_sets import CUT, Real, epoch_ms, online_retail
+from benchmarks.transfer import Task, rows_of
+from benchmarks.transfer_real import SETS
+from benchmarks.transfer_real_sets import CUT, VALIDATION_DAYS, Real, epoch_ms
 
 SEEDS = (31, 32, 33, 34, 35)
-VALIDATION_DAYS = 14
 BORDER_MS = epoch_ms(CUT) - VALIDATION_DAYS * DAY_MS  # the other model has learnt from what lies before; what lies after validates
 RATES = (4e-3, 1.2e-2)
 CONFIG = RankingConfig(epochs=8, patience=3, batch_users=16)
@@ -55,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    table, tasks, results = pd.read_parquet(options.data / "online_retail.parquet"), list[Task](), list[dict[str, Result]]()
+    of, tasks, results = SETS["online_retail"].of(options.data), list[Task](), list[dict[str, Result]]()
     for seed in options.seeds:
-        real = online_retail(table, seed)
+        real = of(seed)
         tasks.append(Task(real.rows, real.cold, None))
         results.append(results_of(real, seed))
         print(f"seed {seed}: {[(name, one.rate) for name, one in results[-1].items()]}", file=sys.stderr, flush=True)
     size = {"seeds": options.seeds, "rates": RATES}
-    rows = rows_of(tasks, results, options.resamples, same_users=True)
+    rows = rows_of(tasks, results, options.resamples, facts_of, NOTHING, COMPARED, same_users=True)
     contract.publish("interaction_transfer_real", size, rows, {}, options.results)
 
 

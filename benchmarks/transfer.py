@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from alure_spark.config import ExpertConfig, RankingConfig, TransferConfig
 from alure_spark.config.transfer import CROSS_LAYERS
 from alure_spark.metrics import normalized_entropy
 from alure_spark.model.user_model import UserModel
+from alure_spark.ranking.network import RankingNetwork
 from alure_spark.ranking.spec import FieldSpec, RankingSpec
 from alure_spark.training import ranking_model
 from benchmarks import contract
@@ -88,6 +90,16 @@ class Task:
     def tested(self) -> np.ndarray:
         """(n,) bool."""
         return ~self.rows.is_train
+
+
+class Predicting(Protocol):
+    """Any variant in one seed's task."""
+
+    @property
+    def probabilities(self) -> np.ndarray: ...  # (tested rows,) float64 calibrated, in their order
+
+
+R = TypeVar("R", bound=Predicting)
 
 
 @dataclass(frozen=True)
@@ -174,27 +186,53 @@ def results_of(
     fitted = {name: ranking_model.fitted_spec(draft, loader, ids.vocabulary()) for name, draft in drafts.items()}
     results = {}
     for name, spec in equalized(fitted).items():
-        tried = {rate: _trained(spec, loader, replace(config, learning_rate=rate, seed=seed)) for rate in rates}
-        rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
-        network = tried[rate].network
-        probabilities = np.empty(len(order))
-        evaluation = ranking_model.evaluate(network, MemoryLoader(tested, 4096, seed))
-        probabilities[order] = ranking_model.probabilities(network, evaluation)[:, 0]
-        results[name] = Result(probabilities, tried[rate].validation.losses[TASK], rate, parameters(spec))
+        model, rate = tuned(spec, loader, rates, replace(config, seed=seed))
+        probabilities = said_of(model.network, tested, order, seed)
+        results[name] = Result(probabilities, model.validation.losses[TASK], rate, parameters(spec))
     return results
 
 
-def _trained(spec: RankingSpec, loader: MemoryLoader, config: RankingConfig) -> ranking_model.TrainedRanking:
-    return ranking_model.train(ranking_model.new_network(spec, loader, config.seed), loader, config)
+def trained(
+    spec: RankingSpec, loader: MemoryLoader, config: RankingConfig, begin: Callable[[RankingNetwork], None] = lambda network: None
+) -> ranking_model.TrainedRanking:
+    """begin: what happens to the new network before it learns."""
+    network = ranking_model.new_network(spec, loader, config.seed)
+    begin(network)
+    return ranking_model.train(network, loader, config)
+
+
+def tuned(
+    spec: RankingSpec, loader: MemoryLoader, rates: Sequence[float], config: RankingConfig,
+    begin: Callable[[RankingNetwork], None] = lambda network: None,
+) -> tuple[ranking_model.TrainedRanking, float]:  # fmt: skip
+    """(The model of the learning rate with the least validation loss, that rate)."""
+    tried = {rate: trained(spec, loader, replace(config, learning_rate=rate), begin) for rate in rates}
+    rate = min(rates, key=lambda one: tried[one].validation.losses[TASK])
+    return tried[rate], rate
+
+
+def said_of(network: RankingNetwork, tested: JaggedBatch, order: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) float64 calibrated probabilities of the tested rows. order (n,): which of these each row of the batch is."""
+    probabilities = np.empty(len(order))
+    evaluation = ranking_model.evaluate(network, MemoryLoader(tested, 4096, seed))
+    probabilities[order] = ranking_model.probabilities(network, evaluation)[:, 0]
+    return probabilities
+
+
+def facts_of(name: str, results: Sequence[Result], variants: Mapping[str, Variant] = VARIANTS) -> contract.Row:
+    """What a variant's row says beside its NE and gain."""
+    chosen = {"rates": [one.rate for one in results], "parameters": [one.parameters for one in results]}
+    return {"level": variants[name].level} | chosen
 
 
 def rows_of(
-    tasks: Sequence[Task], results: Sequence[Mapping[str, Result]], resamples: int,
-    variants: Mapping[str, Variant] = VARIANTS, compared: Sequence[tuple[str, str]] = COMPARED, same_users: bool = False,
+    tasks: Sequence[Task], results: Sequence[Mapping[str, R]], resamples: int, facts: Callable[[str, Sequence[R]], contract.Row],
+    nothing: str = NOTHING, compared: Sequence[tuple[str, str]] = COMPARED, same_users: bool = False,
 ) -> list[contract.Row]:  # fmt: skip
     """Per set of rows (all, cold): a row per variant, then one per comparison; all seeds together.
 
-    same_users: whether a number is the same user in all seeds, as in a set that is not drawn.
+    facts: of a variant and its results, one per seed; nothing: the variant that all others are compared with; same_users: whether a number
+    is the same user in all seeds, as in a set that is not drawn.
     """
     rows: list[contract.Row] = []
     for which in ("all", "cold"):
@@ -210,10 +248,9 @@ def rows_of(
         best = float(np.mean(list(map(normalized_entropy, labels, truths)))) if truths else None
         common = {"rows": which, "impressions": sum(map(len, labels)), "positives": int(sum(map(np.sum, labels))), "ne_best": best}
         for name in losses:
-            chosen = {"rates": [one[name].rate for one in results], "parameters": [one[name].parameters for one in results]}
-            against = gain(losses[name], losses[NOTHING], groups, resamples, same_users)
-            row = {"kind": "variant", "level": variants[name].level, "variant": name, "ne": ne[name]}
-            rows.append(common | row | chosen | against)
+            against = gain(losses[name], losses[nothing], groups, resamples, same_users)
+            row = {"kind": "variant", "variant": name, "ne": ne[name]} | facts(name, [one[name] for one in results])
+            rows.append(common | row | against)
         for name, other in compared:
             if name in losses and other in losses:
                 its = gain(losses[name], losses[other], groups, resamples, same_users)
@@ -221,7 +258,7 @@ def rows_of(
     return rows
 
 
-def _losses(task: Task, results: Mapping[str, Result]) -> dict[str, np.ndarray]:
+def _losses(task: Task, results: Mapping[str, Predicting]) -> dict[str, np.ndarray]:
     """Variant -> (tested rows,) nats."""
     return {name: cross_entropies(task.rows.label[task.tested], its.probabilities) for name, its in results.items()}
 
@@ -263,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             said = {name: f"{its.sum():.0f}" for name, its in _losses(task, results[null][-1]).items()}
             print(f"seed {seed}, null twin {null}: nats {said}", file=sys.stderr, flush=True)
     for null in (False, True):
-        rows += [{"set": "two surfaces", "null": null} | row for row in rows_of(tasks[null], results[null], options.resamples)]
+        rows += [{"set": "two surfaces", "null": null} | row for row in rows_of(tasks[null], results[null], options.resamples, facts_of)]
     size = {"seeds": options.seeds, "choosing": options.choosing, "users": options.users, "rates": RATES, "layer": layer}
     contract.publish("transfer", size, rows, {}, options.results)
 

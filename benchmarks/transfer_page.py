@@ -33,29 +33,47 @@ def _variants(rows: Rows) -> list[str]:
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in (row for row in rows if row["kind"] == "variant" and not row["null"]):
         twin = twins[row["variant"]]
-        low, high = min(row["parameters"]), max(row["parameters"])
         gains = ["", ""] if row["variant"] == "nothing" else [gain_text(row), gain_text(twin)]
         rates = ", ".join(f"{rate:g}" for rate in row["rates"])
-        cells = [row["level"], row["variant"], f"{row['ne']:.4f}", gains[0], f"{twin['ne']:.4f}", gains[1], f"{low:,} to {high:,}", rates]
+        cells = [
+            row["level"],
+            row["variant"],
+            f"{row['ne']:.4f}",
+            gains[0],
+            f"{twin['ne']:.4f}",
+            gains[1],
+            range_text(row["parameters"]),
+            rates,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def comparisons(rows: Rows) -> list[str]:
-    """One variant with, one without, and the same in the null twin."""
-    twins = {(row["variant"], row["without"]): row for row in rows if row["kind"] == "comparison" and row["null"]}
-    lines = ["| with | against | gain | single seeds | gain, null twin |", "|---|---|---|---|---|"]
-    for row in (row for row in rows if row["kind"] == "comparison" and not row["null"]):
-        seeds = f"{row['gain_min']:+.2%} to {row['gain_max']:+.2%}"
-        lines.append(
-            f"| {row['variant']} | {row['without']} | {gain_text(row)} | {seeds} | {gain_text(twins[row['variant'], row['without']])} |"
-        )
+    """One variant with, one without, and the same in the null twin, where there is one."""
+    twins = {(row["variant"], row["without"]): row for row in rows if row["kind"] == "comparison" and row.get("null")}
+    lines = [f"| with | against | gain | single seeds |{' gain, null twin |' if twins else ''}", "|---" * (5 if twins else 4) + "|"]
+    for row in (row for row in rows if row["kind"] == "comparison" and not row.get("null")):
+        cells = [row["variant"], row["without"], gain_text(row), seeds_text(row)]
+        cells += [gain_text(twins[row["variant"], row["without"]])] if twins else []
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _layers(rows: Rows) -> list[str]:
     lines = ["| layer of the CR | validation loss in the worlds of other seeds | chosen |", "|---|---|---|"]
     return [*lines, *(f"| {row['layer']} | {row['validation']:.4f} | {'yes' if row['chosen'] else ''} |" for row in rows)]
+
+
+def range_text(counts: Sequence[int]) -> str:
+    """From the smallest to the largest."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def seeds_text(row: dict[str, Any]) -> str:
+    """The smallest and the largest gain of a single seed."""
+    return f"{row['gain_min']:+.2%} to {row['gain_max']:+.2%}"
 
 
 def gain_text(row: dict[str, Any]) -> str:

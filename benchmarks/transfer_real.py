@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from benchmarks import transfer_real_sets as sets
 from benchmarks import transfer_upstream as upstream
 from benchmarks.ranking_methods import held_out
 from benchmarks.ranking_sets import RankingRows
-from benchmarks.transfer import ALL, CONFIG, OF_OTHERS, RATES, Result, Task, Variant, last_days, results_of, rows_of
+from benchmarks.transfer import ALL, CONFIG, OF_OTHERS, RATES, Result, Task, Variant, facts_of, last_days, results_of, rows_of
 from benchmarks.transfer_real_log import PURCHASE
 from benchmarks.transfer_real_sets import Real
 
@@ -68,7 +69,7 @@ def _completejourney(folder: Path) -> Callable[[int], Real]:
 
 
 def _last_fortnight(training: RankingRows, seed: int) -> np.ndarray:
-    return last_days(training, seed, 14)
+    return last_days(training, seed, sets.VALIDATION_DAYS)
 
 
 def _some_households(training: RankingRows, seed: int) -> np.ndarray:
@@ -169,7 +170,8 @@ def measured(name: str, folder: Path, seeds: Sequence[int], choosing: int, resam
         results.append(results_of(tasks[-1], REAL_VARIANTS, seed, RATES, one.config, one.validation))
         said = {variant: f"{its.validation:.4f}" for variant, its in results[-1].items()}
         print(f"{name} seed {seed}, validation: {said}", file=sys.stderr, flush=True)
-    rows += rows_of(tasks, results, resamples, REAL_VARIANTS, REAL_COMPARED, same_users=True)
+    facts = partial(facts_of, variants=REAL_VARIANTS)
+    rows += rows_of(tasks, results, resamples, facts, compared=REAL_COMPARED, same_users=True)
     return [{"set": name, "null": False} | row for row in rows]
 
 

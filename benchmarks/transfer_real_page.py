@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.transfer_page import Rows, gain_text
+from benchmarks.transfer_page import Rows, comparisons, gain_text, range_text, seeds_text
 
 SETS = {
     "online_retail": "online_retail: from the United Kingdom to other countries",
     "completejourney": "completejourney: from purchases to redemptions",
 }
 WHICH = {"all": "all rows after the cut", "cold": "rows of products in their first days abroad"}
-NOTHING = "nothing"
 
 
 def text(result: dict[str, Any]) -> str:
@@ -38,51 +37,40 @@ def _layer(rows: Rows) -> str:
 
 
 def _variants(rows: Rows, of: str) -> list[str]:
-    variants = [row for row in rows if row["kind"] == "variant"]
-    first = variants[0]
-    head = f"**{of[0].upper()}{of[1:]}**: {first['impressions']:,} with {first['positives']:,} responses, over all seeds. "
-    lines = [head + reading({row["variant"]: row for row in variants if row["variant"] != NOTHING}, "over `nothing`"), ""]
-    lines += ["| the ranking model reads | NE | gain over nothing | single seeds | parameters | learning rates |", "|---" * 6 + "|"]
-    for row in variants:
-        gains = ["", ""] if row["variant"] == NOTHING else [gain_text(row), _seeds(row)]
-        cells = [row["variant"], f"{row['ne']:.4f}", *gains, _range(row["parameters"]), ", ".join(f"{rate:g}" for rate in row["rates"])]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    sizes = {
+        "parameters": lambda row: range_text(row["parameters"]),
+        "learning rates": lambda row: ", ".join(f"{rate:g}" for rate in row["rates"]),
+    }  # fmt: skip
+    return _table(rows, of, "the ranking model reads", "`nothing`", sizes)
 
 
 def module_text(result: dict[str, Any]) -> str:
     """Per set of rows of the module level: what each variant gains over the same shape drawn anew, and the comparisons."""
     parts = []
+    sizes = {"weights": lambda row: range_text(row["weights"]), "of these learn": lambda row: range_text(row["learning"])}
     for which, of in WHICH.items():
         rows = [row for row in result["rows"] if row["rows"] == which]
-        parts += [*_modules(rows, of), "", *_comparisons(rows, of), ""] if rows else []
+        parts += [*_table(rows, of, "the small model has", rows[0]["variant"], sizes), "", *_comparisons(rows, of), ""] if rows else []
     return "\n".join(parts[:-1])
 
 
-def _modules(rows: Rows, of: str) -> list[str]:
+def _table(rows: Rows, of: str, what: str, over: str, sizes: Mapping[str, Callable[[dict[str, Any]], str]]) -> list[str]:
+    """A sentence, and a line per variant; all are compared with the first. over: what the sentence calls it; sizes: further columns."""
     first, *variants = (row for row in rows if row["kind"] == "variant")
     head = f"**{of[0].upper()}{of[1:]}**: {first['impressions']:,} with {first['positives']:,} responses, over all seeds. "
-    lines = [head + reading({row["variant"]: row for row in variants}, f"over {first['variant']}"), ""]
-    lines += [f"| the small model has | NE | gain over {first['variant']} | single seeds | weights | of these learn |", "|---" * 6 + "|"]
+    lines = [head + reading({row["variant"]: row for row in variants}, f"over {over}"), ""]
+    columns = [what, "NE", f"gain over {first['variant']}", "single seeds", *sizes]
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in (first, *variants):
-        gains = ["", ""] if row is first else [gain_text(row), _seeds(row)]
-        sizes = [_range(row[key]) for key in ("weights", "learning")]
-        cells = [row["variant"], f"{row['ne']:.4f}", *gains, *sizes]
+        gains = ["", ""] if row is first else [gain_text(row), seeds_text(row)]
+        cells = [row["variant"], f"{row['ne']:.4f}", *gains, *(said(row) for said in sizes.values())]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
 def _comparisons(rows: Rows, of: str) -> list[str]:
-    pairs = [row for row in rows if row["kind"] == "comparison"]
-    named = {f"`{row['variant']}` against `{row['without']}`": row for row in pairs}
-    lines = [f"One against another, {of}. {reading(named, '', quoted=False)}", ""]
-    lines += ["| with | against | gain | single seeds |", "|---|---|---|---|"]
-    return [*lines, *(f"| {row['variant']} | {row['without']} | {gain_text(row)} | {_seeds(row)} |" for row in pairs)]
+    named = {f"`{row['variant']}` against `{row['without']}`": row for row in rows if row["kind"] == "comparison"}
+    return [f"One against another, {of}. {reading(named, '', quoted=False)}", "", *comparisons(rows)]
 
 
 def reading(rows: dict[str, dict[str, Any]], over: str, quoted: bool = True) -> str:
@@ -111,10 +99,6 @@ def half_width(row: dict[str, Any]) -> float:
     """Of the interval: what a gain must be above, about, to be seen."""
     width: float = (row["high"] - row["low"]) / 2
     return width
-
-
-def _seeds(row: dict[str, Any]) -> str:
-    return f"{row['gain_min']:+.2%} to {row['gain_max']:+.2%}"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from benchmarks.transfer_real_log import RECENT_DAYS, Purchases, Shown, days_bef
 NEGATIVES = 3  # items beside each bought one
 UPSTREAM_POSITIVES, DOWNSTREAM_POSITIVES = 3, 10  # of an order, at most
 MIN_ITEMS = 5  # of an account; items of smaller ones are of one account together
+VALIDATION_DAYS = 14  # of online_retail: the last ones before the cut
 COLD_DAYS = 28  # after a product was first sold downstream
 HOME = "United Kingdom"
 OPENS, CUT = np.datetime64("2011-06-01"), np.datetime64("2011-10-01")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks import interaction_transfer_real
-from benchmarks.interaction_transfer import NOTHING, other_model_of, rows_of
+from benchmarks.interaction_transfer import COMPARED, NOTHING, facts_of, other_model_of
 from benchmarks.interaction_transfer_real import BORDER_MS, NAMES, results_of, upstream_rows
-from benchmarks.transfer import Task
+from benchmarks.transfer import Task, rows_of
 from benchmarks.transfer_real_sets import HOME, online_retail
 from tests.benchmarks.invoices import COUNTRIES, invoices
 
@@ -55,6 +55,6 @@ def test_variants_with_the_other_model_are_of_one_shape_and_each_has_its_row(sho
     results = results_of(shop, 1)
     assert len({one.weights for one in results.values()}) == 1
     assert results["frozen"].learning < results[NOTHING].learning
-    rows = rows_of([Task(shop.rows, shop.cold, None)], [results], 20, same_users=True)
+    rows = rows_of([Task(shop.rows, shop.cold, None)], [results], 20, facts_of, NOTHING, COMPARED, same_users=True)
     assert [row["variant"] for row in rows if row["kind"] == "variant" and row["rows"] == "all"] == list(NAMES)
     assert {row["rows"] for row in rows} == {"all", "cold"}

@@ -198,7 +198,7 @@ BOTH = {NOTHING: Variant(), "UR + IR": Variant(("user_embedding", "ad_representa
 def test_what_tells_of_the_response_gains_and_what_does_not_gains_nothing(informative):
     task = planted(informative=informative)
     results = transfer.results_of(task, BOTH, 1, rates=(1.2e-2,))
-    row = transfer.rows_of([task], [results], 100)[1]
+    row = transfer.rows_of([task], [results], 100, transfer.facts_of)[1]
     assert row["variant"] == "UR + IR"
     if informative:
         assert row["low"] > 0.05, row
@@ -232,7 +232,7 @@ def test_the_rows_of_all_seeds_give_one_gain_and_the_cold_ones_their_own():
         good = np.where(label == 1, 0.7, 0.3)
         results.append({name: Result(its, 0.0, 0.1, 100) for name, its in ((NOTHING, np.full(len(label), 0.4)), ("UR", good))})
         tasks.append(task)
-    rows = transfer.rows_of(tasks, results, 50)
+    rows = transfer.rows_of(tasks, results, 50, transfer.facts_of)
     for which in ("all", "cold"):
         (row,) = (row for row in rows if row["rows"] == which and row["kind"] == "comparison")
         gains, count = [], 0
