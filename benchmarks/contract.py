@@ -6,6 +6,7 @@ better, unless its name says share or cost. The tables of docs/benchmarks are ge
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -142,6 +143,15 @@ def _tree() -> dict[tuple[int, int], tuple[float, float]]:
         found[parent, started] = (cpu, resident)
         family += [process for process, (its_parent, *_) in processes.items() if its_parent == parent]
     return found
+
+
+def quality_parser(doc: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """What the command line of a benchmark of quality has: --seeds, --resamples and --results. doc: the benchmark's own docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -11,7 +11,6 @@ otherwise than another.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,11 +154,8 @@ def measured(one: World, seeds: Sequence[int], resamples: int) -> list[contract.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--data", type=Path, required=True, help="folder of online_retail.parquet")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     one = purchases(pd.read_parquet(options.data / "online_retail.parquet"))

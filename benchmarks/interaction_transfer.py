@@ -11,11 +11,9 @@ same learning rates, by the loss on the last days before the cut. In the null tw
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -181,11 +179,8 @@ def facts_of(name: str, results: Sequence[Result]) -> contract.Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--users", type=int, default=USERS)
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     tasks: dict[bool, list[Task]] = {False: [], True: []}

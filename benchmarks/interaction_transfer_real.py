@@ -9,7 +9,6 @@ learns the same of all other countries, and has the tables and experts of the ot
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,11 +46,8 @@ def results_of(real: Real, seed: int) -> dict[str, Result]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--data", type=Path, required=True, help="folder of online_retail.parquet")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     of, tasks, results = SETS["online_retail"].of(options.data), list[Task](), list[dict[str, Result]]()

@@ -195,14 +195,11 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--recbole-python", required=True, help="a Python that has recbole==1.2.1")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--epochs", type=int, default=0, help="of each side; 0: 10 for the peers, at most 20 for ours")
     parser.add_argument("--scaling", action="store_true", help="ours in other sizes instead of the peers")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     frame = ratings(options.recbole_python)
     size: contract.Row = {"users": frame["user_id"].nunique(), "items": frame["item_id"].nunique(), "ratings": len(frame)}

@@ -10,10 +10,8 @@ whose labels were dealt out anew shows what the part gains where there is nothin
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -350,13 +348,10 @@ def gain_of(name: str, null: bool, seeds: Sequence[int], sizes: tuple[int, int],
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--worlds", nargs="+", choices=WORLDS | ABLATIONS, default=[*WORLDS, *ABLATIONS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--users", nargs=2, type=int, default=(TRAINED, EVALUATED), metavar=("TRAINED", "EVALUATED"))
-    parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--null", choices=("also", "no"), default="also", help="also: the twins without the effect too")
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     rows = []
     for name in options.worlds:

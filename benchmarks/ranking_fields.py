@@ -15,11 +15,9 @@ small numbers. In the set `null` nothing prefers anything, so that a gain would 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -266,11 +264,8 @@ def _compared(with_: Results, without: Results, tasks: Sequence[str], resamples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     size = {"seeds": options.seeds, "resamples": options.resamples, "rates": RATES, "world": WORLD, "completejourney": COUPONS}

@@ -144,13 +144,10 @@ def _multiple(its: Sequence[Fitted], plain: Sequence[Fitted], epoch: int | None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--data", type=Path, help="folder of ebnerd_sample; without it this part is left out")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--share", type=float, default=1.0, help="of the users of each world")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     size = {"seeds": options.seeds, "share": options.share, "users": {name: world.users for name, world in WORLDS.items()}}

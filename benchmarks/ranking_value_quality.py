@@ -11,11 +11,9 @@ LightGBM is left out (`pip install lightgbm==4.7.0` elsewhere). One core, some t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,11 +183,8 @@ def _difference(key: str, label: np.ndarray, users: np.ndarray, ours: np.ndarray
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, (7, 8, 9))
     parser.add_argument("--lightgbm", default="", metavar="PYTHON", help="the Python of an environment that has lightgbm")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9])
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if not options.lightgbm:

@@ -12,11 +12,9 @@ nothing of the poor one, so that a gain would be a fault. The layer of the CR is
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -282,12 +280,9 @@ def chosen_layer(seeds: Sequence[int], users: int) -> tuple[str, list[contract.R
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--choosing", nargs="+", type=int, default=list(CHOOSING), help="seeds that choose the layer of the CR")
     parser.add_argument("--users", type=int, default=USERS)
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     layer, rows = chosen_layer(options.choosing, options.users)

@@ -12,12 +12,10 @@ representation could know.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -200,12 +198,9 @@ def residual_rows(lanes: Sequence[Lane]) -> list[contract.Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--days", type=int, default=DAYS)
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     lanes = [lane(seed, options.users, options.days) for seed in options.seeds]

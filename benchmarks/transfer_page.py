@@ -35,16 +35,8 @@ def _variants(rows: Rows) -> list[str]:
         twin = twins[row["variant"]]
         gains = ["", ""] if row["variant"] == "nothing" else [gain_text(row), gain_text(twin)]
         rates = ", ".join(f"{rate:g}" for rate in row["rates"])
-        cells = [
-            row["level"],
-            row["variant"],
-            f"{row['ne']:.4f}",
-            gains[0],
-            f"{twin['ne']:.4f}",
-            gains[1],
-            range_text(row["parameters"]),
-            rates,
-        ]
+        figures = [f"{row['ne']:.4f}", gains[0], f"{twin['ne']:.4f}", gains[1]]
+        cells = [row["level"], row["variant"], *figures, range_text(row["parameters"]), rates]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -13,7 +13,6 @@ the rows beside the bought ones, weights and batches; users are the same in all 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -176,13 +175,10 @@ def measured(name: str, folder: Path, seeds: Sequence[int], choosing: int, resam
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = contract.quality_parser(__doc__, SEEDS)
     parser.add_argument("--data", type=Path, required=True, help="folder of online_retail.parquet")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--choosing", type=int, default=CHOOSING, help="the seed that chooses the layer of the CR")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=contract.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in options.sets:  # what one set says is published before the next one starts
